@@ -1,0 +1,86 @@
+"""What can go wrong, each with one line for the user.
+
+::
+
+    NbadaptError                 message: one line that names the thing and the fix
+    ├── RequestError             the cell's line or body: unknown word, wrong type, bad YAML or template
+    ├── PluginError              a method plugin that is broken, duplicated or of another contract version
+    ├── DependencyError          a library that the method needs is missing; carries the install command
+    ├── DataError                a table that cannot be read or used; names the row and the column
+    ├── ModelError               an unknown or unsuitable model
+    ├── OutOfMemoryError         the job does not fit
+    ├── StoreError               an unknown or unreadable run
+    └── RunError                 training or prompting failed on the way; the partial run is kept
+
+    Stopped (BaseException)      the user pressed Stop: raised by emit() inside a method
+
+Magics turn every NbadaptError into IPython's UsageError: one line, no traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NbadaptError(Exception):
+    """A mistake or a failure that one line explains to the user."""
+
+
+class RequestError(NbadaptError):
+    """The cell's line or body cannot be understood."""
+
+
+class PluginError(NbadaptError):
+    """A method plugin cannot be used; the message names its distribution."""
+
+
+class DependencyError(NbadaptError):
+    """A library is missing; the message holds the command that installs it."""
+
+
+class DataError(NbadaptError):
+    """A data source cannot be read or does not fit the task."""
+
+
+class ModelError(NbadaptError):
+    """A model is unknown, unreadable or unsuitable for the method."""
+
+
+class OutOfMemoryError(NbadaptError):
+    """The job needs more memory than there is."""
+
+
+class StoreError(NbadaptError):
+    """A run is unknown or its files cannot be read."""
+
+
+class RunError(NbadaptError):
+    """The work failed on the way; what was done so far is kept."""
+
+
+class Stopped(BaseException):
+    """The user asked to stop. Not an Exception, so that ``except Exception`` in a library cannot eat it."""
+
+
+def nearest(word: str, valid: Iterable[str], *, most: int = 3) -> list[str]:
+    """The valid words closest in spelling to `word`, best first; at most `most`, may be empty."""
+    return difflib.get_close_matches(word, list(valid), n=most, cutoff=0.5)
+
+
+def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str:
+    """The end of an error line: the nearest valid words, or all of them where none is near.
+
+    Args:
+        word: what the user wrote.
+        valid: every word that would have been right.
+        kind: names the words in the list, as in "valid methods".
+    """
+    words = sorted(valid)
+    close = nearest(word, words)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    if not words:
+        return f"there are no {kind}"
+    shown = ", ".join(words[:20]) + (", ..." if len(words) > 20 else "")
+    return f"{kind}: {shown}"

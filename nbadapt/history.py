@@ -1,0 +1,134 @@
+"""Events folded into what a person wants to see: series, latest figures, rates. No drawing here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from nbadapt.events import (
+    FINISHED,
+    Checkpoint,
+    Event,
+    Memory,
+    Metric,
+    Notice,
+    Parameters,
+    Progress,
+    Sample,
+    Stage,
+    StateChange,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RATE_WINDOW = 15.0  # seconds over which examples/s and tokens/s are averaged
+
+
+class History:
+    """The state of one run after a number of events. Feed it with `add`, live or from a stored log.
+
+    Attributes:
+        state: the run's state; see `nbadapt.events.State`.
+        series: (split, metric name) -> list of (step, value), in order of arrival.
+        samples: every Sample, oldest first; those of the last evaluation share its step.
+    """
+
+    def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
+        self.state = "starting"
+        self.reason = ""
+        self.stage = ""
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.parameters: Parameters | None = None
+        self.progress: Progress | None = None
+        self.memory: Memory | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        self.samples: list[Sample] = []
+        self.notices: list[Notice] = []
+        self._window: deque[tuple[float, Progress]] = deque()
+        self._last_time = 0.0
+        for time, event in events:
+            self.add(time, event)
+
+    def add(self, time: float, event: Event) -> None:
+        """Take in one event that happened at `time` (seconds since the epoch)."""
+        if self.started is None:
+            self.started = time
+        self._last_time = time
+        match event:
+            case StateChange():
+                self._change_state(time, event)
+            case Progress():
+                self.progress = event
+                self._window.append((time, event))
+                while len(self._window) > 2 and time - self._window[0][0] > RATE_WINDOW:
+                    self._window.popleft()
+            case Metric():
+                for name, value in event.values.items():
+                    self.series.setdefault((event.split, name), []).append((event.step, value))
+            case Memory():
+                self.memory = event
+            case Stage():
+                self.stage = event.text
+                self._window.clear()  # an evaluation between two steps is not training time
+            case Parameters():
+                self.parameters = event
+            case Sample():
+                self.samples.append(event)
+            case Notice():
+                self.notices.append(event)
+            case Checkpoint():
+                self.checkpoint = event
+
+    def _change_state(self, time: float, event: StateChange) -> None:
+        if event.state == "starting":  # resumed: steps after the checkpoint are told anew
+            self._forget_after(self.checkpoint.step if self.checkpoint else 0)
+        self.state, self.reason = event.state, event.reason
+        self.ended = time if event.state in FINISHED else None
+        self._window.clear()
+
+    def _forget_after(self, step: int) -> None:
+        for key, points in self.series.items():
+            self.series[key] = [p for p in points if p[0] <= step]
+        self.samples = [s for s in self.samples if s.step <= step]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the first event to the last one."""
+        return 0.0 if self.started is None else (self.ended or self._last_time) - self.started
+
+    def latest(self, name: str, split: str = "train") -> float | None:
+        """The last value of a metric, or None."""
+        points = self.series.get((split, name))
+        return points[-1][1] if points else None
+
+    def rate(self, what: str) -> float | None:
+        """`steps`, `examples` or `tokens` a second over the last seconds of work; None while unknown."""
+        if len(self._window) < 2:
+            return None
+        (t0, first), (t1, last) = self._window[0], self._window[-1]
+        field = "step" if what == "steps" else what
+        done: int = getattr(last, field) - getattr(first, field)
+        return done / (t1 - t0) if t1 > t0 and done else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the remaining steps will take at the present rate; None while unknown."""
+        speed = self.rate("steps")
+        if speed is None or self.progress is None:
+            return None
+        return (self.progress.total - self.progress.step) / speed
+
+    def frame(self) -> pd.DataFrame:
+        """All metrics as a table: one row a step and split, one column a metric."""
+        import pandas as pd
+
+        rows: dict[tuple[int, str], dict[str, float]] = {}
+        for (split, name), points in self.series.items():
+            for step, value in points:
+                rows.setdefault((step, split), {})[name] = value
+        ordered = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1] == "evaluation"))
+        return pd.DataFrame([{"step": step, "split": split, **values} for (step, split), values in ordered])
