@@ -1,0 +1,268 @@
+"""The contract between nbadapt and a method: what a plugin declares, is given and gives back.
+
+::
+
+    class MyMethod(Method):
+        name = "my-method"; verb = "finetune"; summary = "..."; reference = "https://..."
+        tasks = frozenset({"classification"})
+        class Config(Config): ...
+
+        def estimate(self, job): ...        # on the meta device: no weights
+        def run(self, job, emit): ...       # emit(event) raises Stopped when the user pressed Stop
+        def load(self, outcome, job): ...   # from the stored artifacts alone
+
+A method is looked up in the entry-point group ``nbadapt.methods``. It writes below ``job.directory`` only,
+prints nothing, imports torch and transformers only inside its functions, and never changes its job.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from nbadapt.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from nbadapt.data import Examples
+    from nbadapt.events import Event
+
+CONTRACT = 1
+"""The version of this contract; a plugin states the one it was written for in ``Method.contract``."""
+
+Task = Literal["classification", "generation", "preference", "text"]
+Verb = Literal["finetune", "prompt"]
+Emit = Callable[["Event"], None]
+
+
+class Config(BaseModel):
+    """Base of a method's settings. Every field has a default, bounds and a description with its unit.
+
+    It validates the cell's body, completes with Tab, is stored as JSON and printed in help.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=False)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model name that has been looked up.
+
+    Attributes:
+        name: what the user wrote.
+        kind: where it was found.
+        path: a local folder, a hub id for kind "hub", the run's folder for kind "run".
+        trust_remote_code: whether code that comes with the model may run.
+    """
+
+    name: str
+    kind: Literal["folder", "package", "hub", "run"]
+    path: str
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for, complete and checked. A method never changes it.
+
+    Attributes:
+        method: the word after the magic.
+        config: an instance of the method's own Config.
+        model: the base model, or the run whose adapted model is prompted.
+        task: decides which columns the examples have; see `nbadapt.data.Examples`.
+        data: training rows (finetune), or the rows to evaluate a prompt over (prompt).
+        evaluation: held-out rows; never trained on.
+        examples: demonstrations for in-context methods.
+        prompt: the cell's body with ``{{name}}`` placeholders (prompt methods).
+        variables: notebook variables that the placeholders name, as text.
+        directory: the run's folder, the only place where a method may write.
+        seed: decides every random choice.
+        device: "cpu", "cuda", "cuda:1" or "mps".
+        dtype: the type of the base weights: "bfloat16", "float32" or "float16".
+        checkpoint: go on from this checkpoint folder instead of from the start.
+    """
+
+    method: str
+    config: Any
+    model: ModelRef
+    task: Task
+    directory: Path
+    data: Examples | None = None
+    evaluation: Examples | None = None
+    examples: Examples | None = None
+    prompt: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a job, known before any weight is loaded.
+
+    Attributes:
+        trainable: trained parameters, exact.
+        total: parameters of the adapted model, exact.
+        memory: predicted peak in bytes by item: "weights", "adapter", "gradients", "optimizer", "activations".
+        artifact: bytes that the result takes on disk.
+        steps: optimizer steps, or batches of prompts.
+        seconds: predicted time, None where it cannot be told.
+        notes: what the user should know before starting.
+    """
+
+    trainable: int = 0
+    total: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    artifact: int = 0
+    steps: int = 0
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> int:
+        """Predicted peak memory in bytes."""
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished or stopped job left behind; stored as JSON.
+
+    Attributes:
+        metrics: final figures by name, such as "loss", "accuracy".
+        artifacts: what -> path relative to the run's folder, such as {"adapter": "artifacts/adapter"}.
+        output: the model's answer where the job was one prompt.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities for a number of inputs.
+
+    Attributes:
+        names: the k classes.
+        probabilities: shape (n, k), rows sum to 1.
+    """
+
+    names: tuple[str, ...]
+    probabilities: np.ndarray[Any, Any]
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each input."""
+        return [self.names[i] for i in self.probabilities.argmax(axis=1)]
+
+    def frame(self) -> pd.DataFrame:
+        """One row an input: its label and the probability of every class."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.probabilities, columns=list(self.names))
+        table.insert(0, "label", self.labels)
+        return table
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+
+class Adapted:
+    """A model as a run left it, in memory and ready to use. Methods return a subclass from `Method.load`.
+
+    `abilities` says which of the functions below work; the others raise a RequestError.
+    """
+
+    abilities: frozenset[str] = frozenset()
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        tick: Callable[[], None] | None = None,
+    ) -> list[str]:
+        """One answer a prompt. Temperature 0 takes the most probable token each time.
+
+        `tick` is called between tokens and may raise to leave early.
+        """
+        raise RequestError("this run does not generate text: it is a classifier, use run.predict(texts)")
+
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], *, tick: Callable[[], None] | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Log-likelihood of every completion after every prompt, summed over tokens: shape (n, k)."""
+        raise RequestError("this run does not score completions: it is a classifier, use run.predict(texts)")
+
+    def predict(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
+        """The class of every text, with probabilities.
+
+        Args:
+            texts: n inputs.
+            labels: the classes to choose from, for models that have none of their own.
+        """
+        raise RequestError("this run does not classify: use run.generate(prompts)")
+
+
+class Method(ABC):
+    """One way of adapting a model. Subclass it, and declare the class as an entry point.
+
+    Attributes:
+        name: the word after the magic; the same as the entry point's name.
+        verb: "finetune" or "prompt".
+        summary: one line for menus.
+        reference: URL of the paper or of the library's page.
+        tasks: the tasks it can do.
+        requires: import names that must be installed; checked before anything heavy is imported.
+        contract: the version of this contract that it was written for.
+        exports: the formats that `export` can write.
+        Config: its settings.
+    """
+
+    name: ClassVar[str]
+    verb: ClassVar[Verb]
+    summary: ClassVar[str]
+    reference: ClassVar[str]
+    tasks: ClassVar[frozenset[str]]
+    requires: ClassVar[tuple[str, ...]] = ()
+    contract: ClassVar[int] = CONTRACT
+    exports: ClassVar[frozenset[str]] = frozenset()
+    Config: ClassVar[type[Config]] = Config
+
+    @abstractmethod
+    def estimate(self, job: Job) -> Estimate:
+        """What the job will cost. Loads no weights and runs before `run`, on the main thread.
+
+        Raises:
+            NbadaptError: a setting that this model or this data cannot satisfy.
+        """
+
+    @abstractmethod
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        """Do the work, in the worker thread, telling `emit` about it.
+
+        `emit` blocks while the user pauses, and raises `Stopped` once when the user stops: at the first event
+        that follows. The method then saves what it has and returns its outcome, or lets Stopped through.
+        Call it at least once a step.
+        """
+
+    @abstractmethod
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        """The adapted model, from the stored artifacts alone; also in another process, days later."""
+
+    def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
+        """Write the result as `kind` (one of `exports`) into the new folder `target`."""
+        raise RequestError(f"{self.name} cannot be exported as {kind!r}")
