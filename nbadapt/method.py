@@ -82,6 +82,7 @@ class Job:
         examples: demonstrations for in-context methods.
         prompt: the cell's body with ``{{name}}`` placeholders (prompt methods).
         variables: notebook variables that the placeholders name, as text.
+        labels: the classes that a prompt chooses from; empty: those of the data, or free text.
         directory: the run's folder, the only place where a method may write.
         seed: decides every random choice.
         device: "cpu", "cuda", "cuda:1" or "mps".
@@ -99,6 +100,7 @@ class Job:
     examples: Examples | None = None
     prompt: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"

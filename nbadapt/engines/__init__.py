@@ -1,0 +1,1 @@
+"""What does the work: training loops and generation, shared by the methods."""
