@@ -42,6 +42,11 @@ class Control:
         """Whether a pause is asked for."""
         return not self._go.is_set()
 
+    @property
+    def obeyed(self) -> bool:
+        """Whether the worker was told to stop."""
+        return self._raised
+
     def wait_while_paused(self) -> None:
         """Block until no pause is asked for."""
         self._go.wait()

@@ -1,0 +1,95 @@
+"""Keeps what libraries print or warn in the worker thread out of the notebook."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+
+class _ThreadSwitch(io.TextIOBase):
+    """A stream that sends one thread's writes to a file and everybody else's to the stream it replaces."""
+
+    def __init__(self, original: TextIO, thread: int, target: TextIO) -> None:
+        self._original, self._target = original, target
+        self._thread: int | None = thread
+
+    def _stream(self) -> TextIO:
+        return self._target if threading.get_ident() == self._thread else self._original
+
+    def end(self) -> None:
+        """Send everything to the original from now on, even where somebody kept this object."""
+        self._thread = None
+
+    def write(self, text: str) -> int:
+        return self._stream().write(text)
+
+    def flush(self) -> None:
+        self._stream().flush()
+
+    def isatty(self) -> bool:
+        return self._stream().isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+_LIBRARIES = ("transformers", "peft", "accelerate", "huggingface_hub", "datasets", "trl")
+
+
+class _NotFromThread(logging.Filter):
+    """Lets pass what other threads log."""
+
+    def __init__(self, thread: int) -> None:
+        super().__init__()
+        self._thread = thread
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread != self._thread
+
+
+class Capture:
+    """While entered, what this thread prints, logs or warns of goes to the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Capture:
+        self._thread = threading.get_ident()
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._streams = (sys.stdout, sys.stderr)
+        self._switches = tuple(_ThreadSwitch(s, self._thread, self._file) for s in self._streams)
+        sys.stdout, sys.stderr = self._switches  # type: ignore[assignment]  # a TextIOBase serves as TextIO
+        self._showwarning = warnings.showwarning
+        warnings.showwarning = self._show
+        self._filter = _NotFromThread(self._thread)
+        self._handlers = [h for name in _LIBRARIES for h in logging.getLogger(name).handlers]
+        for handler in self._handlers:
+            handler.addFilter(self._filter)
+        return self
+
+    def _show(self, message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._file.write(f"{category.__name__}: {message}\n")
+        else:
+            self._showwarning(message, category, *rest)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for handler in self._handlers:
+            handler.removeFilter(self._filter)
+        for switch in self._switches:
+            switch.end()
+        if sys.stdout is self._switches[0]:  # somebody may have replaced it since: then it is theirs
+            sys.stdout = self._streams[0]
+        if sys.stderr is self._switches[1]:
+            sys.stderr = self._streams[1]
+        if warnings.showwarning == self._show:
+            warnings.showwarning = self._showwarning
+        self._file.close()
+        if self._path.stat().st_size == 0:
+            self._path.unlink()

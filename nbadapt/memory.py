@@ -1,0 +1,56 @@
+"""Memory: what is free, what is used, and how it is written."""
+
+from __future__ import annotations
+
+import sys
+
+from nbadapt.events import Memory
+
+
+def available_bytes(device: str) -> int | None:
+    """Bytes that a job on `device` may still take; None where that cannot be told."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    return None
+
+
+def measure(device: str, ram_peak: int = 0) -> Memory:
+    """Memory of this process and of `device` now; the peak is the larger of now and `ram_peak`."""
+    import psutil
+
+    ram = psutil.Process().memory_info().rss
+    peak = max(ram, ram_peak)
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
+        return Memory(ram, peak)
+    return Memory(
+        ram,
+        peak,
+        vram=torch.cuda.memory_allocated(device),
+        vram_peak=torch.cuda.max_memory_allocated(device),
+        vram_total=torch.cuda.get_device_properties(device).total_memory,
+    )
+
+
+def gibibytes(size: float) -> str:
+    """A size in bytes as people write it: "345 MiB", "1.32 GiB"."""
+    if size >= 2**30:
+        return f"{size / 2**30:.2f} GiB"
+    if size >= 2**20:
+        return f"{size / 2**20:.0f} MiB"
+    return f"{size / 2**10:.0f} KiB"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the CPU or on an accelerator."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)

@@ -1,0 +1,401 @@
+"""Model names -> local folder, installed package or hub; one base model per kernel, shared by all runs.
+
+A loaded base is never handed out itself. Each run gets a *shell*: its own tree of modules over the very same
+weight tensors, so that adapters of several runs come and go without touching each other or copying weights.
+Classification heads are new in each shell, in float32 and trainable.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import socket
+import threading
+import urllib.parse
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nbadapt.errors import ModelError, did_you_mean
+from nbadapt.method import ModelRef
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from nbadapt.packaged_models import PackagedModel
+
+Head = Literal["causal", "classification"]
+GROUP = "nbadapt.models"
+
+_bases: dict[tuple[str, Head, str, str], PreTrainedModel] = {}
+_lock = threading.Lock()
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def _packaged() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """The short names of models that installed packages may carry."""
+    return sorted(_packaged())
+
+
+def resolve(name: str, *, trust_remote_code: bool = False) -> ModelRef:
+    """Look a model name up: a local folder, then an installed package, then the hub.
+
+    Raises:
+        ModelError: there is no such model, or it is out of reach; the message says what would bring one.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
+        return ModelRef(name, "folder", str(folder), trust_remote_code)
+    if name in _packaged():
+        package: PackagedModel = _packaged()[name].load()
+        found = package.folder()
+        if found is None:
+            raise ModelError(
+                f"the model {name!r} needs the package {package.distribution}: run  {package.install}"
+            )
+        return ModelRef(name, "package", str(found), trust_remote_code)
+    if folder.exists():
+        raise ModelError(f"{name!r} is a file: --model takes a model folder, a hub name or one of {names()}")
+    return ModelRef(name, "hub", _on_hub(name), trust_remote_code)
+
+
+def _on_hub(name: str) -> str:
+    """The hub id, or the folder of a cached copy where the hub is out of reach."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    unknown = f"no model {name!r} here: it is no folder and {did_you_mean(name, names(), kind='packaged models')}"
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except errors.HFValidationError:
+        raise ModelError(unknown) from None
+    cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    if not _online(huggingface_hub.constants.ENDPOINT):
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
+        packages = "; ".join(f"{p.load().install} brings {n}" for n, p in sorted(_packaged().items()))
+        raise ModelError(f"{unknown}; the hub is out of reach ({packages})")
+    try:
+        huggingface_hub.hf_hub_download(name, "config.json")
+    except errors.GatedRepoError:
+        raise ModelError(f"the model {name!r} is gated: accept its terms on the hub, then `hf auth login`") from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(f"{unknown}; the hub does not know it either (private models need `hf auth login`)") from None
+    except errors.EntryNotFoundError:
+        raise ModelError(f"{name!r} on the hub has no config.json: it is no transformers model") from None
+    except (OSError, errors.HfHubHTTPError) as error:
+        raise ModelError(f"the hub did not give the model {name!r}: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def _online(endpoint: str, timeout: float = 3.0) -> bool:
+    """Whether the hub answers at all; asked first because the hub's own client retries for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}:
+        return False
+    if any(os.environ.get(v) for v in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
+        return True
+    url = urllib.parse.urlsplit(endpoint)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------ device and dtype
+
+
+def best_device() -> str:
+    """The device that the work should run on: "cuda", "mps" or "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+_probed: dict[str, str] = {}
+
+
+def best_dtype(device: str) -> str:
+    """The type for base weights: bfloat16 where the GPU supports it or a 0.2 s probe shows it faster.
+
+    Never float16 on a CPU, where it is several times slower than float32.
+    """
+    if device not in _probed:
+        _probed[device] = _probe_dtype(device)
+    return _probed[device]
+
+
+def _probe_dtype(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device != "cpu":
+        return "float32"
+    return "bfloat16" if _matmul_seconds(torch.bfloat16) < 0.8 * _matmul_seconds(torch.float32) else "float32"
+
+
+def _matmul_seconds(dtype: torch.dtype, size: int = 768, repeats: int = 4) -> float:
+    import time
+
+    import torch
+
+    generator = torch.Generator().manual_seed(0)  # leaves the global generator alone
+    a = torch.randn(size, size, generator=generator).to(dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+def read_config(ref: ModelRef) -> PretrainedConfig:
+    """The model's configuration, without weights.
+
+    Raises:
+        ModelError: the configuration cannot be read, or needs remote code that was not allowed.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
+    except Exception as error:
+        raise _unreadable(ref, error) from None
+
+
+def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
+    text = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in text:
+        return ModelError(f"the model {ref.name!r} brings its own code: add --trust-remote-code if you trust it")
+    return ModelError(f"the model {ref.name!r} cannot be loaded: {text.splitlines()[0]}")
+
+
+def _auto_class(head: Head) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if head == "causal" else AutoModelForSequenceClassification
+
+
+def check_head(ref: ModelRef, config: PretrainedConfig, head: Head) -> None:
+    """Whether transformers has this head for this architecture.
+
+    Raises:
+        ModelError: it has not; the message says what the model can do instead.
+    """
+    from transformers.models.auto import modeling_auto
+
+    causal: Any = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    classify: Any = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    remote = ref.trust_remote_code and getattr(config, "auto_map", None)
+    if remote:
+        return
+    if head == "causal":
+        declared = " ".join(config.architectures or [])
+        # BERT-like encoders are in the causal table too, for their use as decoders: they cannot write text.
+        encoder = config.model_type in classify and not getattr(config, "is_decoder", False)
+        masked = "CausalLM" not in declared and "LMHead" not in declared
+        looks_encoder = encoder and masked and ("Masked" in declared or _is_bidirectional(config.model_type))
+        if config.model_type not in causal or looks_encoder:
+            raise ModelError(
+                f"the model {ref.name!r} ({config.model_type}) is an encoder and does not generate text: "
+                "use a causal language model such as smollm2, or a classification table (text, label)"
+            )
+    elif config.model_type not in classify:
+        raise ModelError(
+            f"the model {ref.name!r} ({config.model_type}) has no classification head in transformers: "
+            "use prompt and completion columns, or another model such as minilm"
+        )
+
+
+def _is_bidirectional(model_type: str) -> bool:
+    from transformers.models.auto import modeling_auto
+
+    masked: Any = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return model_type in masked
+
+
+def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token and without truncation of its own.
+
+    Raises:
+        ModelError: the model's folder holds no usable tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
+    except Exception as error:
+        raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {str(error).splitlines()[0]}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()  # some tokenizer files cut at 128 tokens without a word
+        backend.no_padding()
+    return tokenizer
+
+
+def skeleton(ref: ModelRef, head: Head = "causal", labels: Sequence[str] = ()) -> PreTrainedModel:
+    """The model on the meta device: all shapes, no weights, no memory."""
+    import torch
+
+    config = read_config(ref)
+    check_head(ref, config, head)
+    if head == "classification":
+        _set_labels(config, labels)
+    with torch.device("meta"):
+        model: PreTrainedModel = _auto_class(head).from_config(config, trust_remote_code=ref.trust_remote_code)
+    return model
+
+
+def load(ref: ModelRef, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model over the shared base weights, frozen and in evaluation mode, and its tokenizer."""
+    tokenizer = load_tokenizer(ref)
+    model = _shell(_base(ref, "causal", device, dtype))
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def load_classifier(
+    ref: ModelRef, labels: Sequence[str], device: str, dtype: str, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier over the shared base weights, with a head of its own for `labels`.
+
+    The body is frozen. The head is float32, trainable, and drawn from `seed`, unless the checkpoint brings
+    one for exactly these labels: then it is a copy of that.
+    """
+    tokenizer = load_tokenizer(ref)
+    base = _base(ref, "classification", device, dtype)
+    config = copy.deepcopy(base.config)
+    _set_labels(config, labels)
+    config.pad_token_id = tokenizer.pad_token_id
+    body = base.base_model_prefix
+    model = _shell(base, fresh=[name for name, _ in base.named_children() if name != body])
+    model.config = model.base_model.config = config
+    model.num_labels = config.num_labels
+    if not _has_head_for(base, labels):
+        _new_head(model, config, device, seed)
+    for name, module in model.named_children():
+        if name != body:
+            module.float().requires_grad_(True)
+            module.register_forward_pre_hook(_to_float32)
+    return model, tokenizer
+
+
+def _to_float32(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.float() if hasattr(x, "is_floating_point") and x.is_floating_point() else x for x in inputs)
+
+
+def _set_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
+    if set((config.id2label or {}).values()) == set(labels):
+        return  # keep the order in which the checkpoint's own head was trained
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+
+
+def _has_head_for(base: PreTrainedModel, labels: Sequence[str]) -> bool:
+    trained = not getattr(base, "_nbadapt_new_head", True)
+    return trained and set((base.config.id2label or {}).values()) == set(labels)
+
+
+def _new_head(model: PreTrainedModel, config: PretrainedConfig, device: str, seed: int) -> None:
+    """Replace everything outside the body by new modules: normal(0, initializer_range), biases zero."""
+    import torch
+
+    with torch.device("meta"):
+        shape = type(model)(config)
+    generator = torch.Generator().manual_seed(seed)
+    scale = getattr(config, "initializer_range", None) or 0.02
+    for name, module in shape.named_children():
+        if name == model.base_model_prefix:
+            continue
+        module.to_empty(device=device)
+        for parameter in module.parameters():
+            parameter.data.zero_()
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Linear):
+                noise = torch.empty(layer.weight.shape).normal_(0.0, scale, generator=generator)
+                layer.weight.data.copy_(noise)
+            elif isinstance(layer, torch.nn.LayerNorm) and layer.weight is not None:
+                layer.weight.data.fill_(1.0)
+        setattr(model, name, module)
+
+
+def _base(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+    """The shared base: loaded on first use, then the same object for the life of the kernel."""
+    with _lock:
+        key = (ref.path, head, device, dtype)
+        if key not in _bases:
+            _bases[key] = _read_weights(ref, head, device, dtype)
+        return _bases[key]
+
+
+def _read_weights(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+    import torch
+
+    check_head(ref, read_config(ref), head)
+    try:
+        model, info = _auto_class(head).from_pretrained(
+            ref.path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=ref.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise _unreadable(ref, error) from None
+    model._nbadapt_new_head = bool(info["missing_keys"])
+    return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]  # transformers returns Any
+
+
+def _shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:
+    """A new tree of modules over the same tensors; children named in `fresh` get tensors of their own."""
+    copied = {id(t) for name in fresh for t in _tensors(getattr(base, name))}
+    memo = {id(t): t for t in _tensors(base) if id(t) not in copied}
+    return copy.deepcopy(base, memo)
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def free() -> int:
+    """Forget all base models and give their memory back; returns the bytes that the models held.
+
+    Shells that runs still hold keep their tensors alive until the runs are forgotten too.
+    """
+    with _lock:
+        size = sum(t.nbytes for base in _bases.values() for t in _tensors(base))
+        _bases.clear()
+    gc.collect()
+    release_cached_memory()
+    return size
+
+
+def release_cached_memory() -> None:
+    """Give the accelerator's cached blocks back to the system."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

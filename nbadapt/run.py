@@ -1,0 +1,291 @@
+"""Run: what a user holds during and after the work; everything in it is also on disk."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nbadapt import store
+from nbadapt.control import Control
+from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
+from nbadapt.events import FINISHED, Event
+from nbadapt.history import History
+from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, Predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run:
+    """One run of one method: live while this kernel works on it, and readable from disk ever after.
+
+    Get one from a magic or from `nbadapt.finetune`, and stored ones from `nbadapt.runs()` or ``%nbadapt show``.
+    """
+
+    _known: ClassVar[weakref.WeakValueDictionary[Path, Run]] = weakref.WeakValueDictionary()
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.control = Control()
+        self.error: NbadaptError | None = None
+        self._thread: threading.Thread | None = None
+        self._live: list[tuple[float, Event]] | None = None
+        self._adapted: Adapted | None = None
+        self._known[directory] = self
+
+    @classmethod
+    def at(cls, directory: Path) -> Run:
+        """The run in this folder: the same object for as long as anybody holds it."""
+        return cls._known.get(directory) or cls(directory)
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def id(self) -> str:
+        """The name of its folder."""
+        return self.directory.name
+
+    @property
+    def path(self) -> Path:
+        """Its folder on disk."""
+        return self.directory
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked: the content of ``request.json``."""
+        return store.read_json(self.directory / "request.json")
+
+    @property
+    def method(self) -> str:
+        """The word after the magic."""
+        return str(self.request["method"])
+
+    @property
+    def verb(self) -> str:
+        """Either "finetune" or "prompt"."""
+        return str(self.request["verb"])
+
+    @property
+    def title(self) -> str:
+        """A short name for headings, such as "finetune lora · minilm"."""
+        return str(self.request["title"])
+
+    @property
+    def state(self) -> str:
+        """One of `nbadapt.events.State`."""
+        if self._live is not None:
+            return self.log.state
+        return store.read_outcome(self.directory)[0]
+
+    @property
+    def alive(self) -> bool:
+        """Whether this kernel is working on it now."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def events(self) -> list[tuple[float, Event]]:
+        """Every event with its time; grows while the run is alive."""
+        return self._live if self._live is not None else store.read_events(self.directory)
+
+    @property
+    def log(self) -> History:
+        """All events folded into series and latest figures."""
+        return History(list(self.events))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the method left behind; None while it works and where it left nothing."""
+        return store.read_outcome(self.directory)[1]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final figures; while it works, the latest ones of the evaluation."""
+        if self.outcome is not None and not self.alive:
+            return dict(self.outcome.metrics)
+        log = self.log
+        return {name: points[-1][1] for (split, name), points in log.series.items() if split == "evaluation"}
+
+    @property
+    def output(self) -> str | None:
+        """The model's answer, where the run was one prompt."""
+        return self.outcome.output if self.outcome else None
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """All metrics: one row a step and split ("train", "evaluation"), one column a metric."""
+        return self.log.frame()
+
+    @property
+    def estimate(self) -> Estimate:
+        """What the run was expected to cost, before it began."""
+        record = self.request["estimate"]
+        return Estimate(**{**record, "notes": tuple(record["notes"])})
+
+    # ------------------------------------------------------------------ while it works
+
+    def attach(self, thread: threading.Thread, events: list[tuple[float, Event]]) -> None:
+        """Make it live: `thread` works on it and appends to `events`. For the runner."""
+        self.control, self.error, self._adapted = Control(), None, None
+        self._thread, self._live = thread, events
+
+    def stop(self, reason: str = "stopped by the user") -> None:
+        """Stop at the next step; what is done so far is saved and usable."""
+        self._must_be_alive("stop")
+        self.control.stop(reason)
+
+    def pause(self) -> None:
+        """Hold at the next step until `resume`."""
+        self._must_be_alive("pause")
+        self.control.pause()
+
+    def resume(self) -> Run:
+        """Go on: after a pause, or from the last checkpoint of a stopped, failed or killed run."""
+        if self.alive:
+            self.control.resume()
+            return self
+        from nbadapt import runner
+
+        return runner.resume(self)
+
+    def _must_be_alive(self, what: str) -> None:
+        if not self.alive:
+            raise RequestError(f"cannot {what} the run {self.id}: it is {self.state}, not at work in this kernel")
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the worker thread without pumping messages; at most `timeout` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def wait(self) -> Run:
+        """Hold the cell until the run has ended, with live buttons; an interrupt stops the run.
+
+        Raises:
+            NbadaptError: the run failed.
+        """
+        from nbadapt import foreground
+
+        if self.alive:
+            foreground.wait(self)
+        if self.error is not None:
+            raise self.error
+        return self
+
+    # ------------------------------------------------------------------ using the result
+
+    def _method(self) -> Method:
+        from nbadapt import registry
+
+        return registry.load(self.method)()
+
+    def job(self, *, tables: bool = False) -> Job:
+        """The run's job as it was stored, with its data where `tables` is set."""
+        return store.read_job(self.directory, tables=tables)
+
+    def adapted(self) -> Adapted:
+        """The adapted model, loaded from the run's artifacts on first use.
+
+        Raises:
+            RunError: the run is still going on, or left no usable model.
+        """
+        if self._adapted is None:
+            outcome = self._usable_outcome()
+            self._adapted = self._method().load(outcome, self.job())
+        return self._adapted
+
+    def _usable_outcome(self) -> Outcome:
+        if self.alive:
+            raise RunError(f"the run {self.id} is still going on: wait for it, or stop it")
+        outcome = self.outcome
+        if outcome is None or (self.verb == "finetune" and not outcome.artifacts):
+            hint = "continue it with  %nbadapt resume " + self.id
+            raise RunError(f"the run {self.id} ({self.state}) left no model: {hint}")
+        return outcome
+
+    def forget(self) -> None:
+        """Give back the memory of the adapted model; it is loaded again when it is next used."""
+        self._adapted = None
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str | list[str]:
+        """Answers of the adapted model: a str for one prompt, a list for several.
+
+        Args:
+            prompts: one prompt or n of them, in the form the model was trained on.
+            max_new_tokens: the longest answer, in tokens.
+            temperature: 0 takes the most probable token each time.
+            top_p: share of the probability that sampling keeps, 0 to 1.
+            seed: decides the sampling.
+        """
+        many = [prompts] if isinstance(prompts, str) else list(prompts)
+        answers = self.adapted().generate(
+            many, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
+        return answers[0] if isinstance(prompts, str) else answers
+
+    def predict(self, texts: str | Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
+        """Labels and probabilities of n texts.
+
+        Args:
+            texts: one text or n of them.
+            labels: the classes to choose from; needed where the model generates text instead of classes.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        return self.adapted().predict(many, labels)
+
+    def export(self, kind: str, folder: str | Path | None = None) -> Path:
+        """Write the result for use without nbadapt.
+
+        Args:
+            kind: "peft" (adapter folder), "merged" (a whole transformers model) or "script" (a training script).
+            folder: where to; default: ``export/<kind>`` in the run's folder. It must be new or empty.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RequestError: the method has no such export, or the folder holds something.
+        """
+        method = self._method()
+        if kind not in method.exports:
+            kinds = ", ".join(sorted(method.exports)) or "nothing"
+            raise RequestError(f"{method.name} cannot be exported as {kind!r}; it can as: {kinds}")
+        outcome = self._usable_outcome()
+        target = Path(folder) if folder is not None else self.directory / "export" / kind
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise RequestError(f"{target} exists already: give another folder to export to")
+        target.mkdir(parents=True, exist_ok=True)
+        method.export(kind, outcome, self.job(tables=True), target)
+        return target
+
+    # ------------------------------------------------------------------ shown
+
+    def __repr__(self) -> str:
+        from nbadapt.widgets import report
+
+        try:
+            return str(report.bundle(self)["text/plain"])
+        except StoreError as error:
+            return f"<Run {self.id}: {error}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        from nbadapt.widgets import report
+
+        try:
+            return dict(report.bundle(self))
+        except StoreError:
+            return {"text/plain": repr(self)}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.state in FINISHED

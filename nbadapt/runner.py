@@ -1,0 +1,477 @@
+"""Request -> plan -> worker thread -> events. Decides when a run starts, stops, pauses and ends."""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import dataclasses
+import gc
+import html
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbadapt import data, models, registry, store, template
+from nbadapt.capture import Capture
+from nbadapt.errors import (
+    DataError,
+    DependencyError,
+    NbadaptError,
+    OutOfMemoryError,
+    RequestError,
+    RunError,
+    Stopped,
+)
+from nbadapt.events import Checkpoint, Event, Memory, Notice, Progress, Stage, StateChange
+from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
+from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.run import Run
+from nbadapt.settings import validate
+
+if TYPE_CHECKING:
+    from nbadapt.data import Examples
+    from nbadapt.request import Request
+
+MEMORY_SECONDS = 0.5  # how often memory is measured
+STAGE_SECONDS = 0.2  # stages that follow each other faster than this are not recorded
+
+_current: Run | None = None  # one run works at a time: two would share the cores and the random state
+
+
+# ------------------------------------------------------------------------------------------------ plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was looked up, checked and estimated, and is ready to start.
+
+    Attributes:
+        notices: what the user should know, told when the run starts.
+    """
+
+    job: Job
+    method: Method
+    estimate: Estimate
+    notices: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """A short name for headings."""
+        return f"{self.method.verb} {self.method.name} · {Path(self.job.model.name).name}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The estimate as (item, figure) pairs."""
+        e = self.estimate
+        shown = [("method", self.title), ("task", self.job.task)]
+        for name in ("data", "evaluation", "examples"):
+            table: Examples | None = getattr(self.job, name)
+            if table is not None:
+                shown.append((f"{name} rows", f"{len(table):,}"))
+        if self.method.verb == "finetune":
+            share = 100 * e.trainable / e.total if e.total else 0.0
+            shown.append(("trainable parameters", f"{e.trainable:,} of {e.total:,} ({share:.2f} %)"))
+        else:
+            shown.append(("parameters", f"{e.total:,}"))
+        shown += [(f"memory: {item}", gibibytes(size)) for item, size in e.memory.items()]
+        shown.append(("predicted peak memory", f"{gibibytes(e.peak)} on {self.job.device} ({self.job.dtype})"))
+        if e.artifact:
+            shown.append(("size on disk", gibibytes(e.artifact)))
+        shown.append(("steps", f"{e.steps:,}"))
+        if e.seconds is not None:
+            shown.append(("time", f"about {e.seconds:,.0f} s"))
+        shown += [("note", note) for note in (*e.notes, *self.notices)]
+        return shown
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        width = max(len(item) for item, _ in rows)
+        return "\n".join([f"dry run: nothing was trained or written", *(f"{i:<{width}}  {f}" for i, f in rows)])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f'<tr><td style="text-align:left">{html.escape(i)}</td>'
+            f'<td style="text-align:left">{html.escape(f)}</td></tr>'
+            for i, f in self.rows()
+        )
+        return f"<b>Dry run</b>: nothing was trained or written<table>{cells}</table>"
+
+
+def prepare(request: Request) -> Plan:
+    """Look everything up, check it and estimate the cost. Loads no weights and writes nothing.
+
+    Raises:
+        NbadaptError: whatever is wrong with the request, in one line.
+    """
+    method_class = registry.load(request.method, request.verb)
+    config = validate(method_class, request.settings)
+    missing = registry.missing_requirements(method_class)
+    if missing:
+        raise DependencyError(f"{method_class.name} needs {', '.join(missing)}: run  pip install {' '.join(missing)}")
+    if not 0 < request.split < 1:
+        raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
+    model = _find_model(request)
+    tables, notices = _read_tables(request)
+    task = _task(request, tables, method_class)
+    device, dtype = _device(request), _dtype(request, model)
+    method = method_class()
+    labels = request.labels
+    if not labels and request.verb == "finetune":
+        labels = tables["data"].labels
+    job = Job(
+        method=method.name,
+        config=config,
+        model=model,
+        task=task,
+        directory=store.root(),
+        **tables,
+        prompt=request.prompt,
+        variables=_variables(request, tables.get("data")),
+        labels=labels,
+        seed=request.seed,
+        device=device,
+        dtype=dtype,
+    )
+    if job.dtype == "auto":
+        job = dataclasses.replace(job, dtype=models.best_dtype(device))
+    estimate = method.estimate(job)
+    _check_memory(estimate, job)
+    return Plan(job, method, estimate, tuple(notices))
+
+
+def _find_model(request: Request) -> ModelRef:
+    if request.model is None:
+        raise RequestError(f"no model given: add --model, one of {', '.join(models.names())}, a folder or a hub name")
+    if not isinstance(request.model, Run):
+        if not isinstance(request.model, str):
+            kind = type(request.model).__name__
+            raise RequestError(f"--model takes a name, a folder or a run, not a {kind}")
+        return models.resolve(request.model, trust_remote_code=request.trust_remote_code)
+    run = request.model
+    if request.verb == "finetune":
+        raise RequestError(
+            f"finetuning goes from a base model, not from the run {run.id}: "
+            'write it out with run.export("merged") and give that folder to --model'
+        )
+    if run.verb != "finetune":
+        raise RequestError(f"the run {run.id} was a prompt and left no model: give --model a finetuned run or a name")
+    run.job()  # readable at all
+    if run.alive or run.outcome is None or not run.outcome.artifacts:
+        raise RequestError(f"the run {run.id} is {run.state} and has no model yet: wait for it or resume it")
+    return ModelRef(request.sources.get("model", run.id), "run", str(run.directory))
+
+
+def _read_tables(request: Request) -> tuple[dict[str, Any], list[str]]:
+    """The tables of a request, checked and read: keyword arguments of Job, and notices."""
+    if request.verb == "prompt":
+        return _read_prompt_tables(request), []
+    if request.data is None:
+        raise RequestError("no data given: add --data, a notebook variable, a file or a hub data set")
+    name = request.sources.get("data", "data")
+    task: Any = request.task
+    rows = data.read(request.data, name=name, task=task, columns=request.columns)
+    if request.evaluation is not None:
+        source = request.sources.get("evaluation", "eval")
+        held_out = data.read(request.evaluation, name=source, task=rows.task, columns=request.columns)
+        data.check_labels(held_out, rows)
+        return {"data": rows, "evaluation": held_out}, []
+    train, held_out = data.split(rows, request.split, request.seed)
+    how = "stratified by label, " if rows.labels else ""
+    notice = f"no evaluation data given: {len(held_out):,} of {len(rows):,} rows held out ({how}seed {request.seed})"
+    return {"data": train, "evaluation": held_out}, [notice]
+
+
+def _read_prompt_tables(request: Request) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    label = request.columns.get("label")
+    for field in ("data", "examples"):
+        source = getattr(request, field)
+        if source is not None:
+            name = request.sources.get(field, field)
+            found[field] = data.read_for_prompt(source, name=name, columns=request.columns, label=label)
+    return found
+
+
+def _task(request: Request, tables: Mapping[str, Any], method: type[Method]) -> Any:
+    rows = tables.get("data") or tables.get("examples")
+    task = rows.task if rows is not None else ("classification" if request.labels else "generation")
+    if request.verb == "finetune" and task not in method.tasks:
+        able = ", ".join(sorted(method.tasks))
+        raise DataError(f"{method.name} does {able}; {rows.source if rows else 'the data'} is a table for {task}")
+    return task
+
+
+def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
+    """Values for the placeholders that are no columns of the data.
+
+    Raises:
+        RequestError: the prompt is empty, or a placeholder has no value.
+    """
+    if request.verb != "prompt":
+        return {}
+    columns = set(rows.rows[0]) if rows else set()
+    if not (request.prompt or "").strip():
+        if not columns:
+            raise RequestError("the prompt is empty: write it below the %%prompt line")
+        return {}
+    assert request.prompt is not None  # said by the line above; for the type checker
+    wanted = [name for name in template.placeholders(request.prompt) if name not in columns]
+    values = {name: str(request.variables[name]) for name in wanted if name in request.variables}
+    template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing
+    return values
+
+
+def _device(request: Request) -> str:
+    import torch
+
+    if request.device is None:
+        return models.best_device()
+    try:
+        device = torch.device(request.device)
+    except RuntimeError:
+        raise RequestError(f"unknown device {request.device!r}: use cpu, cuda, cuda:1 or mps") from None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False) or (device.index or 0) >= max(1, torch.cuda.device_count()):
+        here = ", ".join(name for name, there in available.items() if there)
+        raise RequestError(f"the device {request.device!r} is not on this machine: use {here}")
+    return request.device
+
+
+def _dtype(request: Request, model: ModelRef) -> str:
+    if model.kind == "run":
+        return store.read_job(Path(model.path), tables=False).dtype
+    if request.dtype is None:
+        return "auto"
+    if request.dtype not in {"float32", "bfloat16", "float16"}:
+        raise RequestError(f"unknown dtype {request.dtype!r}: use float32, bfloat16 or float16")
+    if request.dtype == "float16" and (request.device or models.best_device()) == "cpu":
+        raise RequestError("float16 is several times slower than float32 on a CPU: use bfloat16 or float32")
+    return request.dtype
+
+
+def _check_memory(estimate: Estimate, job: Job) -> None:
+    free = available_bytes(job.device)
+    needed = sum(size for item, size in estimate.memory.items() if item != "activations")
+    if free is not None and needed > free:
+        raise OutOfMemoryError(
+            f"{job.method} on {job.model.name} needs about {gibibytes(estimate.peak)}, {gibibytes(free)} is free on "
+            f"{job.device}: use a smaller model, close other notebooks, or run  %nbadapt free"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ start
+
+
+def submit(request: Request) -> Run | Plan:
+    """Do what a request asks for, and hold the cell until it is done (unless it asks for the background).
+
+    Returns:
+        The Run; for a dry run the Plan.
+
+    Raises:
+        NbadaptError: the request was wrong, or the run failed.
+    """
+    from nbadapt import foreground
+
+    _check_idle()
+    plan = prepare(request)
+    if request.dry_run:
+        return plan
+    run = start(plan)
+    foreground.hold(run, background=request.background)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def current() -> Run | None:
+    """The run that this kernel is working on, or None."""
+    return _current if _current is not None and _current.alive else None
+
+
+def _check_idle() -> None:
+    busy = current()
+    if busy is not None:
+        raise RequestError(f"the run {busy.id} is still going on here: wait for it, or stop it with  %nbadapt stop")
+
+
+def start(plan: Plan) -> Run:
+    """Write the run down and start its worker thread."""
+    _check_idle()
+    job = store.create(plan.job, plan.estimate, plan.title)
+    return _launch(Run.at(job.directory), plan.method, job, plan.notices)
+
+
+def resume(run: Run) -> Run:
+    """Continue a stopped, failed or killed run from its last complete checkpoint, and hold the cell.
+
+    Raises:
+        NbadaptError: the run is done or at work, or fails again.
+    """
+    from nbadapt import foreground
+
+    _check_idle()
+    state = run.state
+    if state == "done":
+        raise RequestError(f"the run {run.id} is done: there is nothing to resume")
+    if state == "running":
+        raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
+    method = registry.load(run.method)()
+    job = dataclasses.replace(run.job(tables=True), checkpoint=store.last_checkpoint(run.directory))
+    _launch(run, method, job, ())
+    foreground.hold(run)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run:
+    global _current  # noqa: PLW0603 - the kernel's one place that knows what is going on
+    events = store.read_events(job.directory)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run,  # what the worker prints by accident goes to its own cell
+        args=(_work, run, method, job, notices),
+        name=f"nbadapt-{run.id}",
+        daemon=True,
+    )
+    run.attach(thread, events)
+    store.claim(job.directory)
+    _release_openmp_team()
+    _current = run
+    emit = _Emitter(run, events, job)
+    if job.checkpoint is not None:
+        relative = job.checkpoint.relative_to(job.directory)
+        emit.record(Checkpoint(store.checkpoint_step(job.checkpoint), relative.as_posix()))
+    emit.record(StateChange("starting"))
+    emit.close()
+    thread.start()
+    return run
+
+
+def _release_openmp_team() -> None:
+    """Let go of the main thread's idle OpenMP threads: beside the worker's they cost a fifth of its speed."""
+    torch = sys.modules.get("torch")
+    if torch is None or getattr(torch, "__file__", None) is None:
+        return
+    for library in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+        try:
+            ctypes.CDLL(str(library)).omp_pause_resource_all(1)
+        except (OSError, AttributeError):
+            return
+
+
+# ------------------------------------------------------------------------------------------------ the worker
+
+
+class _Emitter:
+    """What a method calls with its events: records them, measures memory, obeys Pause and Stop."""
+
+    def __init__(self, run: Run, events: list[tuple[float, Event]], job: Job) -> None:
+        self._control, self._events = run.control, events
+        self._log = store.EventLog(job.directory)
+        self._device = job.device
+        self._measured = self._staged = 0.0
+        self._ram_peak = 0
+
+    def record(self, event: Event) -> None:
+        """Write an event down, now, without looking at the switches."""
+        now = time.time()
+        self._log.write(now, event)
+        self._events.append((now, event))
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if not (isinstance(event, Stage) and now - self._staged < STAGE_SECONDS):
+            self.record(event)
+        if isinstance(event, Stage):
+            self._staged = now
+        if now - self._measured >= MEMORY_SECONDS:
+            self._measured = now
+            memory = measure(self._device, self._ram_peak)
+            self._ram_peak = memory.ram_peak
+            self.record(memory)
+        self._obey()
+
+    def _obey(self) -> None:
+        if self._control.paused and not self._control.stopping:
+            self.record(StateChange("paused"))
+            self._control.wait_while_paused()
+            if not self._control.stopping:
+                self.record(StateChange("running"))
+        if self._control.stopping and not self._control.obeyed:
+            self.record(StateChange("stopping", self._control.reason))
+            self._control.raise_if_stopping()
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+
+def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> None:
+    """The worker thread's life: run the method, and write down how it ended, whatever happens."""
+    assert run._live is not None  # noqa: S101 - _launch attached it
+    emit = _Emitter(run, run._live, job)
+    outcome: Outcome | None = None
+    error: NbadaptError | None = None
+    state = "failed"
+    try:
+        with Capture(job.directory / "output.log"):
+            emit.record(StateChange("running"))
+            for notice in notices:
+                emit.record(Notice(notice))
+            outcome = method.run(job, emit)
+        state = "stopped" if run.control.obeyed else "done"
+    except Stopped:
+        state = "stopped"
+    except KeyboardInterrupt:
+        state, run.control.reason = "stopped", "interrupted twice: left at once, without saving"
+    except NbadaptError as raised:
+        error = _without_frames(raised)
+    except BaseException as raised:  # noqa: BLE001 - whatever a plugin raises becomes one line
+        error = _explain(raised, job)
+        _without_frames(raised)
+    finally:
+        _end(run, job, emit, state, outcome, error)
+
+
+def _end(
+    run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None, error: NbadaptError | None
+) -> None:
+    gc.collect()
+    models.release_cached_memory()
+    if error is not None:
+        emit.record(Notice(str(error), "error"))
+    store.write_outcome(job.directory, state, outcome or store.read_outcome(job.directory)[1], str(error or ""))
+    store.release(job.directory)
+    run.error = error
+    emit.record(StateChange(state, str(error) if error else run.control.reason))  # type: ignore[arg-type]  # a State
+    emit.close()
+
+
+def _without_frames(error: BaseException) -> Any:
+    """Drop what an error's frames hold: model, batches and their memory."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        following = link.__cause__ or link.__context__
+        link.__traceback__ = link.__cause__ = link.__context__ = None
+        link = following
+    return error
+
+
+def _explain(error: BaseException, job: Job) -> NbadaptError:
+    """One line for an error that nobody foresaw; the traceback goes into the run's folder."""
+    if out_of_memory(error):
+        return OutOfMemoryError(
+            f"{job.method} ran out of memory on {job.device}: lower batch_size or max_length, or use a smaller model"
+        )
+    path = job.directory / "error.txt"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return RunError(f"{job.method} failed: {type(error).__name__}: {first} (traceback in {path})")

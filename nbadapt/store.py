@@ -1,0 +1,322 @@
+"""Runs on disk: what was asked, every event, what came of it. A kill at any moment leaves what was complete.
+
+::
+
+    nbadapt_runs/
+      data/<fingerprint>.jsonl     the rows of a table, written once and shared by the runs that use it
+      <run id>/
+        request.json               everything needed to repeat the run
+        events.jsonl               append-only, one event a line
+        worker.json                the process that works on it, while it does
+        outcome.json               how it ended, once it has
+        output.log                 what libraries printed
+        artifacts/                 the result, in the ecosystem's own formats
+        checkpoints/checkpoint-N/  the state to go on from; complete once it holds the file `complete`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nbadapt.errors import StoreError, did_you_mean
+from nbadapt.events import Event, from_json, to_json
+from nbadapt.method import Estimate, Job, ModelRef, Outcome
+
+if TYPE_CHECKING:
+    from nbadapt.data import Examples
+    from nbadapt.run import Run
+
+COMPLETE = "complete"
+_TABLES = ("data", "evaluation", "examples")
+
+
+def root() -> Path:
+    """The folder of all runs: $NBADAPT_RUNS, or nbadapt_runs in the working directory."""
+    return Path(os.environ.get("NBADAPT_RUNS", "nbadapt_runs")).absolute()
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON file so that at any moment either the old or the new one is there, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"the run's file {path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise StoreError(f"the run's file {path} cannot be read: {error}") from None
+    if not isinstance(record, dict):
+        raise StoreError(f"the run's file {path} holds no JSON object")
+    return record
+
+
+class EventLog:
+    """Appends events to a run's ``events.jsonl``; every event is with the system when `write` returns."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "events.jsonl"
+        torn = path.exists() and not path.read_bytes().endswith(b"\n")
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        if torn and path.stat().st_size:  # a kill cut the last line short: the next event starts a line of its own
+            self._file.write("\n")
+
+    def write(self, time: float, event: Event) -> None:
+        """Append one event that happened at `time`."""
+        self._file.write(json.dumps(to_json(event, time), ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_events(directory: Path) -> list[tuple[float, Event]]:
+    """All events of a run, oldest first; a line that a kill cut short is passed over."""
+    path = directory / "events.jsonl"
+    if not path.exists():
+        return []
+    events = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                stamped = from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if stamped is not None:
+                events.append(stamped)
+    return events
+
+
+# ------------------------------------------------------------------------------------------------ requests and outcomes
+
+
+def create(job: Job, estimate: Estimate, title: str) -> Job:
+    """Make the folder of a new run and write down what was asked; returns the job with its folder."""
+    from nbadapt import registry
+
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    directory = root() / f"{stamp}-{job.method}-{secrets.token_hex(2)}"
+    directory.mkdir(parents=True)
+    job = dataclasses.replace(job, directory=directory)
+    record = {
+        "verb": registry.load(job.method).verb,
+        "method": job.method,
+        "title": title,
+        "created": time.time(),
+        "settings": job.config.model_dump(mode="json"),
+        "model": dataclasses.asdict(job.model),
+        "task": job.task,
+        **{name: _save_table(getattr(job, name)) for name in _TABLES},
+        "prompt": job.prompt,
+        "variables": dict(job.variables),
+        "labels": list(job.labels),
+        "seed": job.seed,
+        "device": job.device,
+        "dtype": job.dtype,
+        "estimate": {**dataclasses.asdict(estimate), "memory": dict(estimate.memory)},
+        "versions": _versions(),
+    }
+    write_json(directory / "request.json", record)
+    return job
+
+
+def _save_table(examples: Examples | None) -> dict[str, Any] | None:
+    from nbadapt import data
+
+    if examples is None:
+        return None
+    fingerprint = data.fingerprint(examples)
+    path = root() / "data" / f"{fingerprint}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        data.write_jsonl(examples, path)
+    return {"source": examples.source, "rows": len(examples), "fingerprint": fingerprint}
+
+
+def _load_table(record: Mapping[str, Any] | None) -> Examples | None:
+    from nbadapt import data
+
+    if record is None:
+        return None
+    path = root() / "data" / f"{record['fingerprint']}.jsonl"
+    if not path.exists():
+        raise StoreError(f"the rows of {record['source']!r} are gone from {path}")
+    return dataclasses.replace(data.read_jsonl(path), source=record["source"])
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("nbadapt", "torch", "transformers", "peft", "accelerate", "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_job(directory: Path, *, tables: bool = True) -> Job:
+    """The job of a stored run.
+
+    Args:
+        directory: the run's folder.
+        tables: whether to read the data too; loading an adapted model does not need it.
+
+    Raises:
+        StoreError: a file is missing or damaged.
+    """
+    from nbadapt import registry
+
+    record = read_json(directory / "request.json")
+    try:
+        method = registry.load(record["method"])
+        return Job(
+            method=record["method"],
+            config=method.Config.model_validate(record["settings"]),
+            model=ModelRef(**record["model"]),
+            task=record["task"],
+            directory=directory,
+            **{name: _load_table(record[name]) if tables else None for name in _TABLES},
+            prompt=record["prompt"],
+            variables=record["variables"],
+            labels=tuple(record["labels"]),
+            seed=record["seed"],
+            device=record["device"],
+            dtype=record["dtype"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"the run {directory.name} was written by another version: {reason}") from None
+
+
+def write_outcome(directory: Path, state: str, outcome: Outcome | None, error: str) -> None:
+    """Write down how a run ended."""
+    record = {
+        "state": state,
+        "ended": time.time(),
+        "error": error,
+        "outcome": None if outcome is None else dataclasses.asdict(outcome),
+    }
+    write_json(directory / "outcome.json", record)
+
+
+def read_outcome(directory: Path) -> tuple[str, Outcome | None, str]:
+    """How a run stands or ended: its state, its outcome, its error line.
+
+    A run that a process claimed and did not end is "running" where that process lives, and "killed" where it
+    does not; the outcome is then that of an earlier attempt, or None.
+    """
+    path = directory / "outcome.json"
+    record = read_json(path) if path.exists() else {}
+    worker = _worker(directory)
+    state = record.get("state", "killed")
+    if worker and worker["claimed"] > record.get("ended", 0.0):
+        state = "running" if _lives(worker) else "killed"
+    outcome = record.get("outcome")
+    return state, None if outcome is None else Outcome(**outcome), record.get("error", "")
+
+
+def claim(directory: Path) -> None:
+    """Note that this process works on the run now."""
+    import psutil
+
+    started = psutil.Process().create_time()
+    write_json(directory / "worker.json", {"pid": os.getpid(), "started": started, "claimed": time.time()})
+
+
+def release(directory: Path) -> None:
+    """Note that no process works on the run any more."""
+    (directory / "worker.json").unlink(missing_ok=True)
+
+
+def _worker(directory: Path) -> dict[str, Any] | None:
+    try:
+        record = read_json(directory / "worker.json")
+    except StoreError:
+        return None
+    return record if {"pid", "started", "claimed"} <= record.keys() else None
+
+
+def _lives(worker: Mapping[str, Any]) -> bool:
+    import psutil
+
+    try:
+        return abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) < 1.0
+    except psutil.Error:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Note that everything of a checkpoint is on disk."""
+    (checkpoint / COMPLETE).touch()
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    found = [c for c in (directory / "checkpoints").glob("checkpoint-*") if (c / COMPLETE).exists()]
+    return max(found, key=checkpoint_step, default=None)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The optimizer step at which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+# ------------------------------------------------------------------------------------------------ looking runs up
+
+
+def runs() -> list[Run]:
+    """All runs, newest first. A folder without a request is no run."""
+    from nbadapt.run import Run
+
+    if not root().is_dir():
+        return []
+    folders = [d for d in root().iterdir() if (d / "request.json").is_file()]
+    return [Run.at(folder) for folder in sorted(folders, key=lambda d: d.name, reverse=True)]
+
+
+def open(run: str) -> Run:  # noqa: A001 - store.open(id) reads as what it does
+    """The run with this id, or whose id starts or ends so; or the folder of a run.
+
+    Raises:
+        StoreError: no such run, or several.
+    """
+    from nbadapt.run import Run
+
+    folder = Path(run)
+    if (folder / "request.json").is_file():
+        return Run.at(folder.absolute())
+    ids = [r.id for r in runs()]
+    found = [i for i in ids if i == run] or [i for i in ids if i.startswith(run) or i.endswith(run)]
+    if len(found) > 1:
+        raise StoreError(f"{run!r} stands for several runs: {', '.join(found[:5])}; write more of the id")
+    if not found:
+        hint = did_you_mean(run, ids, kind="runs") if ids else f"there are no runs in {root()}"
+        raise StoreError(f"no run {run!r}: {hint}")
+    return Run.at(root() / found[0])
