@@ -92,9 +92,14 @@ def _converted(gguf: Path, target: Path) -> Path:
     if target.is_dir():
         return target
     command = [sys.executable, "-m", __name__, str(gguf), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told:  # a pipe would break with the kernel
+        done = subprocess.run(  # noqa: S603 - our own module
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=told, check=False
+        )
+        told.seek(0)
+        lines = told.read().strip().splitlines()
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = lines[-1] if lines else f"exit status {done.returncode}"
         raise ModelError(f"the model file {gguf.name} cannot be converted: {last}")
     return target
 

