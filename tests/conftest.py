@@ -1,0 +1,53 @@
+"""What all tests share: no hub, no traces outside the test's folder, where the browser and the data are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before any library reads them. A test never depends on what the network or the developer's home holds.
+_ROOM = tempfile.mkdtemp(prefix="nbadapt-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["IPYTHONDIR"] = _ROOM + "/ipython"
+os.environ["JUPYTER_CONFIG_DIR"] = _ROOM + "/jupyter"
+os.environ["MPLBACKEND"] = "agg"
+os.environ["NBADAPT_RUNS"] = _ROOM + "/runs"
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_unconfigure() -> None:
+    """Remove what the tests left in the shared room."""
+    shutil.rmtree(_ROOM, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own folder of runs; not made yet."""
+    folder = tmp_path / "nbadapt_runs"
+    monkeypatch.setenv("NBADAPT_RUNS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; the test is skipped where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the real data in ../shared/data")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of Chromium; where it is missing the test is skipped, but fails in continuous integration."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    missing = "needs Chromium: apt-get install chromium"
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
