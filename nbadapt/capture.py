@@ -1,12 +1,14 @@
-"""Keeps what libraries print or warn in the worker thread out of the notebook."""
+"""Keeps what libraries print, log or warn out of the notebook."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -64,9 +66,9 @@ class Capture:
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
         self._streams = (sys.stdout, sys.stderr)
         self._switches = tuple(_ThreadSwitch(s, self._thread, self._file) for s in self._streams)
-        sys.stdout, sys.stderr = self._switches  # type: ignore[assignment]  # a TextIOBase serves as TextIO
+        sys.stdout, sys.stderr = self._switches
         self._showwarning = warnings.showwarning
-        warnings.showwarning = self._show
+        warnings.showwarning = self._show  # type: ignore[assignment]  # its last arguments are passed on as they are
         self._filter = _NotFromThread(self._thread)
         self._handlers = [h for name in _LIBRARIES for h in logging.getLogger(name).handlers]
         for handler in self._handlers:
@@ -93,3 +95,22 @@ class Capture:
         self._file.close()
         if self._path.stat().st_size == 0:
             self._path.unlink()
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without transformers' progress bars and reports, and without a warning that peft provokes there."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

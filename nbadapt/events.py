@@ -118,10 +118,7 @@ class Checkpoint(Event):
 
 
 KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
-    {
-        c.kind: c
-        for c in (StateChange, Stage, Parameters, Progress, Metric, Memory, Sample, Notice, Checkpoint)
-    }
+    {c.kind: c for c in (StateChange, Stage, Parameters, Progress, Metric, Memory, Sample, Notice, Checkpoint)}
 )
 
 

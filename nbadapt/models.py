@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nbadapt.capture import quiet_libraries
 from nbadapt.errors import ModelError, did_you_mean
 from nbadapt.method import ModelRef
 
@@ -61,9 +62,7 @@ def resolve(name: str, *, trust_remote_code: bool = False) -> ModelRef:
         package: PackagedModel = _packaged()[name].load()
         found = package.folder()
         if found is None:
-            raise ModelError(
-                f"the model {name!r} needs the package {package.distribution}: run  {package.install}"
-            )
+            raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")
         return ModelRef(name, "package", str(found), trust_remote_code)
     if folder.exists():
         raise ModelError(f"{name!r} is a file: --model takes a model folder, a hub name or one of {names()}")
@@ -74,10 +73,11 @@ def _on_hub(name: str) -> str:
     """The hub id, or the folder of a cached copy where the hub is out of reach."""
     import huggingface_hub
     from huggingface_hub import errors
+    from huggingface_hub.utils._validators import validate_repo_id
 
     unknown = f"no model {name!r} here: it is no folder and {did_you_mean(name, names(), kind='packaged models')}"
     try:
-        huggingface_hub.utils.validate_repo_id(name)
+        validate_repo_id(name)
     except errors.HFValidationError:
         raise ModelError(unknown) from None
     cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
@@ -177,7 +177,7 @@ def read_config(ref: ModelRef) -> PretrainedConfig:
 
     try:
         return AutoConfig.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
         raise _unreadable(ref, error) from None
 
 
@@ -186,6 +186,15 @@ def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
     if "trust_remote_code" in text:
         return ModelError(f"the model {ref.name!r} brings its own code: add --trust-remote-code if you trust it")
     return ModelError(f"the model {ref.name!r} cannot be loaded: {text.splitlines()[0]}")
+
+
+def base_ref(ref: ModelRef) -> ModelRef:
+    """The base model behind a model: itself, or what a run was finetuned from."""
+    if ref.kind != "run":
+        return ref
+    from nbadapt import store
+
+    return base_ref(ModelRef(**store.read_json(Path(ref.path) / "request.json")["model"]))
 
 
 def _auto_class(head: Head) -> Any:
@@ -242,7 +251,7 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
         raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {str(error).splitlines()[0]}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -313,6 +322,11 @@ def _set_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
     config.problem_type = "single_label_classification"
 
 
+def keeps_head(ref: ModelRef, labels: Sequence[str], device: str, dtype: str) -> bool:
+    """Whether `load_classifier` goes on from the checkpoint's own head instead of drawing a new one."""
+    return _has_head_for(_base(ref, "classification", device, dtype), labels)
+
+
 def _has_head_for(base: PreTrainedModel, labels: Sequence[str]) -> bool:
     trained = not getattr(base, "_nbadapt_new_head", True)
     return trained and set((base.config.id2label or {}).values()) == set(labels)
@@ -355,17 +369,18 @@ def _read_weights(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrai
 
     check_head(ref, read_config(ref), head)
     try:
-        model, info = _auto_class(head).from_pretrained(
-            ref.path,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=ref.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:
+        with quiet_libraries():
+            model, info = _auto_class(head).from_pretrained(
+                ref.path,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=ref.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
         raise _unreadable(ref, error) from None
     model._nbadapt_new_head = bool(info["missing_keys"])
-    return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]  # transformers returns Any
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:

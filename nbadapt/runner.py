@@ -27,7 +27,7 @@ from nbadapt.errors import (
     RunError,
     Stopped,
 )
-from nbadapt.events import Checkpoint, Event, Memory, Notice, Progress, Stage, StateChange
+from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
 from nbadapt.run import Run
@@ -90,7 +90,7 @@ class Plan:
     def __repr__(self) -> str:
         rows = self.rows()
         width = max(len(item) for item, _ in rows)
-        return "\n".join([f"dry run: nothing was trained or written", *(f"{i:<{width}}  {f}" for i, f in rows)])
+        return "\n".join(["dry run: nothing was trained or written", *(f"{i:<{width}}  {f}" for i, f in rows)])
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -354,10 +354,10 @@ def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run
 
 def _release_openmp_team() -> None:
     """Let go of the main thread's idle OpenMP threads: beside the worker's they cost a fifth of its speed."""
-    torch = sys.modules.get("torch")
-    if torch is None or getattr(torch, "__file__", None) is None:
+    file = getattr(sys.modules.get("torch"), "__file__", None)
+    if file is None:
         return
-    for library in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+    for library in (Path(file).parent / "lib").glob("libgomp*"):
         try:
             ctypes.CDLL(str(library)).omp_pause_resource_all(1)
         except (OSError, AttributeError):
@@ -413,7 +413,7 @@ class _Emitter:
 
 def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> None:
     """The worker thread's life: run the method, and write down how it ended, whatever happens."""
-    assert run._live is not None  # noqa: S101 - _launch attached it
+    assert run._live is not None
     emit = _Emitter(run, run._live, job)
     outcome: Outcome | None = None
     error: NbadaptError | None = None
@@ -438,9 +438,7 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> None:
         _end(run, job, emit, state, outcome, error)
 
 
-def _end(
-    run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None, error: NbadaptError | None
-) -> None:
+def _end(run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None, error: NbadaptError | None) -> None:
     gc.collect()
     models.release_cached_memory()
     if error is not None:

@@ -16,12 +16,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -70,6 +72,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise StoreError(f"the run's file {path} holds no JSON object")
     return record
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends well: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class EventLog:
@@ -192,6 +210,7 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
 
     record = read_json(directory / "request.json")
     try:
+        loaded: dict[str, Any] = {name: _load_table(record[name]) if tables else None for name in _TABLES}
         method = registry.load(record["method"])
         return Job(
             method=record["method"],
@@ -199,7 +218,7 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
             model=ModelRef(**record["model"]),
             task=record["task"],
             directory=directory,
-            **{name: _load_table(record[name]) if tables else None for name in _TABLES},
+            **loaded,
             prompt=record["prompt"],
             variables=record["variables"],
             labels=tuple(record["labels"]),
@@ -264,7 +283,7 @@ def _lives(worker: Mapping[str, Any]) -> bool:
     import psutil
 
     try:
-        return abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) < 1.0
+        return bool(abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) < 1.0)
     except psutil.Error:
         return False
 
@@ -277,9 +296,14 @@ def mark_complete(checkpoint: Path) -> None:
     (checkpoint / COMPLETE).touch()
 
 
+def is_complete(checkpoint: Path) -> bool:
+    """Whether everything of a checkpoint is on disk."""
+    return (checkpoint / COMPLETE).exists()
+
+
 def last_checkpoint(directory: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    found = [c for c in (directory / "checkpoints").glob("checkpoint-*") if (c / COMPLETE).exists()]
+    found = [c for c in (directory / "checkpoints").glob("checkpoint-*") if is_complete(c)]
     return max(found, key=checkpoint_step, default=None)
 
 

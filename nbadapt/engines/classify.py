@@ -1,0 +1,80 @@
+"""A sequence classifier in memory, ready to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbadapt.engines.encoding import collate, length_limit
+from nbadapt.errors import RequestError
+from nbadapt.method import Adapted, Predictions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BATCH = 32  # texts in one forward pass
+
+
+class Classifier(Adapted):
+    """A transformers model with a classification head, and its tokenizer."""
+
+    abilities = frozenset({"predict"})
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.limit = length_limit(model.config, max_length)
+        names = model.config.id2label
+        self.names = tuple(names[i] for i in range(len(names)))
+
+    def predict(
+        self, texts: Sequence[str], labels: Sequence[str] | None = None, tick: Callable[[], None] | None = None
+    ) -> Predictions:
+        """Class probabilities of n texts, in batches of similar length.
+
+        Args:
+            texts: n texts; each is cut at the length that the model was trained with.
+            labels: must be the model's own classes, or None.
+            tick: called between batches; may raise to leave early.
+
+        Raises:
+            RequestError: other labels than the model was trained for, or a text that is no str.
+        """
+        import numpy as np
+
+        if labels is not None and set(labels) != set(self.names):
+            raise RequestError(f"this classifier was trained for the labels {', '.join(self.names)}: leave labels out")
+        wrong = next((t for t in texts if not isinstance(t, str)), None)
+        if wrong is not None:
+            raise RequestError(f"predict takes texts, not {type(wrong).__name__}: {wrong!r:.40}")
+        probabilities: np.ndarray[Any, Any] = np.zeros((len(texts), len(self.names)))
+        if not texts:
+            return Predictions(self.names, probabilities)
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.limit)["input_ids"]
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        for start in range(0, len(order), BATCH):
+            if tick is not None:
+                tick()
+            chosen = order[start : start + BATCH]
+            probabilities[chosen] = self._probabilities([encoded[i] for i in chosen])
+        return Predictions(self.names, probabilities)
+
+    def _probabilities(self, ids: list[list[int]]) -> np.ndarray[Any, Any]:
+        import torch
+
+        batch = collate([{"input_ids": i, "labels": 0} for i in ids], self.tokenizer.pad_token_id)
+        del batch["labels"]
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits  # (B, k)
+        finally:
+            self.model.train(training)
+        result: np.ndarray[Any, Any] = logits.float().softmax(-1).cpu().double().numpy()
+        result /= result.sum(axis=1, keepdims=True)
+        return result
+
+    def answer(self, texts: list[str], tick: Callable[[], None]) -> list[str]:
+        """The labels of n texts, for the samples of an evaluation."""
+        return self.predict(texts, tick=tick).labels

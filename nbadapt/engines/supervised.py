@@ -1,0 +1,333 @@
+"""Training on examples with transformers' Trainer, told as events, stopped and resumed at a step.
+
+What differs from a plain Trainer: batches of similar length inside shuffled mega-batches, drawn from the seed
+and the epoch alone, so that a resumed run sees the same batches; logits only where a label is; a checkpoint
+counts only once it is whole; evaluation leaves the random state alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from nbadapt import store
+from nbadapt.engines.encoding import IGNORED, Encoded, collate, encode, length_limit
+from nbadapt.engines.training_estimate import count_parameters
+from nbadapt.errors import RunError, Stopped
+from nbadapt.events import Checkpoint, Metric, Notice, Parameters, Progress, Sample, Stage
+from nbadapt.metrics import accuracy, macro_f1
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nbadapt.engines.training_config import TrainingConfig
+    from nbadapt.method import Emit, Job
+
+SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
+
+
+class Answer(Protocol):
+    """Answers n held-out inputs with the model as it is now; `tick` may be called to let Stop through."""
+
+    def __call__(self, inputs: list[Any], tick: Callable[[], None]) -> list[str]:
+        """One answer an input."""
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    job: Job,
+    emit: Emit,
+    answer: Answer,
+) -> dict[str, float]:
+    """Train whatever of `model` requires gradients on the job's data.
+
+    Args:
+        model: on its device; the base frozen, what the method trains in float32.
+        tokenizer: with a padding token.
+        job: its config is a TrainingConfig; its checkpoint, if any, is where training goes on from.
+        emit: told of every step; a Stop it raises ends training after that step, with a checkpoint.
+        answer: used to show a few answers at each evaluation.
+
+    Returns:
+        The last figures: "train_loss"; of the held-out rows "loss", and for classification "accuracy" and
+        "macro_f1", where an evaluation took place.
+
+    Raises:
+        DataError: rows without anything to learn.
+        RunError: the loss is no longer a finite number; the last checkpoint is kept.
+    """
+    config: TrainingConfig = job.config
+    emit(Stage("tokenising"))
+    training, evaluation = _encode_all(job, model, tokenizer, emit)
+    emit(Parameters(*count_parameters(model)))
+    arguments = _arguments(job, len(training.rows))
+    sampler = _LengthGroupedSampler(training, config, job.seed)
+    reporter = _Reporter(job, emit, sampler, answer)
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=training.rows,
+        eval_dataset=None if evaluation is None else evaluation.rows,
+        data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
+        compute_metrics=_classification_metrics if job.task == "classification" else None,
+        preprocess_logits_for_metrics=_most_likely if job.task == "classification" else None,
+        sampler=sampler,
+        causal=job.task != "classification",
+    )
+    _use_only(trainer, reporter)
+    emit(Stage("training"))
+    try:
+        trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+    except Stopped:  # told between two steps, say during an evaluation: the last step is complete
+        trainer.save_checkpoint()
+    return reporter.figures
+
+
+def _encode_all(
+    job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, emit: Emit
+) -> tuple[Encoded, Encoded | None]:
+    assert job.data is not None
+    limit = length_limit(model.config, job.config.max_length)
+    label2id = model.config.label2id if job.task == "classification" else None
+    training = encode(job.data, tokenizer, label2id, limit)
+    evaluation = encode(job.evaluation, tokenizer, label2id, limit) if job.evaluation else None
+    for encoded, name in ((training, "training"), (evaluation, "evaluation")):
+        if encoded is not None and encoded.cut:
+            total = len(encoded.rows)
+            emit(Notice(f"{encoded.cut:,} of {total:,} {name} rows were longer than {limit} tokens and were cut"))
+    if evaluation is not None:  # the order does not matter there, and even lengths waste less padding
+        evaluation.rows.sort(key=lambda row: len(row["input_ids"]))
+    return training, evaluation
+
+
+def optimizer_steps(config: TrainingConfig, rows: int) -> int:
+    """The optimizer steps that training on so many rows takes."""
+    return config.max_steps or max(1, math.ceil(config.epochs * _steps_per_epoch(config, rows)))
+
+
+def _steps_per_epoch(config: TrainingConfig, rows: int) -> int:
+    return max(1, math.ceil(math.ceil(rows / config.batch_size) / config.gradient_accumulation_steps))
+
+
+def trainer_arguments(job: Job, rows: int) -> dict[str, Any]:
+    """What decides the result of training: the TrainingArguments that an exported script needs as well."""
+    config: TrainingConfig = job.config
+    steps = optimizer_steps(config, rows)
+    warmup = 0 if config.lr_scheduler_type == "constant" else math.ceil(config.warmup_ratio * steps)
+    return {
+        "learning_rate": config.learning_rate,
+        "max_steps": steps,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": 2 * config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "warmup_steps": warmup,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "seed": job.seed,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "use_cpu": job.device == "cpu",
+        "report_to": "none",
+    }
+
+
+def _arguments(job: Job, rows: int) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(job.directory / "checkpoints"),
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide a loss that is no number
+        eval_strategy="no",  # _Reporter decides when to evaluate and to save
+        save_strategy="no",
+        save_total_limit=2,
+        prediction_loss_only=job.task != "classification",
+        include_num_input_tokens_seen="non_padding",
+        dataloader_pin_memory=job.device.startswith("cuda"),
+        disable_tqdm=True,
+        **trainer_arguments(job, rows),
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one device: data parallelism is not asked for
+    return arguments
+
+
+def _use_only(trainer: Trainer, reporter: TrainerCallback) -> None:
+    """Keep the Trainer's own flow and our reporter; its printing callbacks go."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in {"PrinterCallback", "ProgressCallback", "NotebookProgressCallback"}:
+            trainer.remove_callback(callback)
+    trainer.add_callback(reporter)
+
+
+def _most_likely(logits: Any, _labels: torch.Tensor) -> torch.Tensor:
+    """(B, k) logits -> (B,) class ids, so that evaluation keeps no logits."""
+    scores: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
+    return scores.argmax(-1)
+
+
+def _classification_metrics(result: Any) -> dict[str, float]:
+    predicted, expected = result.predictions.tolist(), result.label_ids.tolist()
+    return {"accuracy": accuracy(predicted, expected), "macro_f1": macro_f1(predicted, expected)}
+
+
+class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Rows of similar length side by side; the order depends on the seed and the epoch alone."""
+
+    def __init__(self, training: Encoded, config: TrainingConfig, seed: int) -> None:
+        self._lengths, self._seed = training.lengths, seed
+        self._group = config.batch_size * config.gradient_accumulation_steps
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + self.epoch)
+        return iter(get_length_grouped_indices(self._lengths, self._group, generator=generator))
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
+    """A Trainer with our sampler and a causal loss that computes logits at label tokens only."""
+
+    def __init__(self, *, sampler: _LengthGroupedSampler, causal: bool, **arguments: Any) -> None:
+        self.sampler, self._causal = sampler, causal
+        super().__init__(**arguments)
+        forward = inspect.signature(getattr(self.model, "get_base_model", lambda: self.model)().forward)
+        self._keeps = "logits_to_keep" in forward.parameters
+
+    def _get_train_sampler(self, _dataset: Any = None) -> _LengthGroupedSampler:
+        return self.sampler
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if not self._causal:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["labels"][:, 1:]  # (B, T-1)
+        kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (K,) positions that any row learns from
+        extra = {"logits_to_keep": kept} if self._keeps else {}
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **extra)
+        logits = outputs.logits if self._keeps else outputs.logits[:, kept]  # (B, K, V)
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        loss = loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate without moving the random state, so that evaluating more often changes no training."""
+        devices = [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            return metrics
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint at the present step, unless it is there, and tell the callbacks."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.state.global_step == 0 or store.is_complete(folder):
+            return
+        self._save_checkpoint(self.model, trial=None)
+        self.control: TrainerControl = self.callback_handler.on_save(self.args, self.state, self.control)
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
+    """Turns the Trainer's callbacks into events, and decides when to evaluate, to save and to stop."""
+
+    def __init__(self, job: Job, emit: Emit, sampler: _LengthGroupedSampler, answer: Answer) -> None:
+        self._job, self._emit, self._sampler, self._answer = job, emit, sampler, answer
+        self._config: TrainingConfig = job.config
+        self._per_epoch = _steps_per_epoch(self._config, len(sampler))
+        self._saved_at = time.monotonic()
+        self._evaluates = job.evaluation is not None
+        self.figures: dict[str, float] = {}
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._sampler.epoch = state.global_step // self._per_epoch
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step, last = state.global_step, state.global_step >= state.max_steps
+        epoch_ends = step % self._per_epoch == 0
+        due = step % self._config.eval_steps == 0 if self._config.eval_steps else epoch_ends
+        control.should_evaluate = self._evaluates and (due or last)
+        control.should_save = not last and self._must_save(step, epoch_ends)
+        try:
+            self._emit(self._progress(state))
+        except Stopped:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = False
+
+    def _must_save(self, step: int, epoch_ends: bool) -> bool:
+        if self._config.save_steps:
+            return step % self._config.save_steps == 0
+        return epoch_ends or time.monotonic() - self._saved_at > SAVE_SECONDS
+
+    def _progress(self, state: TrainerState) -> Progress:
+        rows = len(self._sampler)
+        epochs, steps = divmod(state.global_step, self._per_epoch)
+        per_step = self._config.batch_size * self._config.gradient_accumulation_steps
+        examples = epochs * rows + min(steps * per_step, rows)
+        return Progress(state.global_step, state.max_steps, state.epoch, examples, int(state.num_input_tokens_seen))
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any) -> None:
+        state.log_history.clear()  # it is in the event log; here it would grow with every checkpoint
+        if "loss" not in logs:
+            return
+        self.figures["train_loss"] = logs["loss"]
+        shown = ("loss", "learning_rate", "grad_norm")
+        values: dict[str, float] = {name: logs[name] for name in shown if name in logs}
+        self._emit(Metric(state.global_step, "train", values))
+        if not math.isfinite(logs["loss"]):
+            raise RunError(
+                f"the loss is {logs['loss']} at step {state.global_step}: lower learning_rate, or set max_grad_norm; "
+                "the last checkpoint is kept"
+            )
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        self._emit(Stage("evaluating"))
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        names = {"eval_loss": "loss", "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1"}
+        values = {name: metrics[key] for key, name in names.items() if key in metrics}
+        self.figures.update(values)
+        self._emit(Metric(state.global_step, "evaluation", values))
+        self._show_samples(state.global_step)
+        self._emit(Stage("training"))
+
+    def _show_samples(self, step: int) -> None:
+        rows = self._job.evaluation.rows[: self._config.samples] if self._job.evaluation else ()
+        if not rows:
+            return
+        source, target = ("text", "label") if self._job.task == "classification" else ("prompt", "completion")
+        if self._job.task == "text":
+            source, target = "text", ""
+        inputs = [row[source] for row in rows]
+        answers = self._answer(inputs, lambda: self._emit(Stage("answering samples")))
+        for row, said in zip(rows, answers, strict=True):
+            self._emit(Sample(step, _as_text(row[source]), said, row.get(target)))
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        store.mark_complete(checkpoint)
+        self._saved_at = time.monotonic()
+        relative = checkpoint.relative_to(self._job.directory)
+        self._emit(Checkpoint(state.global_step, relative.as_posix()))
+
+
+def _as_text(prompt: Any) -> str:
+    """A prompt as one text, also where it is a list of chat messages."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

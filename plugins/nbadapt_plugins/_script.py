@@ -1,0 +1,253 @@
+"""Writes a run as a plain transformers and peft script with its data: no lock-in.
+
+The script does what the run did, from the same seed, so that it ends at the same loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbadapt_plugins._linear_layers import head_modules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    from nbadapt.method import Job
+
+HEADER = '''"""Finetunes {model} with {method}, as the run {run} did. Needs torch, transformers, peft and accelerate.
+
+Run it in this folder:  python train.py
+The adapter is written to the folder "adapter"; the last line printed is the loss on the held-out rows.
+"""
+import json
+import torch
+from peft import {config_class}, get_peft_model
+from transformers import {auto_class}, AutoTokenizer, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+MODEL = {path!r}
+SEED = {seed}
+BATCH = {batch}
+ACCUMULATION = {accumulation}
+LIMIT = {limit}  # tokens of a row
+
+
+def read(name):
+    with open(name, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+tokenizer = AutoTokenizer.from_pretrained(MODEL)
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+'''
+
+CLASSIFIER = """
+LABELS = {labels!r}
+ids = {{name: i for i, name in enumerate(LABELS)}}
+
+
+def encode(row):
+    tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT)["input_ids"]
+    return {{"input_ids": tokens, "labels": ids[row["label"]]}}
+
+
+model = AutoModelForSequenceClassification.from_pretrained(
+    MODEL, dtype=torch.{dtype}, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)), label2id=ids,
+    ignore_mismatched_sizes=True,
+)
+model.config.pad_token_id = tokenizer.pad_token_id
+# A new head in float32, drawn from the seed.
+generator = torch.Generator().manual_seed(SEED)
+for name in {head!r}:
+    head = model.get_submodule(name).float()
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    for layer in head.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(0.0, {scale}, generator=generator))
+        elif isinstance(layer, torch.nn.LayerNorm):
+            torch.nn.init.ones_(layer.weight)
+    head.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
+"""
+
+TRAINED_CLASSIFIER = """
+model = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.{dtype})
+model.config.pad_token_id = tokenizer.pad_token_id
+for name in {head!r}:  # the checkpoint's own head goes on in float32
+    model.get_submodule(name).float().register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
+
+
+def encode(row):
+    tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT)["input_ids"]
+    return {{"input_ids": tokens, "labels": model.config.label2id[row["label"]]}}
+"""
+
+LANGUAGE_MODEL = """
+def encode(row):
+    if "text" in row:
+        prompt, answer = [], tokenizer(row["text"])["input_ids"]
+        answer = answer if answer[-1:] == [tokenizer.eos_token_id] else [*answer, tokenizer.eos_token_id]
+    else:
+        prompt, answer = encode_pair(row["prompt"], row["completion"])
+    excess = len(prompt) + len(answer) - LIMIT
+    if excess > 0:  # the start of the prompt goes first
+        dropped = min(excess, max(len(prompt) - 1, 0))
+        prompt, answer = prompt[dropped:], answer[: LIMIT - (len(prompt) - dropped)]
+    return {{"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}}
+
+
+{encode_pair}
+
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype})
+model.config.use_cache = False
+"""
+
+TRAINING = '''
+torch.manual_seed(SEED)
+model.requires_grad_(False)
+model = get_peft_model(model, {config})
+model.print_trainable_parameters()
+
+
+def collate(rows):
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def pad(values, filler):
+        return values + [filler] * (longest - len(values))
+
+    labels = [pad(r["labels"], -100) if isinstance(r["labels"], list) else r["labels"] for r in rows]
+    return {{
+        "input_ids": torch.tensor([pad(r["input_ids"], tokenizer.pad_token_id) for r in rows]),
+        "attention_mask": torch.tensor([pad([1] * len(r["input_ids"]), 0) for r in rows]),
+        "labels": torch.tensor(labels),
+    }}
+
+
+class LengthGrouped(torch.utils.data.Sampler):
+    """Rows of similar length side by side, in an order that depends on the seed and the epoch."""
+
+    def __init__(self, rows):
+        self.lengths, self.epoch = [len(row["input_ids"]) for row in rows], -1
+
+    def __iter__(self):
+        self.epoch += 1
+        generator = torch.Generator().manual_seed(SEED * 100_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, BATCH * ACCUMULATION, generator=generator))
+
+    def __len__(self):
+        return len(self.lengths)
+
+
+class GroupedTrainer(Trainer):
+    def _get_train_sampler(self, dataset=None):
+        return LengthGrouped(self.train_dataset)
+
+
+training = [encode(row) for row in read("train.jsonl")]
+held_out = sorted((encode(row) for row in read("evaluation.jsonl")), key=lambda row: len(row["input_ids"]))
+trainer = GroupedTrainer(
+    model=model,
+    train_dataset=training,
+    eval_dataset=held_out,
+    data_collator=collate,
+    args=TrainingArguments(
+        output_dir="checkpoints",
+        save_strategy="no",
+        logging_steps=10,
+{arguments}
+    ),
+)
+trainer.train()
+model.save_pretrained("adapter")
+if held_out:
+    print("loss", trainer.evaluate()["eval_loss"])
+'''
+
+
+def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path) -> None:
+    """Write train.py, train.jsonl and evaluation.jsonl into the folder `target`.
+
+    Args:
+        config: the adapter's peft configuration.
+        skeleton: the base model, on the meta device.
+        job: with its tables.
+        target: an empty folder.
+    """
+    rows = {"train.jsonl": job.data, "evaluation.jsonl": job.evaluation}
+    for name, table in rows.items():
+        _write_rows(target / name, table.rows if table is not None else ())
+    (target / "train.py").write_text(_text(config, skeleton, job), encoding="utf-8")
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job) -> str:
+    from nbadapt.engines import encoding, supervised
+
+    rows = len(job.data) if job.data else 0
+    arguments = supervised.trainer_arguments(job, rows)
+    classify = job.task == "classification"
+    header = HEADER.format(
+        model=job.model.name,
+        method=job.method,
+        run=job.directory.name,
+        config_class=type(config).__name__,
+        auto_class="AutoModelForSequenceClassification" if classify else "AutoModelForCausalLM",
+        path=job.model.path,
+        seed=job.seed,
+        batch=job.config.batch_size,
+        accumulation=job.config.gradient_accumulation_steps,
+        limit=encoding.length_limit(skeleton.config, job.config.max_length),
+    )
+    training = TRAINING.format(config=_literal(config), arguments=_keyword_lines(arguments))
+    return header + (_classifier(skeleton, job) if classify else _language_model(job)) + training
+
+
+def _classifier(skeleton: PreTrainedModel, job: Job) -> str:
+    from nbadapt import models
+
+    if models.keeps_head(job.model, job.labels, job.device, job.dtype):
+        return TRAINED_CLASSIFIER.format(dtype=job.dtype, head=head_modules(skeleton))
+    names = skeleton.config.id2label
+    return CLASSIFIER.format(
+        labels=[names[i] for i in range(len(names))],
+        dtype=job.dtype,
+        head=head_modules(skeleton),
+        scale=getattr(skeleton.config, "initializer_range", None) or 0.02,
+    )
+
+
+def _language_model(job: Job) -> str:
+
+    return LANGUAGE_MODEL.format(dtype=job.dtype, encode_pair="")
+
+
+def _literal(config: PeftConfig) -> str:
+    """The configuration as a Python expression, only with what differs from peft's defaults."""
+    given = {}
+    for field in dataclasses.fields(config):
+        if not field.init or field.name in {"base_model_name_or_path", "peft_type", "inference_mode"}:
+            continue
+        value = getattr(config, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if value != default:
+            given[field.name] = sorted(value) if isinstance(value, set) else value
+    inner = ", ".join(f"{name}={_plain(value)!r}" for name, value in given.items())
+    return f"{type(config).__name__}({inner})"
+
+
+def _plain(value: Any) -> Any:
+    """Enumerations of strings as their value."""
+    return value.value if hasattr(value, "value") else value
+
+
+def _keyword_lines(arguments: Mapping[str, Any]) -> str:
+    return "\n".join(f"        {name}={value!r}," for name, value in arguments.items())
