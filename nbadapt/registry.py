@@ -1,0 +1,221 @@
+"""Method names -> plugins. Listing imports none; each is loaded on demand, and a broken one hurts no other.
+
+A method is an entry point of the group ``nbadapt.methods``, the built-in ones too. Nothing is remembered
+between calls: what is installed or repaired while the kernel runs is seen at the next cell.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
+from typing import TYPE_CHECKING, Any
+
+from nbadapt.errors import PluginError, RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from nbadapt.method import Method, Verb
+
+GROUP = "nbadapt.methods"
+
+# Import names whose distribution is called otherwise on the package index.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "PIL": "Pillow"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One declaration of a method, not yet imported.
+
+    Attributes:
+        name: the word after the magic.
+        distribution: who declares it, as installed with pip.
+        version: that distribution's version.
+        value: "module:Class".
+    """
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+
+    @property
+    def owner(self) -> str:
+        """Distribution and version, for messages."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A method that cannot be used. `message` is one line and names the distributions in `owners`."""
+
+    name: str
+    owners: tuple[str, ...]
+    message: str
+
+
+def entries() -> dict[str, tuple[Entry, ...]]:
+    """Every declared method by name, in alphabetical order; several entries where a name is taken twice."""
+    found: dict[str, dict[tuple[str, str], Entry]] = {}
+    for point in entry_points(group=GROUP):
+        entry = _entry(point)
+        found.setdefault(entry.name, {})[entry.distribution, entry.value] = entry
+    return {name: tuple(found[name].values()) for name in sorted(found)}
+
+
+def _entry(point: EntryPoint) -> Entry:
+    owner = point.dist
+    if owner is None:
+        return Entry(point.name, "an unknown distribution", "", point.value)
+    return Entry(point.name, owner.metadata["Name"], owner.version, point.value)
+
+
+def load(name: str, verb: Verb | None = None) -> type[Method]:
+    """Import one method.
+
+    Args:
+        name: the word after the magic.
+        verb: which magic it was written after; None where that does not matter.
+
+    Raises:
+        RequestError: there is no such method, or it belongs to the other magic.
+        PluginError: its plugin is broken, or two distributions declare it.
+    """
+    found = entries()
+    if name not in found:
+        valid = [m.name for m in methods(verb)]
+        kind = f"%%{verb} methods" if verb else "methods"
+        raise RequestError(f"unknown method {name!r}: {did_you_mean(name, valid, kind=kind)}")
+    method = _load(found[name])
+    if verb is not None and method.verb != verb:
+        raise RequestError(
+            f"{name!r} is a method of %%{method.verb}, not of %%{verb}: write %%{method.verb} {name}"
+        )
+    return method
+
+
+def methods(verb: Verb | None = None) -> list[type[Method]]:
+    """Every method that loads, or those of one magic, in alphabetical order."""
+    loaded = [loaded for loaded, _ in _load_all() if loaded is not None]
+    return [method for method in loaded if verb in {None, method.verb}]
+
+
+def problems() -> list[Problem]:
+    """What is wrong with the installed plugins; empty when all is well."""
+    return [problem for _, problem in _load_all() if problem is not None]
+
+
+def _load_all() -> Iterator[tuple[type[Method] | None, Problem | None]]:
+    for name, same_name in entries().items():
+        try:
+            yield _load(same_name), None
+        except PluginError as error:
+            yield None, Problem(name, tuple(entry.owner for entry in same_name), str(error))
+
+
+def _load(same_name: tuple[Entry, ...]) -> type[Method]:
+    """Import and check the one entry of a name.
+
+    Raises:
+        PluginError: there are several, or the one is broken.
+    """
+    entry = same_name[0]
+    if len(same_name) > 1:
+        owners = " and ".join(f"{e.owner} ({e.value})" for e in same_name)
+        raise PluginError(
+            f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them"
+        )
+    try:
+        loaded = EntryPoint(entry.name, entry.value, GROUP).load()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PluginError(
+            f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it"
+        ) from None
+    fault = _fault(entry, loaded)
+    if fault:
+        raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
+    method: type[Method] = loaded
+    return method
+
+
+def _subject(entry: Entry) -> str:
+    return f"the plugin {entry.owner} of the method {entry.name!r}"
+
+
+def _fault(entry: Entry, loaded: Any) -> str | None:
+    """What breaks the contract, or None. Says so in words that follow "the plugin ..."."""
+    from nbadapt.method import CONTRACT, Config, Method
+
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        return f"is broken: {entry.value} is no subclass of nbadapt.method.Method"
+    if loaded.contract != CONTRACT:
+        return (
+            f"was written for contract version {loaded.contract}, and this nbadapt speaks version {CONTRACT}"
+        )
+    wanted = ("name", "verb", "summary", "reference", "tasks")
+    lacking = [attribute for attribute in wanted if not hasattr(loaded, attribute)]
+    if lacking:
+        return f"is broken: {entry.value} does not declare {', '.join(lacking)}"
+    if loaded.name != entry.name:
+        return f"is broken: {entry.value} calls itself {loaded.name!r}"
+    if loaded.verb not in {"finetune", "prompt"}:
+        return f"is broken: its verb is {loaded.verb!r}, neither 'finetune' nor 'prompt'"
+    if inspect.isabstract(loaded):
+        missing = ", ".join(sorted(loaded.__abstractmethods__))
+        return f"is broken: {entry.value} does not implement {missing}"
+    if not (isinstance(loaded.Config, type) and issubclass(loaded.Config, Config)):
+        return f"is broken: {entry.value}.Config is no subclass of nbadapt.method.Config"
+    return None
+
+
+# -------------------------------------------------------------------------------------------- requirements
+
+
+def missing_requirements(method: type[Method]) -> list[str]:
+    """The import names that `method` requires and that are not installed. Imports none of them."""
+    return [name for name in method.requires if not _installed(name)]
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # its parent package is missing, or it is half imported
+        return False
+
+
+def install_command(method: type[Method]) -> str:
+    """The command that installs what `missing_requirements` found.
+
+    Where the method's distribution has an extra that brings everything, it is the command for that extra.
+    """
+    wanted = [
+        _DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-"))
+        for name in missing_requirements(method)
+    ]
+    declared = entries().get(method.name, ())
+    extra = _extra(declared[0].distribution, wanted) if declared else None
+    return f"pip install {extra}" if extra else f"pip install {' '.join(dict.fromkeys(wanted))}"
+
+
+def _extra(distribution: str, wanted: Iterable[str]) -> str | None:
+    """`"distribution[extra]"` for the smallest extra that brings all of `wanted`, or None."""
+    try:
+        requirements = Distribution.from_name(distribution).requires or []
+    except PackageNotFoundError:
+        return None
+    brings: dict[str, set[str]] = {}
+    for requirement in requirements:
+        match = re.match(r"([\w.-]+).*;.*extra\s*==\s*['\"]([\w.-]+)['\"]", requirement)
+        if match:
+            brings.setdefault(match[2], set()).add(_normal(match[1]))
+    needed = {_normal(name) for name in wanted}
+    fitting = [extra for extra, names in brings.items() if needed <= names]
+    smallest = min(fitting, key=lambda extra: (len(brings[extra]), extra), default=None)
+    return f'"{distribution}[{smallest}]"' if smallest else None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
