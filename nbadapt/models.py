@@ -73,7 +73,7 @@ def _on_hub(name: str) -> str:
     """The hub id, or the folder of a cached copy where the hub is out of reach."""
     import huggingface_hub
     from huggingface_hub import errors
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, if not in __all__
 
     unknown = f"no model {name!r} here: it is no folder and {did_you_mean(name, names(), kind='packaged models')}"
     try:
@@ -352,7 +352,7 @@ def _new_head(model: PreTrainedModel, config: PretrainedConfig, device: str, see
                 layer.weight.data.copy_(noise)
             elif isinstance(layer, torch.nn.LayerNorm) and layer.weight is not None:
                 layer.weight.data.fill_(1.0)
-        setattr(model, name, module)
+        setattr(model, name, module.train(model.training))
 
 
 def _base(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
