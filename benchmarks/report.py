@@ -1,0 +1,43 @@
+"""What the benchmarks share: a Markdown table, a note on the machine, and where results are kept."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def environment(script: str, packages: Iterable[str]) -> str:
+    """The command that was given, the machine and the versions, as one paragraph."""
+    command = shlex.join(["python", script, *sys.argv[1:]])
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    where = f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    return f"Measured with `{command}` on {where}, {versions}. Seconds depend on the machine: trust the ratio."
+
+
+def processor() -> str:
+    """The name of the processor's model, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "?")
+
+
+def save(name: str, text: str) -> None:
+    """Print a report and keep it as ``results/<name>.md``."""
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
