@@ -1,0 +1,124 @@
+"""Help pages, made from the options' table and the methods' own declarations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nbadapt import registry
+from nbadapt.options import Option, options, setting_flag
+from nbadapt.settings import Setting, describe
+from nbadapt.tables import Code, Page, Table
+
+if TYPE_CHECKING:
+    from nbadapt.method import Method, Verb
+
+NO_METHODS = "No method is installed."
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One line of the table of methods.
+
+    Attributes:
+        name: the word after the magic.
+        verb: the magic, "finetune" or "prompt"; "" for a broken plugin.
+        summary: what it does.
+        tasks: the tasks it can do.
+        source: the distribution that brings it, with its version.
+        status: "ready", what to install, or what is wrong.
+    """
+
+    name: str
+    verb: str
+    summary: str
+    tasks: tuple[str, ...]
+    source: str
+    status: str
+
+
+def method_table() -> Table[MethodInfo]:
+    """All declared methods, the broken ones with what is wrong with them."""
+    ready = {method.name: method for method in registry.methods()}
+    broken = {problem.name: problem for problem in registry.problems()}
+    found = []
+    for name, same_name in registry.entries().items():
+        source = " and ".join(entry.owner for entry in same_name)
+        if name in ready:
+            method = ready[name]
+            tasks = tuple(sorted(method.tasks))
+            found.append(MethodInfo(name, method.verb, method.summary, tasks, source, _status(method)))
+        else:
+            found.append(MethodInfo(name, "", "", (), source, f"broken: {broken[name].message}"))
+    columns = {
+        "method": lambda info: info.name,
+        "magic": lambda info: f"%%{info.verb}" if info.verb else "",
+        "what it does": lambda info: info.summary,
+        "tasks": lambda info: ", ".join(info.tasks),
+        "from": lambda info: info.source,
+        "status": lambda info: info.status,
+    }
+    return Table(found, columns, empty=NO_METHODS)
+
+
+def _status(method: type[Method]) -> str:
+    return registry.install_command(method) if registry.missing_requirements(method) else "ready"
+
+
+def method_page(name: str) -> Page:
+    """What one method does, its settings and an example cell.
+
+    Raises:
+        RequestError: there is no such method.
+        PluginError: its plugin is broken.
+    """
+    method = registry.load(name)
+    settings = describe(method)
+    table = Table(
+        settings,
+        {
+            "setting": lambda s: s.name,
+            "default": lambda s: s.default,
+            "allowed": lambda s: s.allowed,
+            "meaning": lambda s: s.description,
+        },
+        empty="It has no settings.",
+    )
+    facts = f"Tasks: {', '.join(sorted(method.tasks))}. Reference: {method.reference}"
+    parts: list[str | Code | Table[Setting]] = [facts, table, Code(_example(method, settings))]
+    if registry.missing_requirements(method):
+        parts.insert(1, f"To use it, run:  {registry.install_command(method)}")
+    return Page(f"%%{method.verb} {method.name}: {method.summary}", *parts)
+
+
+def _example(method: type[Method], settings: list[Setting]) -> str:
+    """A cell that runs as it stands where the variables that it names are there."""
+    if method.verb == "finetune":
+        body = "\n".join(f"{s.name}: {s.default}" for s in settings[:3])
+        return f"%%finetune {method.name} --model smollm2 --data train_df --as tuned\n{body}"
+    first = settings[0] if settings else None
+    option = f" {setting_flag(first.name)} {first.default}" if first else ""
+    return f"%%prompt {method.name} --model smollm2{option}\nQuestion: {{{{question}}}}\nAnswer:"
+
+
+def magic_page(verb: Verb) -> Page:
+    """How a magic is written: its options and the methods that it knows."""
+    lines = {
+        "finetune": "%%finetune METHOD --model NAME --data TABLE [options]\nsetting: value",
+        "prompt": "%%prompt METHOD --model NAME [options]\nThe prompt, with {{variable}} where a value goes",
+    }
+    table: Table[Option] = Table(
+        options(verb).values(),
+        {"option": lambda o: f"{o.flag} {o.metavar}".strip(), "meaning": lambda o: o.help},
+        empty="",
+    )
+    chosen: Table[MethodInfo] = Table(
+        [info for info in method_table() if info.verb == verb],
+        {"method": lambda i: i.name, "what it does": lambda i: i.summary, "status": lambda i: i.status},
+        empty=NO_METHODS,
+    )
+    settings = (
+        "A method's own settings go into the body, one a line" if verb == "finetune" else "A method's own settings"
+    )
+    more = f"{settings}{', or' if verb == 'finetune' else ' go'} on the line as --name value: %nbadapt help METHOD"
+    return Page(f"%%{verb}", Code(lines[verb]), table, more + " lists them.", chosen)

@@ -1,0 +1,174 @@
+"""A method's settings: checked against its Config, and described for messages, help and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from nbadapt.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from nbadapt.method import Config, Method
+
+MOST_ERRORS = 3  # in one line
+
+_TYPES = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+_BOUNDS = (
+    ("minimum", "at least {}"),
+    ("exclusiveMinimum", "above {}"),
+    ("maximum", "at most {}"),
+    ("exclusiveMaximum", "below {}"),
+    ("minLength", "of at least {} characters"),
+    ("minItems", "of at least {} items"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as a person is told about it.
+
+    Attributes:
+        name: the field's name.
+        allowed: its type, bounds and choices in words.
+        words: values that can be written as they stand: all choices, or examples where it is open.
+        default: as written in YAML.
+        description: what it does, with its unit.
+    """
+
+    name: str
+    allowed: str
+    words: tuple[str, ...]
+    default: str
+    description: str
+
+
+def validate(method: type[Method], given: Mapping[str, Any]) -> Config:
+    """The method's Config with the given settings; defaults for the others.
+
+    Raises:
+        RequestError: an unknown setting or a value that is not allowed: what was given, and what is allowed.
+    """
+    try:
+        return method.Config.model_validate(
+            {name: _none_if_meant(method, name, value) for name, value in given.items()}
+        )
+    except ValidationError as error:
+        known = {setting.name: setting for setting in describe(method)}
+        lines: dict[str, str] = {}  # several errors of one setting are the branches of one union
+        for detail in error.errors(include_url=False):
+            name = str(detail["loc"][0]) if detail["loc"] else ""
+            lines.setdefault(name, _line(method, name, detail, given, known))
+        shown = list(lines.values())[:MOST_ERRORS]
+        more = len(lines) - len(shown)
+        raise RequestError("; ".join(shown) + (f"; and {more} more" if more else "")) from None
+
+
+def from_text(method: type[Method], name: str, text: str) -> Any:
+    """The value of a setting that was written on the line, read as YAML unless the setting is text anyway."""
+    from nbadapt import body
+
+    schema = method.Config.model_json_schema()
+    part = _resolved(schema["properties"].get(name, {}), schema.get("$defs", {}))
+    return text if part.get("type") == "string" else body.parse_value(text)
+
+
+def _none_if_meant(method: type[Method], name: str, value: Any) -> Any:
+    """None for the word "none" where the setting may be left open and has no choice of that name."""
+    if not (isinstance(value, str) and value.lower() == "none" and name in method.Config.model_fields):
+        return value
+    part = method.Config.model_json_schema()["properties"][name]
+    branches = part.get("anyOf", [])
+    named = any(value in branch.get("enum", [branch.get("const")]) for branch in branches)
+    return None if {"type": "null"} in branches and not named else value
+
+
+def _line(
+    method: type[Method],
+    name: str,
+    detail: ErrorDetails,
+    given: Mapping[str, Any],
+    known: Mapping[str, Setting],
+) -> str:
+    reason = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not name:
+        return f"the settings of {method.name} do not fit together: {reason}"
+    if name not in known:
+        return f"unknown setting {name!r} of {method.name}: {did_you_mean(name, known, kind='settings')}"
+    value = shown(given[name]) if name in given else "nothing"
+    if detail["type"] in {"value_error", "assertion_error"}:
+        return f"the setting {name!r} of {method.name} is {value}: {reason}"
+    return f"the setting {name!r} of {method.name} is {value}, and must be {known[name].allowed}"
+
+
+def shown(value: Any) -> str:
+    """A value as the user would write it in YAML, shortened."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list | tuple):
+        text = "[" + ", ".join(shown(item) for item in value) + "]"
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, int) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def describe(method: type[Method]) -> list[Setting]:
+    """Every setting of a method, in the order of its declaration."""
+    schema = method.Config.model_json_schema()
+    definitions = schema.get("$defs", {})
+    found = []
+    for name, field in method.Config.model_fields.items():
+        part = schema["properties"][field.alias or name]
+        examples = [word for word in part.get("examples", []) if isinstance(word, str)]
+        words = tuple(dict.fromkeys([*_choices(part, definitions), *examples]))
+        default = field.get_default(call_default_factory=True)
+        plain = getattr(default, "value", default)  # of an Enum
+        text = plain if isinstance(plain, str) else shown(plain)
+        found.append(Setting(name, _allowed(part, definitions), words, text, field.description or ""))
+    return found
+
+
+def _resolved(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    reference = part.get("$ref")
+    return definitions[reference.rpartition("/")[2]] if reference else part
+
+
+def _choices(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
+    """The words that a setting with this JSON schema may be."""
+    part = _resolved(part, definitions)
+    if "anyOf" in part:
+        return [word for branch in part["anyOf"] for word in _choices(branch, definitions)]
+    if "enum" in part:
+        return [word if isinstance(word, str) else shown(word) for word in part["enum"]]
+    if "const" in part:
+        return [part["const"] if isinstance(part["const"], str) else shown(part["const"])]
+    return {"boolean": ["true", "false"], "null": ["none"]}.get(part.get("type", ""), [])
+
+
+def _allowed(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A JSON schema in words: "a whole number of at least 1"."""
+    part = _resolved(part, definitions)
+    if "anyOf" in part:
+        words = [_allowed(branch, definitions) for branch in part["anyOf"]]
+        return " or ".join(dict.fromkeys(words))
+    if "enum" in part:
+        return "one of " + ", ".join(_choices(part, definitions))
+    if "const" in part:
+        return str(_choices(part, definitions)[0])
+    kind = part.get("type")
+    if kind == "null":
+        return "none"
+    if kind == "array":
+        items = part.get("items", {})
+        text = "a list" + (f", each item {_allowed(items, definitions)}" if items else "")
+    else:
+        text = _TYPES.get(str(kind), "a mapping" if kind == "object" else "any value")
+    bounds = [words.format(f"{part[key]:g}") for key, words in _BOUNDS if key in part]
+    if not bounds:
+        return text
+    joined = " and ".join(bounds)
+    return f"{text} {joined}" if joined.startswith("of ") else f"{text}, {joined}"
