@@ -19,6 +19,8 @@ ATTENTION = frozenset({
 def head_modules(model: PreTrainedModel) -> list[str]:
     """Names of the modules outside the body that have weights: a classifier's head, new and trained whole."""
     body = model.base_model_prefix
+    if not hasattr(model, body):  # the model is all body
+        return []
     return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
 
 
@@ -78,6 +80,14 @@ def targets(model: PreTrainedModel, asked: str | list[str], rank: int) -> tuple[
         full for full, _ in model.named_modules() if full not in layers and any(_matches(full, name) for name in chosen)
     ]
     return chosen, excluded
+
+
+def stored_transposed(model: PreTrainedModel, names: list[str]) -> bool:
+    """Whether layers of these names keep their weights as (in, out), as GPT-2 does; peft must be told."""
+    from transformers.pytorch_utils import Conv1D
+
+    modules = dict(model.named_modules())
+    return any(isinstance(m, Conv1D) and any(_matches(full, name) for name in names) for full, m in modules.items())
 
 
 def _matches(full: str, name: str) -> bool:

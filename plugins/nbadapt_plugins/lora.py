@@ -63,7 +63,7 @@ class Lora(PeftMethod):
         """A LoraConfig whose target modules exist in this model and can hold the rank."""
         from peft import LoraConfig
 
-        from nbadapt_plugins._linear_layers import head_modules, targets
+        from nbadapt_plugins._linear_layers import head_modules, stored_transposed, targets
 
         settings: LoraSettings = job.config
         chosen, excluded = targets(model, settings.target_modules, settings.r)
@@ -76,6 +76,7 @@ class Lora(PeftMethod):
             target_modules=chosen,
             exclude_modules=excluded or None,
             modules_to_save=head or None,
+            fan_in_fan_out=stored_transposed(model, chosen),
             use_rslora=settings.rslora,
             use_dora=settings.dora,
             init_lora_weights=True if settings.init == "kaiming" else settings.init,

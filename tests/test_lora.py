@@ -1,0 +1,257 @@
+"""LoRA against peft, closed forms and plain PyTorch, on tiny models of every architecture."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nbadapt import models
+from nbadapt.data import Examples
+from nbadapt.errors import RequestError
+from nbadapt.events import Metric, Notice, Parameters, Progress
+from nbadapt.method import Job
+from nbadapt_plugins._linear_layers import linear_layers, targets
+from nbadapt_plugins.lora import Lora
+from tests import tiny_models
+
+ENCODERS = ("bert", "distilbert", "roberta")
+DECODERS = ("gpt2", "llama", "qwen2")
+CASES = [(a, "classification") for a in (*ENCODERS, *DECODERS)] + [(a, "generation") for a in DECODERS]
+
+
+@pytest.fixture(autouse=True)
+def _forget_bases():
+    yield
+    models.free()
+
+
+def make_job(architecture: str, task: str, directory: Path, *, chat: bool = False, **settings: object) -> Job:
+    if task == "classification":
+        rows, labels = tiny_models.reviews(24), ("negative", "positive")
+    else:
+        rows, labels = tiny_models.translations(12), ()
+    settings = {"epochs": 2, "batch_size": 4, "samples": 1, **settings}
+    return Job(
+        method="lora",
+        config=Lora.Config(**settings),
+        model=models.resolve(str(tiny_models.folder(architecture, chat=chat))),
+        task=task,
+        directory=directory,
+        data=Examples(task, tuple(rows[:-4]), labels),
+        evaluation=Examples(task, tuple(rows[-4:]), labels),
+        labels=labels,
+        dtype="float32",
+    )
+
+
+def train(job: Job):
+    events = []
+    return Lora().run(job, events.append), events
+
+
+def body_weights(job: Job) -> dict[str, torch.Tensor]:
+    model, _ = _base(job)
+    return {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def _base(job: Job):
+    if job.task == "classification":
+        return models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
+    return models.load(job.model, job.device, job.dtype)
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+def test_parameters_equal_the_closed_form_and_pefts_own_count(architecture, task, tmp_path):
+    job = make_job(architecture, task, tmp_path, r=4, target_modules="all-linear")
+    estimate = Lora().estimate(job)
+    skeleton = models.skeleton(job.model, "classification" if task == "classification" else "causal", job.labels)
+    matrices = sum(4 * (inside + outside) for inside, outside in linear_layers(skeleton).values())
+    body = skeleton.base_model_prefix
+    head = [p for name, p in skeleton.named_parameters() if not name.startswith(body + ".")]
+    head_size = sum(p.numel() for p in head) if task == "classification" else 0
+    assert estimate.trainable == matrices + head_size
+    _, events = train(job)
+    told = next(e for e in events if isinstance(e, Parameters))
+    assert (told.trainable, told.total) == (estimate.trainable, estimate.total)
+    from peft import get_peft_model
+
+    base, _ = _base(job)
+    trainable, _ = get_peft_model(base, Lora().peft_config(base, job)).get_nb_trainable_parameters()
+    assert trainable == estimate.trainable
+
+
+def test_a_25_by_50_matrix_with_rank_5_has_375_parameters():
+    from peft import LoraConfig, get_peft_model
+
+    model = torch.nn.Sequential(torch.nn.Linear(25, 50, bias=False))
+    assert sum(p.numel() for p in model.parameters()) == 1250
+    adapted = get_peft_model(model, LoraConfig(r=5, target_modules=["0"]))
+    assert adapted.get_nb_trainable_parameters()[0] == 375
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+def test_training_changes_the_adapter_alone_and_plain_peft_gives_the_same_logits(architecture, task, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    job = make_job(architecture, task, tmp_path)
+    before = body_weights(job)
+    outcome, events = train(job)
+    for name, weight in body_weights(job).items():
+        assert torch.equal(weight, before[name]), name
+    losses = [e.values["loss"] for e in events if isinstance(e, Metric) and e.split == "train"]
+    assert len(losses) == len([e for e in events if isinstance(e, Progress)])
+    assert outcome.metrics["loss"] > 0
+
+    ours = Lora().load(outcome, job)
+    if task == "classification":
+        base = AutoModelForSequenceClassification.from_pretrained(job.model.path, num_labels=2, dtype=torch.float32)
+        base.config.pad_token_id = ours.tokenizer.pad_token_id
+    else:
+        base = AutoModelForCausalLM.from_pretrained(job.model.path, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, job.directory / outcome.artifacts["adapter"]).eval()
+    batch = ours.tokenizer(["The film was great.", "dull"], return_tensors="pt", padding=True)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model(**inputs).logits, plain(**inputs).logits)
+        assert not torch.allclose(plain(**inputs).logits, base_logits(job, inputs), atol=1e-6)
+
+
+def base_logits(job: Job, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    model, _ = _base(job)
+    return model(**inputs).logits
+
+
+@pytest.mark.parametrize("init", ["kaiming", "gaussian", "orthogonal"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_at_the_start_the_adapted_model_equals_the_base(init, dora, tmp_path):
+    job = make_job("llama", "generation", tmp_path, init=init, dora=dora)
+    base, tokenizer = _base(job)
+    batch = tokenizer(["What is the capital"], return_tensors="pt")
+    with torch.no_grad():
+        expected = base(batch["input_ids"]).logits
+        adapted = Lora()._attach(base, job).eval()
+        torch.testing.assert_close(adapted(batch["input_ids"]).logits, expected)
+
+
+@pytest.mark.parametrize(("rslora", "expected"), [(False, 16 / 4), (True, 16 / 2)])
+def test_the_update_is_scaled_by_alpha_over_r_or_its_root(rslora, expected, tmp_path):
+    job = make_job("llama", "generation", tmp_path, r=4, alpha=16, rslora=rslora)
+    base, _ = _base(job)
+    layer = Lora()._attach(base, job).base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == expected
+
+
+def test_the_loss_counts_the_completion_only(tmp_path):
+    """The first loss equals cross-entropy at the completion's tokens, computed with plain PyTorch."""
+    from nbadapt.engines.tokens import encode_completion, encode_prompt
+
+    job = make_job("llama", "generation", tmp_path, chat=True, max_steps=1, batch_size=8, dropout=0.0)
+    _, events = train(job)
+    model, tokenizer = _base(job)
+    total, count = 0.0, 0
+    first = next(e.values["loss"] for e in events if isinstance(e, Metric) and e.split == "train")
+    for row in job.data.rows:  # the 8 rows of the tiny table are one batch
+        prompt = encode_prompt(tokenizer, row["prompt"])
+        answer = encode_completion(tokenizer, row["completion"], row["prompt"], end=True)
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0]
+        picked = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(answer)), answer]
+        total, count = total - picked.sum().item(), count + len(answer)
+    assert first == pytest.approx(total / count, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_does_not(tmp_path):
+    from dataclasses import replace
+
+    def figures(name, seed):
+        job = replace(make_job("bert", "classification", tmp_path / name), seed=seed)
+        return train(job)[0].metrics
+
+    assert figures("a", 0) == figures("b", 0)
+    assert figures("c", 0) != figures("d", 1)
+
+
+def test_rows_over_the_limit_are_cut_and_counted(tmp_path):
+    job = make_job("bert", "classification", tmp_path, max_length=8, max_steps=1)
+    _, events = train(job)
+    notices = [e.text for e in events if isinstance(e, Notice)]
+    assert any("20 of 20 training rows were longer than 8 tokens" in text for text in notices)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target_modules": ["qproj"]}, ("no linear layer 'qproj'", "did you mean q_proj")),
+        ({"target_modules": []}, ("target_modules is empty", "all-linear")),
+        ({"r": 40}, ("a rank of 40", "use at most 16")),
+    ],
+)
+def test_settings_that_the_model_cannot_satisfy_are_refused_before_weights_load(settings, words, tmp_path):
+    job = make_job("llama", "generation", tmp_path, **settings)
+    with pytest.raises(RequestError) as caught:
+        Lora().estimate(job)
+    for word in words:
+        assert word in str(caught.value)
+    assert not models._bases
+
+
+def test_auto_targets_are_the_attentions_matrices():
+    found = {}
+    for architecture, chat in itertools.product((*ENCODERS, *DECODERS), [False]):
+        head = "classification" if architecture in ENCODERS else "causal"
+        model = models.skeleton(models.resolve(str(tiny_models.folder(architecture, chat=chat))), head, ["a", "b"])
+        found[architecture] = targets(model, "auto", 4)[0]
+    assert found == {
+        "bert": ["query", "value"],
+        "distilbert": ["q_lin", "v_lin"],
+        "roberta": ["query", "value"],
+        "gpt2": ["c_attn"],
+        "llama": ["q_proj", "v_proj"],
+        "qwen2": ["q_proj", "v_proj"],
+    }
+
+
+@pytest.mark.parametrize("model_type", ["modernbert", "phi3", "smollm3", "deberta-v2", "gpt_neox", "t5", "gemma3_text"])
+def test_architectures_where_pefts_defaults_fail_get_targets_too(model_type):
+    """Config defaults on the meta device: no weights, whatever the size."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(model_type))
+    chosen, _ = targets(model, "auto", 4)
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=chosen))
+    assert adapted.get_nb_trainable_parameters()[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_exports_give_the_same_logits_as_the_run(kind, task, tmp_path):
+    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    job = make_job("llama", task, tmp_path / "run")
+    outcome, _ = train(job)
+    target = tmp_path / "export"
+    target.mkdir()
+    Lora().export(kind, outcome, job, target)
+    classes = {
+        ("peft", "classification"): AutoPeftModelForSequenceClassification,
+        ("peft", "generation"): AutoPeftModelForCausalLM,
+        ("merged", "classification"): AutoModelForSequenceClassification,
+        ("merged", "generation"): AutoModelForCausalLM,
+    }
+    model = classes[kind, task].from_pretrained(target, dtype=torch.float32).eval()
+    ours = Lora().load(outcome, job)
+    ids = ours.tokenizer(["The film was great."], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        np.testing.assert_allclose(model(ids).logits.numpy(), ours.model(ids).logits.numpy(), rtol=1e-4, atol=1e-5)
+    if kind == "merged" and task == "classification":
+        assert json.loads((target / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
