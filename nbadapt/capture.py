@@ -44,15 +44,18 @@ class _ThreadSwitch(io.TextIOBase):
 _LIBRARIES = ("transformers", "peft", "accelerate", "huggingface_hub", "datasets", "trl")
 
 
-class _NotFromThread(logging.Filter):
-    """Lets pass what other threads log."""
+class _ThreadLog(logging.Filter):
+    """Writes what one thread logs to a file instead; lets pass what others log."""
 
-    def __init__(self, thread: int) -> None:
+    def __init__(self, thread: int, target: TextIO) -> None:
         super().__init__()
-        self._thread = thread
+        self._thread, self._target = thread, target
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.thread != self._thread
+        if record.thread != self._thread:
+            return True
+        self._target.write(f"{record.name}: {record.getMessage()}\n")
+        return False
 
 
 class Capture:
@@ -69,7 +72,7 @@ class Capture:
         sys.stdout, sys.stderr = self._switches
         self._showwarning = warnings.showwarning
         warnings.showwarning = self._show  # type: ignore[assignment]  # its last arguments are passed on as they are
-        self._filter = _NotFromThread(self._thread)
+        self._filter = _ThreadLog(self._thread, self._file)
         self._handlers = [h for name in _LIBRARIES for h in logging.getLogger(name).handlers]
         for handler in self._handlers:
             handler.addFilter(self._filter)

@@ -1,0 +1,80 @@
+"""Events, their JSON, and what a history makes of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nbadapt import events
+from nbadapt.events import Checkpoint, Metric, Parameters, Progress, Sample, Stage, StateChange, from_json, to_json
+from nbadapt.history import History
+
+EXAMPLES = [
+    StateChange("paused", "by the button"),
+    Stage("training"),
+    Parameters(10, 100),
+    Progress(3, 9, 0.5, 24, 512),
+    Metric(3, "train", {"loss": 0.25}),
+    events.Memory(5, 6, None, None, None),
+    events.Memory(5, 6, 1, 2, 3),
+    Sample(3, "in", "out", None),
+    events.Notice("said", "warning"),
+    Checkpoint(3, "checkpoints/checkpoint-3"),
+]
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda e: e.kind)
+def test_an_event_survives_its_json(event):
+    assert from_json(json.loads(json.dumps(to_json(event, 12.5)))) == (12.5, event)
+
+
+def test_every_kind_of_event_is_tried_above():
+    assert {e.kind for e in EXAMPLES} == set(events.KINDS)
+
+
+def test_an_event_of_a_later_version_is_passed_over():
+    assert from_json({"event": "hologram", "time": 1.0}) is None
+    assert from_json({"event": "stage", "time": 1.0, "text": "x", "colour": "red"}) == (1.0, Stage("x"))
+
+
+def progress(step: int) -> Progress:
+    return Progress(step, 100, examples=16 * step, tokens=1000 * step)
+
+
+def test_rates_are_those_of_the_last_seconds_without_evaluations():
+    log = History((float(t), progress(t)) for t in range(20))
+    assert log.rate("steps") == pytest.approx(1.0)
+    assert log.rate("examples") == pytest.approx(16.0)
+    assert log.rate("tokens") == pytest.approx(1000.0)
+    assert log.seconds_left == pytest.approx(81.0)
+    log.add(60.0, Stage("training"))  # after an evaluation of 40 s
+    assert log.rate("steps") is None
+    log.add(60.5, progress(20))
+    log.add(61.0, progress(21))
+    assert log.rate("steps") == pytest.approx(2.0)
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint():
+    log = History()
+    for step in range(1, 6):
+        log.add(step, Metric(step, "train", {"loss": float(step)}))
+    log.add(5.5, Sample(5, "in", "out"))
+    log.add(6, StateChange("stopped"))
+    log.add(9, Checkpoint(3, "checkpoints/checkpoint-3"))
+    log.add(9, StateChange("starting"))
+    log.add(10, Metric(4, "train", {"loss": 40.0}))
+    assert log.series["train", "loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    assert log.samples == []
+
+
+def test_the_frame_has_one_row_a_step_and_split():
+    log = History()
+    log.add(1, Metric(1, "train", {"loss": 2.0, "learning_rate": 0.1}))
+    log.add(2, Metric(2, "train", {"loss": 1.0, "learning_rate": 0.2}))
+    log.add(3, Metric(2, "evaluation", {"loss": 1.5, "accuracy": 0.5}))
+    frame = log.frame()
+    assert frame[["step", "split"]].values.tolist() == [[1, "train"], [2, "train"], [2, "evaluation"]]
+    assert frame.loss.tolist() == [2.0, 1.0, 1.5]
+    assert frame.accuracy.isna().tolist() == [True, True, False]
+    assert History().frame().empty

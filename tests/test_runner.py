@@ -1,0 +1,355 @@
+"""From a request to a run: checks before, events during, what is kept after. Real tiny models, real threads."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import nbadapt
+from nbadapt import models, runner, store
+from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
+from nbadapt.events import Checkpoint, Progress, StateChange
+from nbadapt.request import Request
+from tests import tiny_models
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _forget_bases(monkeypatch):
+    monkeypatch.setenv("NBADAPT_UI", "text")
+    yield
+    models.free()
+
+
+def request(**changes: object) -> Request:
+    settings = {"epochs": 4, "batch_size": 4, "samples": 0, **changes.pop("settings", {})}
+    given = {
+        "verb": "finetune",
+        "method": "lora",
+        "model": str(tiny_models.folder("bert")),
+        "data": pd.DataFrame(tiny_models.reviews(24)),
+        "split": 0.25,
+        "dtype": "float32",
+        **changes,
+    }
+    return Request(settings=settings, **given)
+
+
+def start(**changes: object):
+    return runner.start(runner.prepare(request(**changes)))
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def steps(run) -> list[int]:
+    return [e.step for _, e in list(run.events) if isinstance(e, Progress)]
+
+
+def test_a_run_is_the_same_object_on_disk_and_in_memory():
+    run = runner.submit(request())
+    assert run.state == "done"
+    assert store.open(run.id) is run
+    memory = (run.metrics, run.history, run.estimate.trainable, run.title)
+    store.Run = None  # type: ignore[attr-defined]
+    type(run)._known.clear()
+    again = store.open(run.id)
+    assert again is not run
+    assert (again.metrics, again.estimate.trainable, again.title) == (memory[0], memory[2], memory[3])
+    pd.testing.assert_frame_equal(again.history, memory[1])
+    texts = ["The film was great.", "The film was dull."]
+    assert (again.predict(texts).probabilities == run.predict(texts).probabilities).all()
+
+
+def test_what_was_asked_is_enough_to_repeat_it():
+    first = runner.submit(request())
+    record = first.request
+    assert record["settings"]["r"] == 8
+    assert record["data"]["rows"] == 18
+    assert len(record["data"]["fingerprint"]) >= 16
+    assert {"torch", "transformers", "peft", "python"} <= record["versions"].keys()
+    second = runner.submit(request())
+    assert second.metrics == first.metrics
+    assert second.request["data"] == record["data"]
+
+
+def test_held_out_rows_are_told():
+    run = runner.submit(request())
+    texts = [n.text for n in run.log.notices]
+    assert any("6 of 24 rows held out (stratified by label, seed 0)" in text for text in texts)
+
+
+def test_a_dry_run_estimates_and_writes_nothing(runs):
+    plan = runner.submit(request(dry_run=True))
+    assert plan.estimate.trainable > 0
+    assert "trainable parameters" in repr(plan)
+    assert "<table>" in plan._repr_html_()
+    assert not runs.exists()
+
+
+def test_stop_acts_at_the_next_step_and_keeps_a_usable_run():
+    run = start(settings={"epochs": 500})
+    wait_for(lambda: len(steps(run)) > 5)
+    at = steps(run)[-1]
+    run.stop()
+    run.join(20)
+    assert run.state == "stopped"
+    assert steps(run)[-1] <= at + 2
+    assert len(run.predict(["great"])) == 1
+    assert store.last_checkpoint(run.directory).name == f"checkpoint-{steps(run)[-1]}"
+
+
+def test_pause_holds_and_resume_goes_on():
+    run = start(settings={"epochs": 500})
+    wait_for(lambda: len(steps(run)) > 3)
+    run.pause()
+    wait_for(lambda: run.state == "paused")
+    at = steps(run)[-1]
+    time.sleep(0.4)
+    assert steps(run)[-1] == at
+    run.resume()
+    wait_for(lambda: steps(run)[-1] > at)
+    run.pause()
+    wait_for(lambda: run.state == "paused")
+    run.stop()
+    run.join(20)
+    assert run.state == "stopped"
+
+
+def test_a_stopped_run_resumes_to_the_same_loss_as_an_unbroken_one():
+    changes = {"settings": {"epochs": 6, "dropout": 0.1}}
+    whole = runner.submit(request(**changes))
+    broken = start(**changes)
+    wait_for(lambda: len(steps(broken)) >= 7)
+    broken.stop()
+    broken.join(20)
+    assert broken.state == "stopped"
+    broken.resume()
+    assert broken.state == "done"
+    assert broken.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-5)
+    assert broken.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-5)
+    train = broken.history.query("split == 'train'")
+    assert train.step.tolist() == list(range(1, len(train) + 1))
+    expected = whole.history.query("split == 'train'")
+    assert train.loss.tolist() == pytest.approx(expected.loss.tolist(), rel=1e-4)
+
+
+TRAIN = """
+import sys
+import pandas as pd
+from nbadapt import runner
+from nbadapt.request import Request
+from tests import tiny_models
+settings = {"epochs": 40, "batch_size": 4, "samples": 0, "save_steps": 3, "dropout": 0.1}
+model = sys.argv[1]
+run = runner.start(runner.prepare(Request(
+    verb="finetune", method="lora", model=model, data=pd.DataFrame(tiny_models.reviews(24)), split=0.25,
+    dtype="float32", settings=settings)))
+run.join()
+"""
+
+
+def _train_in_a_process(model: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", TRAIN, model], cwd=PROJECT, stderr=subprocess.PIPE)
+
+
+def _only_new(before: set[str]):
+    return next((r for r in store.runs() if r.id not in before), None)
+
+
+@pytest.mark.parametrize("after_step", [4, 50])
+def test_a_killed_run_resumes_and_harms_no_other(after_step):
+    earlier = runner.submit(request())
+    settings = {"epochs": 40, "save_steps": 3, "dropout": 0.1}
+    whole = runner.submit(request(settings=settings))
+    before = {r.id for r in store.runs()}
+    worker = _train_in_a_process(str(tiny_models.folder("bert")))
+    try:
+        wait_for(lambda: (run := _only_new(before)) is not None and len(steps(run)) >= after_step, 120)
+        assert _only_new(before).state == "running"
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate()
+    assert store.open(earlier.id).metrics == earlier.metrics
+    killed = _only_new(before)
+    assert killed.state == "killed"
+    assert store.checkpoint_step(store.last_checkpoint(killed.directory)) >= after_step - 3
+    killed.resume()
+    assert killed.state == "done"
+    assert killed.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
+    told = killed.history.query("split == 'train'").step.tolist()
+    assert told == list(range(1, len(told) + 1))
+
+
+def test_a_checkpoint_without_its_mark_is_not_used():
+    run = start(settings={"epochs": 500, "save_steps": 2})
+    wait_for(lambda: any(isinstance(e, Checkpoint) for _, e in list(run.events)))
+    run.stop()
+    run.join(20)
+    newest = store.last_checkpoint(run.directory)
+    (newest / store.COMPLETE).unlink()
+    assert store.last_checkpoint(run.directory) != newest
+
+
+def test_an_event_log_cut_short_is_read_up_to_there_and_goes_on():
+    run = runner.submit(request())
+    path = run.directory / "events.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + '\n{"event": "metr')
+    assert len(store.read_events(run.directory)) == len(lines) - 1
+    log = store.EventLog(run.directory)
+    log.write(1.0, StateChange("done"))
+    log.close()
+    assert store.read_events(run.directory)[-1] == (1.0, StateChange("done"))
+
+
+def test_one_run_at_a_time():
+    run = start(settings={"epochs": 500})
+    with pytest.raises(RequestError, match="still going on"):
+        start()
+    run.stop()
+    run.join(20)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_keeps_the_checkpoint():
+    with pytest.raises(RunError, match="loss is (nan|inf).*lower learning_rate") as caught:
+        runner.submit(request(settings={"learning_rate": 10, "epochs": 400, "max_grad_norm": 0, "init": "gaussian",
+                                        "alpha": 1e6, "save_steps": 1}))
+    assert "\n" not in str(caught.value)
+    assert store.runs()[0].state == "failed"
+
+
+def test_a_failure_keeps_no_model_in_memory(monkeypatch):
+    """After an error in the middle of training nothing holds the adapted model any more."""
+    from transformers import Trainer
+
+    held = []
+
+    def fail(self, *_args, **_kwargs):
+        held.append(weakref.ref(self.model))
+        raise ValueError("broken <b>inside</b>\nsecond line")
+
+    monkeypatch.setattr(Trainer, "training_step", fail)
+    with pytest.raises(RunError) as caught:
+        runner.submit(request())
+    assert "ValueError: broken" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    run = store.runs()[0]
+    assert "second line" in (run.directory / "error.txt").read_text()
+    del caught
+    gc.collect()
+    assert held[0]() is None
+
+
+def test_nothing_that_libraries_print_reaches_the_notebook(capfd):
+    capfd.readouterr()
+    run = start()
+    run.join(60)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+def test_an_unknown_or_ambiguous_run_is_one_line():
+    run = runner.submit(request())
+    with pytest.raises(StoreError, match="no run 'nothing'"):
+        store.open("nothing")
+    runner.submit(request())
+    with pytest.raises(StoreError, match="several runs"):
+        store.open(run.id[:4])
+
+
+def test_a_damaged_run_hurts_no_other():
+    good, bad = runner.submit(request()), runner.submit(request())
+    (bad.directory / "request.json").write_text("{")
+    assert store.open(good.id).metrics
+    assert "cannot be read" in repr(store.open(bad.id))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": None}, ("--model", "minilm")),
+        ({"data": None}, ("--data",)),
+        ({"split": 1.5}, ("--split", "between 0 and 1")),
+        ({"device": "cuda:9"}, ("cuda:9", "cpu")),
+        ({"device": "tpu!"}, ("tpu!", "cpu")),
+        ({"dtype": "int8"}, ("int8", "bfloat16")),
+        ({"dtype": "float16", "device": "cpu"}, ("float16", "CPU")),
+        ({"model": 3}, ("int",)),
+    ],
+)
+def test_bad_requests_are_one_line_and_leave_nothing(changes, words, runs):
+    with pytest.raises(NbadaptError) as caught:
+        runner.submit(request(**changes))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    assert not runs.exists()
+
+
+def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
+    monkeypatch.setattr(runner, "available_bytes", lambda _device: 1000)
+    with pytest.raises(NbadaptError, match="needs about .* is free on cpu"):
+        runner.submit(request())
+
+
+def test_run_functions_refuse_politely():
+    run = runner.submit(request())
+    for call, words in [
+        (lambda: run.generate("x"), "classifier"),
+        (lambda: run.predict(["x"], labels=["a"]), "trained for the labels negative, positive"),
+        (lambda: run.predict([3]), "takes texts"),
+        (lambda: run.export("onnx"), "merged, peft, script"),
+        (lambda: run.stop(), "not at work"),
+        (lambda: run.resume(), "is done"),
+    ]:
+        with pytest.raises(NbadaptError, match=words):
+            call()
+    folder = run.export("peft")
+    assert (folder / "adapter_config.json").exists()
+    with pytest.raises(RequestError, match="exists already"):
+        run.export("peft")
+
+
+@pytest.mark.parametrize(("architecture", "rows"), [("bert", "reviews"), ("llama", "translations")])
+def test_the_exported_script_reaches_the_runs_final_loss(architecture, rows, tmp_path):
+    data = pd.DataFrame(getattr(tiny_models, rows)(24))
+    run = runner.submit(request(model=str(tiny_models.folder(architecture)), data=data, settings={"dropout": 0.1}))
+    folder = run.export("script", tmp_path / "script")
+    assert "nbadapt" not in (folder / "train.py").read_text()
+    script = subprocess.run(
+        [sys.executable, "train.py"], cwd=folder, capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert script.returncode == 0, script.stderr
+    loss = float(script.stdout.strip().splitlines()[-1].split()[-1])
+    assert math.isfinite(loss)
+    assert loss == pytest.approx(run.metrics["loss"], rel=1e-4)
+    assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["r"] == 8
+
+
+def test_python_functions_are_there():
+    run = nbadapt.finetune(
+        "lora",
+        model=str(tiny_models.folder("bert")),
+        data=tiny_models.reviews(24),
+        split=0.25,
+        epochs=1,
+        batch_size=8,
+    )
+    assert run.state == "done"
