@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbadapt import registry
-from nbadapt.options import Option, options, setting_flag
+from nbadapt.options import COLUMNS, options, setting_flag
 from nbadapt.settings import Setting, describe
 from nbadapt.tables import Code, Page, Table
 
@@ -85,7 +85,7 @@ def method_page(name: str) -> Page:
         empty="It has no settings.",
     )
     facts = f"Tasks: {', '.join(sorted(method.tasks))}. Reference: {method.reference}"
-    parts: list[str | Code | Table[Setting]] = [facts, table, Code(_example(method, settings))]
+    parts: list[str | Code | Table[Any]] = [facts, table, Code(_example(method, settings))]
     if registry.missing_requirements(method):
         parts.insert(1, f"To use it, run:  {registry.install_command(method)}")
     return Page(f"%%{method.verb} {method.name}: {method.summary}", *parts)
@@ -94,7 +94,8 @@ def method_page(name: str) -> Page:
 def _example(method: type[Method], settings: list[Setting]) -> str:
     """A cell that runs as it stands where the variables that it names are there."""
     if method.verb == "finetune":
-        body = "\n".join(f"{s.name}: {s.default}" for s in settings[:3])
+        telling = [setting for setting in settings if setting.default != "none"]
+        body = "\n".join(f"{setting.name}: {setting.default}" for setting in telling[:3])
         return f"%%finetune {method.name} --model smollm2 --data train_df --as tuned\n{body}"
     first = settings[0] if settings else None
     option = f" {setting_flag(first.name)} {first.default}" if first else ""
@@ -107,18 +108,14 @@ def magic_page(verb: Verb) -> Page:
         "finetune": "%%finetune METHOD --model NAME --data TABLE [options]\nsetting: value",
         "prompt": "%%prompt METHOD --model NAME [options]\nThe prompt, with {{variable}} where a value goes",
     }
-    table: Table[Option] = Table(
-        options(verb).values(),
-        {"option": lambda o: f"{o.flag} {o.metavar}".strip(), "meaning": lambda o: o.help},
-        empty="",
-    )
+    shared = [(f"{o.flag} {o.metavar}".strip(), o.help) for o in options(verb).values() if o.field != "columns"]
+    renames = (f"--{', --'.join(COLUMNS)} COLUMN", "which of the table's columns plays this part")
+    table = Table([*shared, renames], {"option": lambda row: row[0], "meaning": lambda row: row[1]}, empty="")
     chosen: Table[MethodInfo] = Table(
         [info for info in method_table() if info.verb == verb],
         {"method": lambda i: i.name, "what it does": lambda i: i.summary, "status": lambda i: i.status},
         empty=NO_METHODS,
     )
-    settings = (
-        "A method's own settings go into the body, one a line" if verb == "finetune" else "A method's own settings"
-    )
-    more = f"{settings}{', or' if verb == 'finetune' else ' go'} on the line as --name value: %nbadapt help METHOD"
-    return Page(f"%%{verb}", Code(lines[verb]), table, more + " lists them.", chosen)
+    own = "as --name value on the line" + (", or in the body, one a line" if verb == "finetune" else "")
+    hint = f"A method's own settings are written {own}. %nbadapt help METHOD lists them."
+    return Page(f"%%{verb}", Code(lines[verb]), table, hint, chosen)

@@ -138,13 +138,13 @@ def example(verb: str) -> str:
 # ------------------------------------------------------------------------------------------------ parsing
 
 
-def parse(verb: Verb, line: str, body: str | None, namespace: Mapping[str, Any]) -> Request:
+def parse(verb: Verb, line: str, body: str, namespace: Mapping[str, Any]) -> Request:
     """What a cell asks for.
 
     Args:
         verb: the magic, "finetune" or "prompt".
         line: what follows the magic on its line.
-        body: the rest of the cell; None for a line magic.
+        body: the rest of the cell.
         namespace: the notebook's variables.
 
     Raises:
@@ -161,11 +161,11 @@ def parse(verb: Verb, line: str, body: str | None, namespace: Mapping[str, Any])
     fields = parsed.fields
     settings = parsed.settings
     if verb == "finetune":
-        settings = _merge(settings, body or "")
+        settings = _merge(settings, body)
     fields.update(_tables(fields, namespace))
     if verb == "prompt":
-        fields["prompt"] = body or ""
-        fields["variables"] = _variables(body or "", namespace, has_rows=bool({"data", "examples"} & fields.keys()))
+        fields["prompt"] = body
+        fields["variables"] = _variables(body, namespace, has_rows=bool({"data", "examples"} & fields.keys()))
     _check_complete(verb, method, fields)
     return Request(verb=verb, method=method.name, settings=settings, columns=parsed.columns, **fields)
 

@@ -1,0 +1,384 @@
+"""The magics as Python functions, for scripts and for front ends without magics. They raise NbadaptError."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from nbadapt.errors import RequestError, StoreError
+from nbadapt.options import COLUMNS
+from nbadapt.request import Request
+
+if TYPE_CHECKING:
+    from nbadapt.manual import MethodInfo
+    from nbadapt.method import Task, Verb
+    from nbadapt.run import Run
+    from nbadapt.runner import Plan
+    from nbadapt.tables import Page, Table
+
+_MAIN_METRICS = ("accuracy", "loss")  # the first one that a run has is shown in the table of runs
+
+
+@overload
+def finetune(
+    method: str,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    eval: Any = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    split: float = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[False] = ...,
+    background: bool = ...,
+    **settings: Any,
+) -> Run: ...
+
+
+@overload
+def finetune(
+    method: str,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    eval: Any = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    split: float = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[True],
+    background: bool = ...,
+    **settings: Any,
+) -> Plan: ...
+
+
+def finetune(
+    method: str,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    eval: Any = None,  # noqa: A002 - the word of the magic's option
+    task: Task | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: float = 0.1,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+    background: bool = False,
+    **settings: Any,
+) -> Run | Plan:
+    """Finetune a model on a table, as ``%%finetune`` does.
+
+    Args:
+        method: the method's name, such as "lora"; `nbadapt.methods()` lists them.
+        model: a name, a folder or a hub id.
+        data: the rows: a DataFrame, a Dataset, a list of dicts, a file or a hub data set.
+        eval: held-out rows, in the same forms; None: split off from the data.
+        task: None to infer it from the columns.
+        columns: the task's column name -> your column name, such as {"text": "review"}.
+        split: share of the rows that is held out without `eval`.
+        seed: decides every random choice.
+        device: None for the best one there is.
+        dtype: type of the base weights; None for the fastest one.
+        trust_remote_code: whether code that comes with the model may run.
+        dry_run: only estimate the cost.
+        background: return at once, where a front end shows the dashboard.
+        **settings: the method's own settings; `nbadapt.help(method)` lists them.
+
+    Returns:
+        The finished Run; for a dry run its Plan.
+
+    Raises:
+        NbadaptError: something is wrong with the request, or the run failed.
+    """
+    from nbadapt import runner
+
+    request = Request(
+        verb="finetune",
+        method=method,
+        model=_model(model),
+        data=_table(data),
+        evaluation=_table(eval),
+        sources=_sources(model=model, data=data, evaluation=eval),
+        task=task,
+        columns=dict(columns or {}),
+        split=split,
+        settings=_settings(method, "finetune", settings),
+        seed=seed,
+        dry_run=dry_run,
+        background=background,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    return runner.submit(request)
+
+
+@overload
+def prompt(
+    method: str,
+    template: str = ...,
+    *,
+    model: str | os.PathLike[str] | Run,
+    data: Any = ...,
+    examples: Any = ...,
+    labels: Sequence[str] = ...,
+    variables: Mapping[str, Any] | None = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[False] = ...,
+    background: bool = ...,
+    **settings: Any,
+) -> Run: ...
+
+
+@overload
+def prompt(
+    method: str,
+    template: str = ...,
+    *,
+    model: str | os.PathLike[str] | Run,
+    data: Any = ...,
+    examples: Any = ...,
+    labels: Sequence[str] = ...,
+    variables: Mapping[str, Any] | None = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[True],
+    background: bool = ...,
+    **settings: Any,
+) -> Plan: ...
+
+
+def prompt(
+    method: str,
+    template: str = "",
+    *,
+    model: str | os.PathLike[str] | Run,
+    data: Any = None,
+    examples: Any = None,
+    labels: Sequence[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    task: Task | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+    background: bool = False,
+    **settings: Any,
+) -> Run | Plan:
+    """Prompt a model, once or over every row of a table, as ``%%prompt`` does.
+
+    Args:
+        method: the method's name, such as "few-shot".
+        template: the prompt; ``{{name}}`` stands for a variable or a column.
+        model: a name, a folder, a hub id, or a finetuned Run.
+        data: rows to prompt over; with labels they give metrics.
+        examples: demonstrations for in-context methods.
+        labels: the classes to choose from; empty: those of the data.
+        variables: values of the template's placeholders.
+        task: None to infer it from the columns.
+        columns: the task's column name -> your column name.
+        seed: decides every random choice.
+        device: None for the best one there is.
+        dtype: type of the weights; None for the fastest one.
+        trust_remote_code: whether code that comes with the model may run.
+        dry_run: only estimate the cost.
+        background: return at once, where a front end shows the dashboard.
+        **settings: the method's own settings; `nbadapt.help(method)` lists them.
+
+    Returns:
+        The finished Run; for a dry run its Plan.
+
+    Raises:
+        NbadaptError: something is wrong with the request, or the run failed.
+    """
+    from nbadapt import runner
+
+    request = Request(
+        verb="prompt",
+        method=method,
+        model=_model(model),
+        data=_table(data),
+        examples=_table(examples),
+        sources=_sources(model=model, data=data, examples=examples),
+        task=task,
+        columns=dict(columns or {}),
+        labels=tuple(labels),
+        prompt=template,
+        variables=dict(variables or {}),
+        settings=_settings(method, "prompt", settings),
+        seed=seed,
+        dry_run=dry_run,
+        background=background,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    return runner.submit(request)
+
+
+def _model(model: Any) -> Any:
+    return os.fspath(model) if isinstance(model, os.PathLike) else model
+
+
+def _table(table: Any) -> Any:
+    return os.fspath(table) if isinstance(table, os.PathLike) else table
+
+
+def _sources(**given: Any) -> dict[str, str]:
+    """What messages call each table: the file's name, or the parameter's."""
+    return {
+        name: str(value) if isinstance(value, str | os.PathLike) else getattr(value, "id", name)
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, after a look for column names among them.
+
+    Raises:
+        RequestError: a column is renamed as in the magic's options.
+    """
+    from nbadapt import registry
+
+    known = registry.load(method, verb).Config.model_fields
+    for name, value in settings.items():
+        if name in COLUMNS and name not in known:
+            raise RequestError(f"{name}={value!r} is no setting of {method}: write columns={{{name!r}: {value!r}}}")
+    return settings
+
+
+# ------------------------------------------------------------------------------------------------ looking things up
+
+
+def methods() -> Table[MethodInfo]:
+    """Every installed method: what it does, its tasks, where it comes from, whether it is ready."""
+    from nbadapt import manual
+
+    return manual.method_table()
+
+
+def help(method: str) -> Page:  # noqa: A001 - nbadapt.help reads as what it does
+    """What one method does, its settings and an example cell.
+
+    Raises:
+        NbadaptError: there is no such method, or its plugin is broken.
+    """
+    from nbadapt import manual
+
+    return manual.method_page(method)
+
+
+def runs() -> Table[Run]:
+    """All runs, newest first; index the table to get a Run."""
+    from nbadapt import store
+    from nbadapt.tables import Table
+
+    stored = store.runs()
+    rows = {run.id: _row(run) for run in stored}
+
+    def cells(heading: str) -> Callable[[Run], str]:
+        return lambda run: rows[run.id].get(heading, "")
+
+    headings = ("run", "method", "model", "state", "steps", "result", "when")
+    columns = {heading: cells(heading) for heading in headings}
+    return Table(stored, columns, empty=f"There are no runs in {store.root()}.")
+
+
+def _row(run: Run) -> dict[str, str]:
+    """The cells of one run by heading; a run whose files are damaged says so and hides no other."""
+    try:
+        asked, log, metrics = run.request, run.log, run.metrics
+        name = next((name for name in _MAIN_METRICS if name in metrics), next(iter(metrics), None))
+        return {
+            "run": run.id,
+            "method": asked["method"],
+            "model": asked["model"]["name"],
+            "state": run.state,
+            "steps": f"{log.progress.step:,} / {log.progress.total:,}" if log.progress else "",
+            "result": f"{name} {metrics[name]:.4g}" if name else "",
+            "when": time.strftime("%Y-%m-%d %H:%M", time.localtime(asked["created"])),
+        }
+    except (StoreError, KeyError, TypeError):
+        return {"run": run.id, "state": "unreadable"}
+
+
+def show(run: str | Run) -> Run:
+    """A stored run, by its id or the beginning of its id.
+
+    Raises:
+        StoreError: no such run, or several.
+    """
+    from nbadapt import store
+
+    return store.open(run) if isinstance(run, str) else run
+
+
+def resume(run: str | Run) -> Run:
+    """Go on with a run that was paused, or that was stopped or killed: from its last checkpoint.
+
+    Raises:
+        NbadaptError: there is nothing to go on with, or it fails again.
+    """
+    return show(run).resume()
+
+
+def stop(run: str | Run | None = None) -> Run:
+    """Stop a run that works in the background after its next step; what it did so far is kept.
+
+    Args:
+        run: the run; None for the one that this kernel works on.
+
+    Raises:
+        NbadaptError: it is not at work in this kernel.
+    """
+    from nbadapt import runner
+
+    chosen = runner.current() if run is None else show(run)
+    if chosen is None:
+        raise RequestError("no run is at work in this kernel: %nbadapt runs lists what there is")
+    chosen.stop()
+    return chosen
+
+
+def free() -> int:
+    """Forget the loaded models, and return how many bytes they held.
+
+    Runs stay usable: their models are loaded again when they are next asked for something.
+
+    Raises:
+        RequestError: a run is at work with them.
+    """
+    from nbadapt import models, runner, store
+
+    busy = runner.current()
+    if busy is not None:
+        raise RequestError(f"the run {busy.id} is at work: stop it first, with  %nbadapt stop")
+    for run in store.runs():
+        run.forget()
+    gc.collect()
+    return models.free()

@@ -1,0 +1,117 @@
+"""The sub-commands of %nbadapt, declared once: parsing, help and completion all read this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nbadapt import api
+from nbadapt.errors import RequestError, did_you_mean
+from nbadapt.manual import magic_page
+from nbadapt.request import words
+from nbadapt.run import Run
+from nbadapt.tables import Page, Table
+
+Argument = Literal["", "METHOD", "RUN", "[RUN]"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command.
+
+    Attributes:
+        name: the word after %nbadapt.
+        argument: what follows it; in brackets where it may be left out.
+        help: one line.
+        do: takes the argument ("" where there is none) and the notebook's variables; returns what is shown.
+    """
+
+    name: str
+    argument: Argument
+    help: str
+    do: Callable[[str, Mapping[str, Any]], Any]
+
+
+def _run(word: str, namespace: Mapping[str, Any]) -> Run:
+    """The run that a variable holds, or the stored one of this id.
+
+    Raises:
+        RequestError: the variable holds something else.
+        StoreError: no such run.
+    """
+    if not word.isidentifier() or word not in namespace:
+        return api.show(word)
+    value = namespace[word]
+    if not isinstance(value, Run):
+        raise RequestError(f"{word} holds a {type(value).__name__}, not a run: %nbadapt runs lists them")
+    return value
+
+
+def _help(word: str, _: Mapping[str, Any]) -> Page:
+    pages = {"finetune": magic_page, "prompt": magic_page}
+    verb = word.removeprefix("%%")
+    return pages[verb](verb) if verb in pages else api.help(word)  # type: ignore[arg-type]  # a Verb, by the table
+
+
+def _resume(word: str, namespace: Mapping[str, Any]) -> Run:
+    return api.resume(_run(word, namespace))
+
+
+def _stop(word: str, namespace: Mapping[str, Any]) -> Page:
+    run = api.stop(_run(word, namespace) if word else None)
+    return Page(f"{run.id} stops after this step.")
+
+
+def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
+    from nbadapt.memory import gibibytes
+
+    return Page(f"Gave back {gibibytes(api.free())}.")
+
+
+COMMANDS: Mapping[str, Command] = {
+    command.name: command
+    for command in (
+        Command("methods", "", "what is installed: each method, its magic, its tasks", lambda *_: api.methods()),
+        Command("help", "METHOD", "one method: what it does, its settings, an example", _help),
+        Command("runs", "", "all runs, newest first", lambda *_: api.runs()),
+        Command("show", "RUN", "the result of a run; RUN is an id, its beginning or a variable", _run),
+        Command("resume", "RUN", "go on with a run that was paused, stopped or killed", _resume),
+        Command("stop", "[RUN]", "stop the run that works in the background", _stop),
+        Command("free", "", "forget the loaded models and give their memory back", _free),
+    )
+}
+
+
+def execute(line: str, namespace: Mapping[str, Any]) -> Any:
+    """Do what the line of %nbadapt says, and return what is to be shown.
+
+    Raises:
+        NbadaptError: the command or its argument is unknown, or it failed.
+    """
+    name, *arguments = words(line) or [""]
+    if name in {"", "--help", "-h"}:
+        return overview()
+    command = COMMANDS.get(name)
+    if command is None:
+        raise RequestError(f"unknown command {name!r} of %nbadapt: {did_you_mean(name, COMMANDS, kind='commands')}")
+    usage = f"%nbadapt {name} {command.argument}".rstrip()
+    needed = 1 if command.argument and not command.argument.startswith("[") else 0
+    if len(arguments) < needed:
+        raise RequestError(f"%nbadapt {name} needs a {command.argument}: write  {usage}")
+    if len(arguments) > (1 if command.argument else 0):
+        raise RequestError(f"unexpected {arguments[-1]!r}: write  {usage}")
+    return command.do(arguments[0] if arguments else "", namespace)
+
+
+def overview() -> Page:
+    """All sub-commands."""
+    columns: Mapping[str, Callable[[Command], str]] = {
+        "command": lambda command: f"%nbadapt {command.name} {command.argument}".rstrip(),
+        "what it does": lambda command: command.help,
+    }
+    return Page(
+        "%nbadapt",
+        Table(COMMANDS.values(), columns, empty=""),
+        "%%finetune --help and %%prompt --help show how to finetune and how to prompt.",
+    )

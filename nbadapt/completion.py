@@ -1,0 +1,233 @@
+"""Tab completion of the magics: methods, options, settings, values, from the same declarations as everything else."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from nbadapt.method import Method, Verb
+
+IDENTIFIER = "nbadapt.completion"
+FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
+
+_MAGIC = re.compile(r"(?:^|=)\s*%{1,2}(finetune|prompt|nbadapt)[ \t](.*)$")
+_BODY_NAME = re.compile(r"^(\w*)$")
+_BODY_VALUE = re.compile(r"^(\w+):\s*([^\s\[,]*)$")
+
+
+def add(shell: InteractiveShell) -> None:
+    """Let the shell complete our magics; once, however often it is called."""
+    remove(shell)
+    if shell.Completer is None:
+        return
+
+    @context_matcher(identifier=IDENTIFIER)  # type: ignore[untyped-decorator]  # IPython's is a partial
+    def matcher(context: CompletionContext) -> SimpleMatcherResult:
+        from nbadapt.errors import NbadaptError
+
+        before = context.full_text.split("\n")[: context.cursor_line]
+        try:
+            found = complete([*before, context.text_until_cursor], shell.user_ns)
+        except NbadaptError:  # such as a broken plugin: Tab has nothing to say about it
+            found = None
+        if found is None:
+            return SimpleMatcherResult(completions=[], suppress=False)
+        fragment, words = found
+        matches = [SimpleCompletion(text=word, type="nbadapt") for word in words if word.startswith(fragment)]
+        return SimpleMatcherResult(completions=matches, suppress=True, matched_fragment=fragment, ordered=True)
+
+    shell.Completer.custom_matchers.append(matcher)
+
+
+def remove(shell: InteractiveShell) -> None:
+    """Take our matcher away, also one of an earlier version of this module."""
+    if shell.Completer is not None:
+        matchers = shell.Completer.custom_matchers
+        matchers[:] = [m for m in matchers if getattr(m, "matcher_identifier", None) != IDENTIFIER]
+
+
+def complete(lines: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """What may be written at the cursor.
+
+    Args:
+        lines: the cell up to the cursor.
+        namespace: the notebook's variables.
+
+    Returns:
+        The fragment before the cursor that is to be replaced, and the words that may stand there (whatever
+        they begin with); None where the cursor is not in a magic of ours.
+    """
+    while len(lines) > 1 and not lines[0].strip():
+        lines = lines[1:]
+    magic = _MAGIC.search(lines[-1])
+    if magic:
+        return _in_line(magic[1], magic[2], namespace)
+    cell = _MAGIC.search(lines[0]) if lines[0].startswith("%%finetune") else None
+    return _in_body(cell[2], lines[1:]) if cell else None
+
+
+def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
+    *before, fragment = re.split(r"\s+", text.lstrip())
+    if magic == "nbadapt":
+        return fragment, _command(before, namespace)
+    verb: Verb = "finetune" if magic == "finetune" else "prompt"
+    if not before:
+        return fragment, [m.name for m in _methods(verb)]
+    method = next((m for m in _methods(verb) if m.name == before[0]), None)
+    flag, equals, value = fragment.partition("=")
+    if equals and flag.startswith("--"):
+        return value, _values(flag, "", verb, method, before, namespace)
+    if before[-1] == "--set" and equals:
+        return value, _setting_words(method, flag)
+    return fragment, _values(before[-1], fragment, verb, method, before, namespace)
+
+
+def _values(
+    flag: str, fragment: str, verb: Verb, method: type[Method] | None, before: list[str], namespace: Mapping[str, Any]
+) -> list[str]:
+    """What may follow `flag`: its values, or further options where it takes none."""
+    from nbadapt.options import DEVICES, DTYPES, TASKS, options, setting_flag
+
+    known = options(verb)
+    option = known.get(flag)
+    if option is None and method is not None:
+        name = next((name for name in method.Config.model_fields if setting_flag(name) == flag), None)
+        if name is not None:
+            return _setting_words(method, name)
+    if option is None or not option.metavar:
+        settings = [setting_flag(name) for name in _setting_names(method)]
+        used = {word.partition("=")[0] for word in before} - {"--set"}
+        return [flag for flag in [*known, *settings] if flag not in used]
+    match option.values:
+        case "model":
+            return [*_model_names(), *_run_variables(namespace)]
+        case "table":
+            return [*_table_variables(namespace), *_files(fragment)]
+        case "column":
+            return _columns(before, namespace)
+        case "setting":
+            return [f"{name}=" for name in _setting_names(method)]
+        case "task":
+            return list(TASKS)
+        case "device":
+            return list(DEVICES)
+        case "dtype":
+            return list(DTYPES)
+    return []
+
+
+def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
+    """Setting names at the beginning of a line of YAML, values after the colon."""
+    name = next(iter(line.split()), "")
+    method = next((m for m in _methods("finetune") if m.name == name), None)
+    if method is None:
+        return None
+    *above, current = body
+    at_value = _BODY_VALUE.match(current)
+    if at_value:
+        return at_value[2], _setting_words(method, at_value[1])
+    at_name = _BODY_NAME.match(current)
+    if not at_name:
+        return None
+    used = {line.partition(":")[0].strip() for line in above}
+    return at_name[1], [f"{name}: " for name in _setting_names(method) if name not in used]
+
+
+def _command(before: list[str], namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt.commands import COMMANDS
+
+    if not before:
+        return list(COMMANDS)
+    if len(before) > 1 or before[0] not in COMMANDS:
+        return []
+    match COMMANDS[before[0]].argument.strip("[]"):
+        case "METHOD":
+            return [m.name for m in _methods(None)]
+        case "RUN":
+            from nbadapt import store
+
+            return [*_run_variables(namespace), *(run.id for run in store.runs())]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+def _methods(verb: Verb | None) -> list[type[Method]]:
+    from nbadapt import registry
+
+    return registry.methods(verb)
+
+
+def _setting_names(method: type[Method] | None) -> list[str]:
+    from nbadapt.settings import describe
+
+    return [setting.name for setting in describe(method)] if method else []
+
+
+def _setting_words(method: type[Method] | None, name: str) -> list[str]:
+    from nbadapt.settings import describe
+
+    if method is None:
+        return []
+    return [word for setting in describe(method) if setting.name == name for word in setting.words]
+
+
+def _model_names() -> list[str]:
+    from nbadapt import models
+
+    return models.names()
+
+
+def _run_variables(namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt.run import Run
+
+    return _variables(name for name, value in namespace.items() if isinstance(value, Run))
+
+
+def _table_variables(namespace: Mapping[str, Any]) -> list[str]:
+    return _variables(name for name, value in namespace.items() if _column_names(value))
+
+
+def _variables(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def _column_names(value: Any) -> list[str]:
+    """The columns of a value that looks like a table; empty for anything else. Imports no table library."""
+    if isinstance(value, type):
+        return []
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [str(name) for name in value[0]]
+    columns = getattr(value, "columns", None)
+    names = getattr(value, "column_names", columns)  # datasets has the first, pandas and polars the second
+    if names is None or not hasattr(value, "__len__") or isinstance(value, Mapping):
+        return []
+    return [str(name) for name in names]
+
+
+def _columns(before: list[str], namespace: Mapping[str, Any]) -> list[str]:
+    """The columns of the table that the line gives with --data or --examples."""
+    for flag, word in itertools.pairwise(before):
+        if flag in {"--data", "--examples"} and word in namespace:
+            return _column_names(namespace[word])
+    return []
+
+
+def _files(fragment: str) -> list[str]:
+    """Data files, and folders that may hold some, below the folder that the fragment names."""
+    head, slash, _ = fragment.rpartition("/")
+    try:
+        found = sorted(Path(head + slash or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    names = [p.name + "/" * p.is_dir() for p in found if p.is_dir() or p.suffix in FILES]
+    return [head + slash + name for name in names if not name.startswith(".")]
