@@ -44,7 +44,7 @@ def _run(word: str, namespace: Mapping[str, Any]) -> Run:
         return api.show(word)
     value = namespace[word]
     if not isinstance(value, Run):
-        raise RequestError(f"{word} holds a {type(value).__name__}, not a run: %nbadapt runs lists them")
+        raise RequestError(f"{word} is of type {type(value).__name__}, not a run: %nbadapt runs lists them")
     return value
 
 

@@ -194,31 +194,22 @@ def _run_variables(namespace: Mapping[str, Any]) -> list[str]:
 
 
 def _table_variables(namespace: Mapping[str, Any]) -> list[str]:
-    return _variables(name for name, value in namespace.items() if _column_names(value))
+    from nbadapt.request import column_names
+
+    return _variables(name for name, value in namespace.items() if column_names(value))
 
 
 def _variables(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
-def _column_names(value: Any) -> list[str]:
-    """The columns of a value that looks like a table; empty for anything else. Imports no table library."""
-    if isinstance(value, type):
-        return []
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return [str(name) for name in value[0]]
-    columns = getattr(value, "columns", None)
-    names = getattr(value, "column_names", columns)  # datasets has the first, pandas and polars the second
-    if names is None or not hasattr(value, "__len__") or isinstance(value, Mapping):
-        return []
-    return [str(name) for name in names]
-
-
 def _columns(before: list[str], namespace: Mapping[str, Any]) -> list[str]:
     """The columns of the table that the line gives with --data or --examples."""
+    from nbadapt.request import column_names
+
     for flag, word in itertools.pairwise(before):
         if flag in {"--data", "--examples"} and word in namespace:
-            return _column_names(namespace[word])
+            return column_names(namespace[word])
     return []
 
 

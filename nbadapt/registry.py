@@ -62,7 +62,7 @@ def entries() -> dict[str, tuple[Entry, ...]]:
     for point in entry_points(group=GROUP):
         entry = _entry(point)
         found.setdefault(entry.name, {})[entry.distribution, entry.value] = entry
-    return {name: tuple(found[name].values()) for name in sorted(found)}
+    return {name: tuple(sorted(found[name].values(), key=lambda e: e.owner)) for name in sorted(found)}
 
 
 def _entry(point: EntryPoint) -> Entry:
@@ -90,9 +90,7 @@ def load(name: str, verb: Verb | None = None) -> type[Method]:
         raise RequestError(f"unknown method {name!r}: {did_you_mean(name, valid, kind=kind)}")
     method = _load(found[name])
     if verb is not None and method.verb != verb:
-        raise RequestError(
-            f"{name!r} is a method of %%{method.verb}, not of %%{verb}: write %%{method.verb} {name}"
-        )
+        raise RequestError(f"{name!r} is a method of %%{method.verb}, not of %%{verb}: write %%{method.verb} {name}")
     return method
 
 
@@ -124,16 +122,12 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
     entry = same_name[0]
     if len(same_name) > 1:
         owners = " and ".join(f"{e.owner} ({e.value})" for e in same_name)
-        raise PluginError(
-            f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them"
-        )
+        raise PluginError(f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them")
     try:
         loaded = EntryPoint(entry.name, entry.value, GROUP).load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PluginError(
-            f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it"
-        ) from None
+        raise PluginError(f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it") from None
     fault = _fault(entry, loaded)
     if fault:
         raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
@@ -152,9 +146,7 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         return f"is broken: {entry.value} is no subclass of nbadapt.method.Method"
     if loaded.contract != CONTRACT:
-        return (
-            f"was written for contract version {loaded.contract}, and this nbadapt speaks version {CONTRACT}"
-        )
+        return f"was written for contract version {loaded.contract}, and this nbadapt speaks version {CONTRACT}"
     wanted = ("name", "verb", "summary", "reference", "tasks")
     lacking = [attribute for attribute in wanted if not hasattr(loaded, attribute)]
     if lacking:
@@ -192,8 +184,7 @@ def install_command(method: type[Method]) -> str:
     Where the method's distribution has an extra that brings everything, it is the command for that extra.
     """
     wanted = [
-        _DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-"))
-        for name in missing_requirements(method)
+        _DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-")) for name in missing_requirements(method)
     ]
     declared = entries().get(method.name, ())
     extra = _extra(declared[0].distribution, wanted) if declared else None

@@ -285,8 +285,25 @@ def _tables(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str
             found[name] = _model(word, namespace)
         elif word.isidentifier() and word in namespace:
             found[name] = namespace[word]
+        elif word.isidentifier() and not Path(word).exists():  # a file has a dot, a hub name a slash
+            flag = "--eval" if name == "evaluation" else f"--{name}"
+            own = [variable for variable, value in namespace.items() if column_names(value)]
+            hint = did_you_mean(word, own, kind="tables here")
+            raise RequestError(f"{flag} {word}: no notebook variable and no file has this name; {hint}")
     found["sources"] = sources
     return found
+
+
+def column_names(value: Any) -> list[str]:
+    """The columns of a value that looks like a table; empty for anything else. Imports no table library."""
+    if isinstance(value, type):
+        return []
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        return [str(name) for name in value[0]]
+    if isinstance(value, Mapping):
+        return [str(name) for name in value] if all(isinstance(column, list) for column in value.values()) else []
+    names = getattr(value, "column_names", getattr(value, "columns", None))  # of datasets; of pandas and polars
+    return [str(name) for name in names] if names is not None and hasattr(value, "__len__") else []
 
 
 def _model(word: str, namespace: Mapping[str, Any]) -> Any:
@@ -304,7 +321,7 @@ def _model(word: str, namespace: Mapping[str, Any]) -> Any:
     if word in models.names() or Path(word).is_dir():
         return word  # a variable of another kind that happens to have a model's name
     raise RequestError(
-        f"--model {word}: that variable holds a {type(value).__name__}; "
+        f"--model {word}: that variable is of type {type(value).__name__}; "
         f"give a run, or a model's name such as {', '.join(models.names())}"
     )
 
