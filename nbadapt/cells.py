@@ -44,7 +44,9 @@ def text(value: Any) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise UnfitError(EMPTY)
     if not isinstance(value, str):
-        raise UnfitError(f"{_a(value)} where a text is needed: convert the column to text, or name another column")
+        raise UnfitError(
+            f"{kind(value)} ({brief(value)}) where a text is needed: convert the column to text, or name another column"
+        )
     if not value.isascii():
         _check_unicode(value)
     return value
@@ -107,7 +109,7 @@ def messages(value: Any) -> list[Message]:
             "a text where a list of messages is needed: keep conversations in JSONL or Parquet, not in CSV"
         )
     if not isinstance(value, list):
-        raise UnfitError(f"{_a(value)} where a list of messages is needed")
+        raise UnfitError(f"{kind(value)} ({brief(value)}) where a list of messages is needed")
     turns = [_message(number, turn) for number, turn in enumerate(value, 1)]
     if any(turn["role"] == "system" for turn in turns[1:]):
         raise UnfitError("a system message that is not the first: move it to the start of the conversation")
@@ -133,9 +135,10 @@ def _check_unicode(value: str) -> None:
         raise UnfitError(f"character {error.start + 1} is half of a pair (broken Unicode): clean the text") from None
 
 
-def _a(value: Any) -> str:
-    kind = type(value).__name__
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} ({brief(value)})"
+def kind(value: Any) -> str:
+    """The type of a value with its article, for messages: "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def brief(value: Any, most: int = 40) -> str:

@@ -131,7 +131,7 @@ def _converted(table: Table, column: str, convert: Callable[[Any], T]) -> list[T
         except cells.UnfitError as error:
             where = f"{table.source}, row {number} (counted from 1), column {column!r}"
             others = sum(_unfit(other, convert) for other in values[number:])
-            more = f" (and {others:,} more such rows)" if others else ""
+            more = f" (and {others:,} more)" if others else ""
             raise DataError(f"{where}: {error}{more}") from None
     return found
 
@@ -324,10 +324,13 @@ def write_jsonl(examples: Examples, path: Path) -> None:
         "source": examples.source,
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-        for record in (head, *examples.rows):
-            file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+            for record in (head, *examples.rows):
+                file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_jsonl(path: Path) -> Examples:

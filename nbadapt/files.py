@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nbadapt.cells import kind
 from nbadapt.errors import DataError, DependencyError, nearest
 
 
@@ -74,31 +75,32 @@ def _csv(path: Path, name: str) -> Columns:
         delimiter = next((other for other in ("\t", ";") if other in header_line), delimiter)
     names: list[str] = []
     cells: list[list[Any]] = []
+    done = 0  # physical lines that are read; a quoted cell may hold several
     with _long_cells():
         rows = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
         try:
             for row in rows:
+                done = rows.line_num
                 if not row:
                     continue
                 if not names:
                     names = [word.strip() or f"Unnamed: {i}" for i, word in enumerate(row)]
                     cells = [[] for _ in names]
                 elif len(row) != len(names):
-                    raise DataError(_ragged(name, rows.line_num, len(row), len(names), delimiter))
+                    raise DataError(_ragged(name, done, len(row), len(names), delimiter))
                 else:
                     for column, cell in zip(cells, row, strict=True):
                         column.append(cell)
         except csv.Error as error:
-            raise DataError(f"{name}, line {rows.line_num}: {error}: check the quotes of this row") from None
+            raise DataError(f"{name}, line {done + 1}: {error}: check the quotes of this row") from None
     return Columns(names, cells)
 
 
 def _ragged(name: str, line: int, found: int, wanted: int, delimiter: str) -> str:
     mark = {"\t": "tab", ";": "semicolon"}.get(delimiter, "comma")
-    return (
-        f"{name}, line {line}: {found} cells, but the header has {wanted} columns: "
-        f"put cells that contain a {mark} into double quotes"
-    )
+    cells = "1 cell" if found == 1 else f"{found} cells"
+    fix = f"put cells that contain a {mark} into double quotes"
+    return f"{name}, line {line}: {cells}, but the header has {wanted}: {fix}"
 
 
 @contextmanager
@@ -133,8 +135,7 @@ def _jsonl(path: Path, name: str) -> list[Any]:
         except ValueError as error:
             raise DataError(f"{name}, line {number}: {error}") from None
         if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise DataError(f'{name}, line {number}: a {kind}, not a JSON object: write {{"text": ..., ...}}')
+            raise DataError(f'{name}, line {number}: {kind(row)}, not a JSON object: write {{"text": ..., ...}}')
         rows.append(row)
     return rows
 
@@ -151,7 +152,7 @@ def _json(path: Path, name: str) -> list[Any] | dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{name}: {error}") from None
     if not isinstance(found, list | dict):
-        raise DataError(f"{name} holds a {type(found).__name__}: write a list of objects, or an object of lists")
+        raise DataError(f"{name} holds {kind(found)}: write a list of objects, or an object of lists")
     return found
 
 

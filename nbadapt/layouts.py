@@ -51,9 +51,9 @@ def places(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
     return {**{column: column for column in table.columns}, **columns}
 
 
-def no_column(table: Table, column: str, why: str, fix: str = "") -> DataError:
-    """The error for a column that is not there, with the near names and all columns."""
-    lowered = {name.lower(): name for name in table.columns}
+def no_column(table: Table, column: str, why: str, likely: Sequence[str] | None = None, fix: str = "") -> DataError:
+    """The error for a column that is not there, with the near names (among `likely`) and all columns."""
+    lowered = {name.lower(): name for name in (table.columns if likely is None else likely)}
     close = [lowered[name] for name in nearest(column.lower(), lowered)]
     hint = f": did you mean {' or '.join(repr(name) for name in close)}?" if close else ":"
     return DataError(
@@ -103,8 +103,9 @@ def _no_form(table: Table, where: Mapping[str, str], forms: Sequence[Form], *, d
         fix = "say which column plays which part, as in --text COLUMN --label COLUMN"
         return DataError(f"{table.source} has the columns {shown}, which tell no task: {fix} ({_layouts()})")
     lacking = next(column for column in best.columns if column not in where)
-    why = f"{best.task} needs {' and '.join(best.columns)}"
-    return no_column(table, lacking, why, f"; say --{lacking} COLUMN to use another")
+    why = f"the {best.task} task needs {', '.join(best.columns)}"
+    free = [column for column in table.columns if column not in {where.get(part) for part in best.columns}]
+    return no_column(table, lacking, why, free, f"; say --{lacking} COLUMN to use another")
 
 
 def _layouts() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nbadapt import files, hub
-from nbadapt.cells import brief, listed, plain
+from nbadapt.cells import brief, kind, listed, plain
 from nbadapt.errors import DataError
 
 KINDS = (
@@ -72,12 +72,12 @@ def load(source: Any, name: str) -> Table:
         return _from_lists(source, name)
     if isinstance(source, list | tuple):
         return _from_rows(source, name)
-    raise DataError(f"{name} is a {type(source).__name__}, not a table: give {KINDS}")
+    raise DataError(f"{name} is {kind(source)}, not a table: give {KINDS}")
 
 
 def _is(source: Any, module: str, class_name: str) -> bool:
-    kind = getattr(sys.modules.get(module), class_name, None)
-    return kind is not None and isinstance(source, kind)
+    found = getattr(sys.modules.get(module), class_name, None)
+    return found is not None and isinstance(source, found)
 
 
 def _table(source: str, names: Sequence[Any], length: int, fetchers: Sequence[Callable[[], Sequence[Any]]]) -> Table:
@@ -93,14 +93,14 @@ def _table(source: str, names: Sequence[Any], length: int, fetchers: Sequence[Ca
 
 def _named(source: str | Path) -> Table:
     name = str(source)
-    path = Path(source).expanduser()
+    path = Path(source).expanduser()  # of "" it is the current folder
     if path.is_file():
         content = files.read(path, name)
         if isinstance(content, files.Columns):
             length = len(content.cells[0]) if content.cells else 0
             return _table(name, content.names, length, [column.copy for column in content.cells])
         return _from_rows(content, name) if isinstance(content, list) else _from_lists(content, name)
-    if path.is_dir():
+    if path.is_dir() and name:
         inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in files.READERS)
         hint = f"name one of its files: {listed(inside)}" if inside else f"it holds no {', '.join(files.READERS)} file"
         raise DataError(f"{name} is a folder: {hint}")
@@ -147,8 +147,9 @@ def _from_lists(source: Mapping[Any, Any], name: str) -> Table:
         unpack = getattr(column, "tolist", None) or getattr(column, "to_list", None)
         values = unpack() if unpack is not None else column
         if not isinstance(values, list | tuple):
-            kind = type(column).__name__
-            raise DataError(f"{name}, column {str(key)!r}: a {kind}, not a list of cells: give a list for each column")
+            raise DataError(
+                f"{name}, column {str(key)!r}: {kind(column)}, not a list of cells: give a list for each column"
+            )
         cells[str(key)] = list(values)
     lengths = {column: len(values) for column, values in cells.items()}
     if len(set(lengths.values())) > 1:
@@ -164,7 +165,7 @@ def _from_rows(source: Sequence[Any], name: str) -> Table:
     for number, row in enumerate(source, 1):
         if not isinstance(row, Mapping):
             raise DataError(
-                f"{name}, row {number} (counted from 1): a {type(row).__name__} ({brief(row)}), not a dict: "
+                f"{name}, row {number} (counted from 1): {kind(row)} ({brief(row)}), not a dict: "
                 'give rows such as {"text": ..., "label": ...}'
             )
         rows.append({str(key): value for key, value in row.items()})

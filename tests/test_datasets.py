@@ -1,6 +1,5 @@
 """The shipped data sets: what their descriptions say is true."""
 
-import difflib
 import itertools
 import re
 import subprocess
@@ -40,16 +39,9 @@ def test_the_description_has_the_true_counts(messages):
 
 
 def test_no_two_messages_are_nearly_the_same(messages):
-    texts = [re.sub(r"\W+", " ", text.lower()).strip() for text in messages["text"]]
-    assert len(set(texts)) == len(texts)
-    pairs = [
-        (a, b)
-        for a, b in itertools.combinations(texts, 2)
-        if (matcher := difflib.SequenceMatcher(None, a, b, autojunk=False)).real_quick_ratio() > 0.7
-        and matcher.quick_ratio() > 0.7
-        and matcher.ratio() > 0.7
-    ]
-    assert pairs == []
+    words = [set(re.findall(r"\w+", text.lower())) for text in messages["text"]]
+    shared = [len(a & b) / len(a | b) for a, b in itertools.combinations(words, 2)]
+    assert max(shared) < 0.5
 
 
 def test_no_addresses_or_numbers_of_people(messages):

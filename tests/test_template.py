@@ -53,7 +53,11 @@ def test_placeholders_in_order_of_appearance(template, names):
 @pytest.mark.parametrize(
     ("template", "values", "words"),
     [
-        ("{{sentense}}", {"sentence": "", "label": ""}, ["{{sentense}}", "mean sentence?", "available: label, sentence"]),
+        (
+            "{{sentense}}",
+            {"sentence": "", "label": ""},
+            ["{{sentense}}", "mean sentence?", "available: label, sentence"],
+        ),
         ("{{zzz}}", {"sentence": "", "label": ""}, ["{{zzz}}", "values here: label, sentence"]),
         ("{{zzz}}", {}, ["{{zzz}}", "there are no values here"]),
         ("{{x}}", {"x": None}, ["{{x}}", "None", "give it a text"]),

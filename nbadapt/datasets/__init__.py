@@ -1,9 +1,9 @@
 """Small data sets that come with nbadapt, each a CSV file and a description of the same name.
 
-    >>> from nbadapt import datasets
-    >>> datasets.names()
-    ['bicycle_shop']
-    >>> messages = datasets.load("bicycle_shop")  # a pandas DataFrame with the columns text, label
+>>> from nbadapt import datasets
+>>> datasets.names()
+['bicycle_shop']
+>>> messages = datasets.load("bicycle_shop")  # a pandas DataFrame with the columns text, label
 """
 
 from __future__ import annotations
