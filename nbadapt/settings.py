@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ _BOUNDS = (
     ("exclusiveMinimum", "above {}"),
     ("maximum", "at most {}"),
     ("exclusiveMaximum", "below {}"),
-    ("minLength", "of at least {} characters"),
-    ("minItems", "of at least {} items"),
+    ("minLength", "of length {} or more"),
+    ("minItems", "of length {} or more"),
 )
 
 
@@ -117,19 +118,30 @@ def shown(value: Any) -> str:
 
 
 def describe(method: type[Method]) -> list[Setting]:
-    """Every setting of a method, in the order of its declaration."""
+    """Every setting of a method: its own ones first, then those that its Config inherits."""
     schema = method.Config.model_json_schema()
     definitions = schema.get("$defs", {})
     found = []
-    for name, field in method.Config.model_fields.items():
+    fields = method.Config.model_fields
+    own = [name for name in method.Config.__annotations__ if name in fields]
+    for name in dict.fromkeys([*own, *fields]):
+        field = fields[name]
         part = schema["properties"][field.alias or name]
         examples = [word for word in part.get("examples", []) if isinstance(word, str)]
         words = tuple(dict.fromkeys([*_choices(part, definitions), *examples]))
         default = field.get_default(call_default_factory=True)
         plain = getattr(default, "value", default)  # of an Enum
-        text = plain if isinstance(plain, str) else shown(plain)
-        found.append(Setting(name, _allowed(part, definitions), words, text, field.description or ""))
+        found.append(Setting(name, _allowed(part, definitions), words, _as_yaml(plain), field.description or ""))
     return found
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as it would be written in the cell's body."""
+    from nbadapt import body
+
+    if not isinstance(value, str):
+        return shown(value)
+    return value if body.parse_value(value) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _resolved(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -154,7 +166,7 @@ def _allowed(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     part = _resolved(part, definitions)
     if "anyOf" in part:
         words = [_allowed(branch, definitions) for branch in part["anyOf"]]
-        return " or ".join(dict.fromkeys(words))
+        return ", or ".join(dict.fromkeys(words))
     if "enum" in part:
         return "one of " + ", ".join(_choices(part, definitions))
     if "const" in part:
