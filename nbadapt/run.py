@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from collections.abc import Sequence
@@ -158,6 +159,14 @@ class Run:
         """Wait for the worker thread without pumping messages; at most `timeout` seconds."""
         if self._thread is not None:
             self._thread.join(timeout)
+
+    def abandon(self) -> None:
+        """Break the work off where it is, without saving: a KeyboardInterrupt is raised in the worker thread."""
+        self.control.stop("interrupted")  # ends a pause, so that the thread gets to see it
+        if self._thread is not None and self._thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )
 
     def wait(self) -> Run:
         """Hold the cell until the run has ended, with live buttons; an interrupt stops the run.
