@@ -1,0 +1,64 @@
+"""What generating and scoring share: batches of similar length, left padding, inference mode."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def inference(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout and gradients; the model is given back in the mode it was in."""
+    import torch
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def runs(items: Sequence[T], size: int, key: Callable[[T], Any]) -> list[list[T]]:
+    """`items` in their order, cut into lists of at most `size` neighbours with equal keys."""
+    found: list[list[T]] = []
+    for item in items:
+        if found and len(found[-1]) < size and key(found[-1][0]) == key(item):
+            found[-1].append(item)
+        else:
+            found.append([item])
+    return found
+
+
+def by_length(lengths: Sequence[int], size: int, key: Callable[[int], Any] = lambda _: 0) -> list[list[int]]:
+    """Indices, shortest first, in batches of at most `size` whose members have the same `key`."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return runs(order, size, key)
+
+
+def left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, each (B, T). Padding is masked, so its token does not matter: it is 0."""
+    import torch
+
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    return tokens, mask
+
+
+def keep(model: PreTrainedModel, last: int) -> dict[str, int]:
+    """The argument that computes logits of the last tokens only, where the model has it.
+
+    Logits are the largest tensor there is; without the argument all of them come, and the last are sliced off.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
