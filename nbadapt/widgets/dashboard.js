@@ -1,0 +1,254 @@
+// The live dashboard of one run, an anywidget module that follows chart.js. feed.py says what the messages hold.
+// Data reaches the page through textContent and a canvas only, never as HTML.
+
+const ASK_AGAIN_MS = 1000; // how long to wait for a full message before asking once more
+const SILENT_MS = 4000; // without any message by then, say so
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = `nbadapt-${className}`;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+/** The elements of the dashboard, empty. */
+function build() {
+  const ui = { root: make("section"), head: make("div", "head"), bar: make("div", "bar") };
+  ui.root.className = "nbadapt";
+  ui.root.setAttribute("aria-label", "Run");
+  ui.root.dataset.lmSuppressShortcuts = "true"; // keys here are not JupyterLab's
+  ui.title = make("span", "title");
+  ui.state = make("span", "state", "connecting");
+  ui.state.setAttribute("role", "status");
+  ui.stage = make("span", "stage");
+  ui.pause = make("button", "pause", "Pause");
+  ui.stop = make("button", "stop", "Stop");
+  for (const button of [ui.pause, ui.stop]) {
+    button.type = "button";
+    button.disabled = true;
+  }
+  const buttons = make("div", "buttons");
+  buttons.append(ui.pause, ui.stop);
+  ui.head.append(ui.title, ui.state, ui.stage, buttons);
+
+  ui.bar.setAttribute("role", "progressbar");
+  ui.bar.setAttribute("aria-label", "Progress");
+  ui.bar.setAttribute("aria-valuemin", "0");
+  ui.fill = make("div");
+  ui.bar.append(ui.fill);
+
+  buildChart(ui);
+  ui.figures = make("dl", "figures");
+  ui.samples = make("details", "samples");
+  ui.samples.open = true;
+  ui.samplesTitle = make("summary");
+  ui.samplesList = make("div");
+  ui.samples.append(ui.samplesTitle, ui.samplesList);
+  ui.notices = make("ul", "notices");
+  ui.notices.setAttribute("aria-label", "Notices");
+  ui.chartBox.hidden = ui.samples.hidden = ui.bar.hidden = true;
+  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.figures, ui.samples, ui.notices);
+  return ui;
+}
+
+function buildChart(ui) {
+  ui.chartBox = make("div", "chart");
+  ui.canvas = make("canvas");
+  ui.canvas.tabIndex = 0;
+  ui.canvas.setAttribute("role", "img");
+  const legend = make("div", "legend");
+  const key = (name, text) => {
+    const item = make("span", "key", text);
+    item.dataset.key = name;
+    legend.append(item);
+    return item;
+  };
+  ui.rawKey = key("raw", "training");
+  ui.smoothKey = key("smooth", "training, smoothed");
+  ui.evaluationKey = key("evaluation", "evaluation");
+  const smoothing = make("label", "smoothing", "smoothing");
+  ui.smoothing = make("input");
+  Object.assign(ui.smoothing, { type: "range", min: 0, max: 20, step: 1, value: 4 }); // % of the run's steps
+  ui.smoothing.setAttribute("aria-label", "Smoothing, in steps");
+  ui.smoothingText = make("output");
+  smoothing.append(ui.smoothing, ui.smoothingText);
+  ui.smoothingBox = smoothing;
+  legend.append(smoothing);
+  ui.readout = make("div", "readout");
+  ui.readout.setAttribute("role", "status");
+  ui.chartBox.append(ui.canvas, legend, ui.readout);
+}
+
+const show = {
+  head(ui, head) {
+    ui.title.textContent = head.title;
+    ui.state.textContent = head.state;
+    ui.state.dataset.state = head.state;
+    ui.stage.textContent = (head.finished && head.reason) || head.stage;
+    ui.root.setAttribute("aria-label", `Run ${head.title}`);
+    ui.pause.hidden = ui.stop.hidden = head.finished;
+    const held = head.state === "paused" || head.state === "pausing";
+    ui.pause.textContent = held ? "Resume" : "Pause";
+    ui.pause.disabled = ui.stop.disabled = head.state === "stopping";
+    ui.chartBox.hidden = !head.chart;
+  },
+
+  progress(ui, [step, total]) {
+    ui.bar.hidden = !total;
+    ui.fill.style.width = `${total ? Math.min(100, (100 * step) / total) : 0}%`;
+    ui.bar.setAttribute("aria-valuemax", total);
+    ui.bar.setAttribute("aria-valuenow", step);
+    ui.bar.setAttribute("aria-valuetext", `step ${step} of ${total}`);
+  },
+
+  figures(ui, rows) {
+    ui.figures.replaceChildren(
+      ...rows.map(([label, text]) => {
+        const cell = make("div", text.length > 18 ? "wide" : "");
+        cell.append(make("dt", "", label), make("dd", "", text));
+        return cell;
+      }),
+    );
+  },
+
+  samples(ui, { step, more, items }) {
+    ui.samples.hidden = !items.length;
+    const rest = more ? ` (${items.length} of ${items.length + more})` : "";
+    ui.samplesTitle.textContent = `Samples at step ${step}${rest}`;
+    ui.samplesList.replaceChildren(
+      ...items.map(([input, output, expected]) => {
+        const list = make("dl", "sample");
+        list.append(make("dt", "", "input"), make("dd", "", input));
+        list.append(make("dt", "", "output"), make("dd", "output", output));
+        if (expected !== null) list.append(make("dt", "", "expected"), make("dd", "", expected));
+        return list;
+      }),
+    );
+  },
+
+  notices(ui, notices) {
+    ui.notices.replaceChildren(
+      ...notices.map(([level, text]) => {
+        const item = make("li", "", text);
+        item.dataset.level = level;
+        item.dataset.label = { warning: "Warning", error: "Error" }[level] ?? "Note";
+        return item;
+      }),
+    );
+  },
+};
+
+/** Put the points of a message into the chart's series. */
+function takeSeries(chart, message, buffers) {
+  if (message.full) for (const series of [chart.train, chart.evaluation]) series.clear();
+  if (!message.series.length) return;
+  const view = buffers[0];
+  const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); // aligned to 4 bytes
+  let offset = 0;
+  for (const [split, n] of message.series) offset = chart[split].read(bytes, offset, n);
+}
+
+/** Light or dark, by the colour that the page gives to text. */
+function followTheme(ui, chart) {
+  const parts = getComputedStyle(ui.root).color.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0];
+  ui.root.dataset.theme = 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] > 140 ? "dark" : "light";
+  chart.redraw();
+}
+
+function describe(ui, chart) {
+  const last = (s, values) => (s.length ? format(values[s.length - 1]) : null);
+  const train = last(chart.train, chart.train.mean);
+  const evaluation = last(chart.evaluation, chart.evaluation.mean);
+  const parts = ["Chart of loss by step"];
+  if (train) parts.push(`training loss ${train}`);
+  if (evaluation) parts.push(`evaluation loss ${evaluation}`);
+  ui.canvas.setAttribute("aria-label", parts.join(", "));
+  ui.smoothingBox.hidden = ui.rawKey.hidden = !chart.train.length;
+  ui.smoothKey.hidden = !chart.train.length || !chart.window;
+  ui.evaluationKey.hidden = !chart.evaluation.length;
+}
+
+/** Pointer, arrow keys and slider of the chart. */
+function wireChart(ui, chart, shown) {
+  const read = (step) => {
+    ui.readout.textContent = step === null || !chart.xs ? "" : chart.readOut(step);
+    if (step === null) chart.cursor = null;
+    chart.redraw();
+  };
+  ui.canvas.addEventListener("pointermove", (event) => {
+    read(chart.stepAt(event.clientX - ui.canvas.getBoundingClientRect().left) ?? null);
+  });
+  ui.canvas.addEventListener("pointerleave", () => read(null));
+  ui.canvas.addEventListener("blur", () => read(null));
+  ui.canvas.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const series = chart.train.length ? chart.train : chart.evaluation;
+    if (!move || !series.length) return;
+    event.preventDefault();
+    const at = chart.cursor === null ? series.length - 1 : series.nearest(chart.cursor) + move;
+    read(series.step[Math.max(0, Math.min(series.length - 1, at))]);
+  });
+  const setWindow = () => {
+    const steps = Math.max(shown.total, chart.steps?.[1] ?? 0);
+    chart.window = (steps * ui.smoothing.value) / 100;
+    const count = chart.window >= 10 ? Math.round(chart.window) : Number(chart.window.toFixed(1));
+    ui.smoothingText.textContent = chart.window ? `${count} steps` : "off";
+    describe(ui, chart);
+    chart.redraw();
+  };
+  ui.smoothing.addEventListener("input", setWindow);
+  return setWindow;
+}
+
+function render({ model, el }) {
+  const ui = build();
+  el.append(ui.root);
+  const chart = new Chart(ui.canvas, ui.root);
+  const shown = { sequence: null, asked: 0, total: 0, state: "" }; // sequence null: waits for a full message
+  const setWindow = wireChart(ui, chart, shown);
+
+  const hello = () => {
+    shown.sequence = null;
+    shown.asked = performance.now();
+    model.send({ type: "hello" });
+  };
+  const onMessage = (message, buffers) => {
+    if (!message.full && message.seq !== (shown.sequence ?? NaN) + 1) {
+      if (shown.sequence !== null || performance.now() - shown.asked > ASK_AGAIN_MS) hello();
+      return;
+    }
+    shown.sequence = message.seq;
+    if (message.head) shown.state = message.head.state;
+    if (message.progress) shown.total = message.progress[1];
+    takeSeries(chart, message, buffers);
+    for (const [section, draw] of Object.entries(show)) if (message[section]) draw(ui, message[section]);
+    setWindow();
+  };
+  const press = (button, type) => {
+    button.disabled = true; // until the kernel answers
+    model.send({ type });
+  };
+  ui.stop.addEventListener("click", () => press(ui.stop, "stop"));
+  ui.pause.addEventListener("click", () => {
+    const held = shown.state === "paused" || shown.state === "pausing";
+    press(ui.pause, held ? "resume" : "pause");
+  });
+
+  const size = new ResizeObserver(() => chart.redraw());
+  size.observe(ui.canvas);
+  ui.root.addEventListener("transitionend", () => followTheme(ui, chart));
+  const silent = setTimeout(() => {
+    if (shown.sequence === null) ui.stage.textContent = "The kernel does not answer: it is busy or gone.";
+  }, SILENT_MS);
+  model.on("msg:custom", onMessage);
+  followTheme(ui, chart);
+  hello();
+  return () => {
+    clearTimeout(silent);
+    size.disconnect();
+    cancelAnimationFrame(chart.frame);
+    model.off("msg:custom", onMessage);
+  };
+}
+
+export default { render };

@@ -1,0 +1,120 @@
+"""What the dashboard is told: numbered messages, each with what changed since the one before.
+
+Every message stays below 20 KB however long the run is: series are thinned, texts are cut. It holds ``seq``,
+``full`` and the sections that changed:
+
+- ``head``: title, state, reason, stage, whether it is finished, whether a chart is wanted
+- ``progress``: [step, total]
+- ``figures``: [[label, text], ...]
+- ``samples``: {step, more, items: [[input, output, expected or null], ...]}
+- ``notices``: [[level, text], ...]
+- ``series``: [[split, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from nbadapt.events import FINISHED, Notice, StateChange
+from nbadapt.history import History
+from nbadapt.widgets import summary
+from nbadapt.widgets.texts import clip, samples
+from nbadapt.widgets.thin import Bucket, pack, thin
+from nbadapt.widgets.watched import Watched
+
+SERIES = {"train": 600, "evaluation": 140}  # the loss of these splits -> most buckets in a message
+MOST_NOTICES = 4
+NOTICE_BYTES = 320
+LINE_BYTES = 200
+
+
+class Feed:
+    """Follows one run's events and makes the messages about them."""
+
+    def __init__(self, run: Watched) -> None:
+        self._run = run
+        self._title, self._verb = clip(run.title, LINE_BYTES), run.verb  # may be read from disk: once
+        self._history = History()
+        self._seen = 0  # events taken from the run
+        self._sequence = 0
+        self._points: dict[str, int] = {}  # split -> points of its loss that were told
+        self._told: dict[str, Any] = {}  # section -> what the front end shows
+        self._stale = True  # the next message has to be a full one
+
+    def message(self, *, full: bool = False) -> tuple[dict[str, Any], bytes] | None:
+        """What is new since the last message: its content and its buffer; None where nothing is.
+
+        Args:
+            full: tell everything, to a front end that has nothing or has missed a message.
+        """
+        self._pull()
+        if full or self._stale:
+            full, self._points, self._told = True, {}, {}
+        changed = {key: value for key, value in self._sections().items() if self._told.get(key) != value}
+        series = self._new_points()
+        if not (changed or series or full):
+            return None
+        self._sequence += 1
+        self._told.update(changed)
+        self._stale = False
+        counts = [[split, len(buckets)] for split, buckets in series.items()]
+        content = {"seq": self._sequence, "full": full, **changed, "series": counts}
+        return content, b"".join(pack(buckets) for buckets in series.values())
+
+    def warn(self, text: str) -> None:
+        """Add a notice of the dashboard's own."""
+        self._history.notices.append(Notice(text, "warning"))
+
+    def forget(self, section: str | None = None) -> None:
+        """Tell this section again next time, or everything, even where nothing changed."""
+        if section is None:
+            self._stale = True
+        self._told.pop(section or "", None)
+
+    def _pull(self) -> None:
+        events = self._run.events
+        while self._seen < len(events):
+            stamp, event = events[self._seen]
+            self._seen += 1
+            if isinstance(event, StateChange) and event.state == "starting":
+                self._stale = True  # a resumed run takes points back
+            self._history.add(stamp, event)
+
+    def _new_points(self) -> dict[str, list[Bucket]]:
+        series = {}
+        for split, most in SERIES.items():
+            points = self._history.series.get((split, "loss"), [])
+            new = points[self._points.get(split, 0) :]
+            if new:
+                self._points[split] = len(points)
+                series[split] = thin(new, most)
+        return series
+
+    def _sections(self) -> dict[str, Any]:
+        history = self._history
+        progress = history.progress
+        notices = history.notices[-MOST_NOTICES:]
+        return {
+            "head": self._head(),
+            "progress": [progress.step, progress.total] if progress else [0, 0],
+            "figures": summary.figures(history, now=time.time()),
+            "samples": samples(history),
+            "notices": [[notice.level, clip(notice.text, NOTICE_BYTES)] for notice in notices],
+        }
+
+    def _head(self) -> dict[str, Any]:
+        history, control = self._history, self._run.control
+        state, finished = history.state, history.state in FINISHED
+        if not finished and control.stopping:
+            state = "stopping"
+        elif state == "running" and control.paused:
+            state = "pausing"
+        return {
+            "title": self._title,
+            "state": state,
+            "reason": clip(history.reason, LINE_BYTES),
+            "stage": clip(history.stage, LINE_BYTES),
+            "finished": finished,
+            "chart": self._verb == "finetune" or any(name == "loss" for _, name in history.series),
+        }

@@ -1,0 +1,143 @@
+"""The static figure of a run: loss, and a metric of the evaluation beside it.
+
+It brings its own pale background, because no ink is readable on a white and on a dark page at once. Made of
+Figure objects alone: pyplot is neither needed nor safe in threads.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from nbadapt.widgets.summary import metric_label, metric_names
+from nbadapt.widgets.thin import Bucket, smooth, thin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from nbadapt.history import History
+
+TRAIN, EVALUATION = "#0072b2", "#c04f00"  # blue and vermilion of Okabe and Ito, the latter darker
+PAPER, INK, GRID = "#f8f8f8", "#2b2b2b", "#dcdcdc"
+TRAIN_BUCKETS, EVALUATION_BUCKETS = 300, 50  # more would hardly be seen, and cost bytes
+SMOOTHING = 0.04  # of the run's steps, as the dashboard's slider begins
+DPI = 110
+SHADES = 8  # of every ink in the PNG: a third of the bytes of full colour, and it looks the same
+
+
+def has_curve(history: History) -> bool:
+    """Whether there is a loss curve to draw: two points at least."""
+    return any(len(points) > 1 for (_, name), points in history.series.items() if name == "loss")
+
+
+def figure(history: History) -> Figure:
+    """Loss of training (raw and smoothed) and of evaluation by step; beside it a metric evaluated twice or more."""
+    from matplotlib.figure import Figure
+
+    metric = next((m for m in metric_names(history) if len(history.series["evaluation", m]) > 1), None)
+    drawing = Figure(figsize=(7.8, 2.9), dpi=DPI, facecolor=PAPER, layout="constrained")
+    if metric is None:
+        losses = drawing.subplots()
+    else:
+        losses, metrics = drawing.subplots(1, 2, width_ratios=(1.7, 1))
+        _draw_metric(metrics, metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
+    _draw_loss(losses, history)
+    return drawing
+
+
+def png(history: History) -> bytes:
+    """The figure as a PNG of about 860 x 320 pixels in few colours."""
+    from PIL import Image
+
+    raw, small = io.BytesIO(), io.BytesIO()
+    figure(history).savefig(raw, format="png", dpi=DPI)
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(_palette())
+    image = Image.open(raw).convert("RGB").quantize(palette=colours, dither=Image.Dither.NONE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def _palette() -> list[int]:
+    """Red, green, blue of every ink, from paper to full strength."""
+    paper = _rgb(PAPER)
+    return [
+        round(a + (b - a) * shade / (SHADES - 1))
+        for ink in (TRAIN, EVALUATION, INK, GRID)
+        for shade in range(SHADES)
+        for a, b in zip(paper, _rgb(ink), strict=True)
+    ]
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _draw_loss(axes: Axes, history: History) -> None:
+    train = thin(history.series.get(("train", "loss"), []), TRAIN_BUCKETS)
+    evaluation = thin(history.series.get(("evaluation", "loss"), []), EVALUATION_BUCKETS)
+    line: list[float] = []
+    if train:
+        line = smooth(train, SMOOTHING * max(train[-1].step, history.progress.total if history.progress else 0))
+        steps = [b.step for b in train]
+        axes.plot(
+            [s for s in steps for _ in range(2)],
+            [value for b in train for value in (b.low, b.high)],
+            color=TRAIN, alpha=0.35, linewidth=0.8, label="training",
+        )  # fmt: skip
+        axes.plot(steps, line, color=TRAIN, linewidth=1.8, label="training, smoothed")
+    if evaluation:
+        _draw_points(axes, evaluation, "evaluation")
+    bounds = _bounds(line, train, evaluation)
+    if bounds is not None:
+        axes.set_ylim(*bounds)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    else:
+        axes.text(0.5, 0.5, "no loss was recorded", color=INK, ha="center", transform=axes.transAxes)
+    _label(axes, "loss (nats)")
+
+
+def _draw_metric(axes: Axes, name: str, buckets: list[Bucket]) -> None:
+    _draw_points(axes, buckets, name)
+    _label(axes, f"{metric_label(name).lower()} (evaluation)")
+
+
+def _draw_points(axes: Axes, buckets: list[Bucket], label: str) -> None:
+    axes.plot(
+        [b.step for b in buckets],
+        [b.mean for b in buckets],
+        color=EVALUATION, linewidth=1.6, linestyle="--", marker="o", markersize=4.5, label=label,
+        markevery=max(1, len(buckets) // 30),
+    )  # fmt: skip
+
+
+def _label(axes: Axes, what: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_facecolor(PAPER)
+    axes.set_xlabel("step", color=INK, fontsize=9)
+    axes.set_ylabel(what, color=INK, fontsize=9)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in {"left", "bottom"})
+        spine.set_color("#8a8a8a")
+
+
+def _bounds(line: list[float], train: list[Bucket], evaluation: list[Bucket]) -> tuple[float, float] | None:
+    """What is worth seeing: the smoothed line, the evaluation, and 98 % of the raw points; as chart.js does."""
+    seen = [*line, *(b.low for b in evaluation), *(b.high for b in evaluation)]
+    for values, share in (([b.low for b in train], 0.01), ([b.high for b in train], 0.99)):
+        finite = sorted(v for v in values if math.isfinite(v))
+        if finite:
+            seen.append(finite[round(share * (len(finite) - 1))])
+    seen = [v for v in seen if math.isfinite(v)]
+    if not seen:
+        return None
+    low, high = min(seen), max(seen)
+    room = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
+    return (max(0.0, low - room) if low >= 0 else low - room), high + room

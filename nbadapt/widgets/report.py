@@ -1,0 +1,130 @@
+"""The static result of a run, as a MIME bundle: what stays in the notebook when the live dashboard is gone.
+
+It has to survive the sanitizers of untrusted notebooks and code-hosting pages: no scripts, style sheets or
+inline SVG; where even inline styles are stripped, tables and headings still read well. It takes the colours
+of the page. All texts are escaped, and cut so that a run adds at most 60 KB to the notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from nbadapt.events import FINISHED
+from nbadapt.widgets import figure, summary
+from nbadapt.widgets.texts import clip, samples
+from nbadapt.widgets.watched import Reported
+
+if TYPE_CHECKING:
+    from nbadapt.events import Notice
+    from nbadapt.history import History
+
+ANSWER_BYTES = 8_000
+NOTICE_BYTES = 240
+MOST_NOTICES = 6
+LINE_BYTES = 240
+
+MARKS = {"done": "✓", "stopped": "■", "failed": "✗", "killed": "✗", "paused": "‖"}
+LEVELS = {"info": "Note", "warning": "Warning", "error": "Error"}
+
+FRAME = "max-width:860px;border:1px solid rgba(128,128,128,0.4);border-radius:6px;padding:10px 14px"
+CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0"
+PLAIN_TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;vertical-align:top;padding:3px 14px 3px 0"
+ANSWER = "white-space:pre-wrap;overflow-wrap:anywhere;font-family:inherit;margin:8px 0"
+
+
+def _text(text: str) -> str:
+    """Text between tags. Quotes stay, for a sixth of the bytes; the one attribute with data holds numbers."""
+    return escape(text, quote=False)
+
+
+def bundle(run: Reported) -> dict[str, Any]:
+    """The run's state and figures as text/html and text/plain; works for a run at any stage."""
+    history = run.log
+    history.state = run.state
+    head = clip(summary.headline(history, run.error), LINE_BYTES)
+    rows = _rows(run, history)
+    answer = run.outcome.output if run.outcome is not None else None
+    notices = _notices(history, head)
+    title = clip(run.title, LINE_BYTES)
+    if answer is not None:
+        shown = clip(answer, ANSWER_BYTES)
+        answer = shown if len(shown) == len(answer) else f"{shown}\n[cut here; run.output has it all]"
+    blocks = [
+        f"<div><b>{_text(title)}</b> &nbsp; {MARKS.get(history.state, '')} {_text(head)}</div>",
+        f'<pre style="{ANSWER}">{_text(answer)}</pre>' if answer is not None else "",
+        _picture(history),
+        _table(rows),
+        _samples(history, opened=run.verb == "prompt" and answer is None),
+        *(f"<div><b>{LEVELS[level]}:</b> {_text(text)}</div>" for level, text in notices),
+    ]
+    html = f'<div style="{FRAME}">{"".join(blocks)}</div>'
+    return {"text/html": html, "text/plain": _plain(f"{title}: {head}", rows, notices, answer)}
+
+
+def running_bundle(run: Reported) -> dict[str, Any]:
+    """What stands in the cell while the run works, where no live dashboard is shown."""
+    line = summary.progress_line(run.log, clip(run.title, LINE_BYTES))
+    return {"text/html": f'<div style="{FRAME}">{_text(line)}</div>', "text/plain": line}
+
+
+def _rows(run: Reported, history: History) -> list[tuple[str, str]]:
+    final = run.outcome.metrics if run.outcome is not None and history.state in FINISHED else None
+    rates = summary.average_rates(run.events)
+    return [*summary.figures(history, rates=rates, final=final), ("Run", clip(run.id, LINE_BYTES))]
+
+
+def _notices(history: History, head: str) -> list[tuple[str, str]]:
+    """The first notices, each once and without the one that the headline tells."""
+    unique: dict[str, Notice] = {notice.text: notice for notice in history.notices if notice.text not in head}
+    texts: list[tuple[str, str]] = [(notice.level, clip(text, NOTICE_BYTES)) for text, notice in unique.items()]
+    left = len(texts) - MOST_NOTICES
+    return texts if left <= 0 else [*texts[:MOST_NOTICES], ("info", f"and {left} more notices")]
+
+
+def _picture(history: History) -> str:
+    if not figure.has_curve(history):
+        return ""
+    data = base64.b64encode(figure.png(history)).decode("ascii")
+    values = [(split, history.latest("loss", split)) for split in ("train", "evaluation")]
+    said = ", ".join(f"{split} {summary.number(value)}" for split, value in values if value is not None)
+    return (
+        f'<img alt="Loss by step; last values: {said}" src="data:image/png;base64,{data}" '
+        'style="max-width:100%;border-radius:6px;margin:8px 0">'
+    )
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    """Labels and figures, two pairs a line."""
+    cells = [
+        f'<td style="{CELL};opacity:0.8">{_text(label)}</td><td style="{CELL}">{_text(text)}</td>'
+        for label, text in rows
+    ]
+    lines = "".join(f"<tr>{''.join(cells[i : i + 2])}</tr>" for i in range(0, len(cells), 2))
+    return f'<table style="margin:4px 0;border-collapse:collapse">{lines}</table>'
+
+
+def _samples(history: History, *, opened: bool) -> str:
+    latest = samples(history)
+    if not latest["items"]:
+        return ""
+    head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("input", "output", "expected"))
+    lines = "".join(
+        "<tr>" + "".join(f'<td style="{PLAIN_TEXT}">{_text(text or "")}</td>' for text in item) + "</tr>"
+        for item in latest["items"]
+    )
+    total = len(latest["items"]) + latest["more"]
+    count = f" ({len(latest['items'])} of {total})" if latest["more"] else ""
+    return (
+        f"<details{' open' if opened else ''}><summary>Samples at step {latest['step']}{count}</summary>"
+        f'<table style="margin:4px 0;border-collapse:collapse"><tr>{head}</tr>{lines}</table></details>'
+    )
+
+
+def _plain(head: str, rows: list[tuple[str, str]], notices: list[tuple[str, str]], answer: str | None) -> str:
+    width = max(len(label) for label, _ in rows)
+    lines = [head, *([answer, ""] if answer is not None else [])]
+    lines += [f"  {label:<{width}}  {text}" for label, text in rows]
+    return "\n".join([*lines, *(f"{LEVELS[level]}: {text}" for level, text in notices)])

@@ -1,0 +1,57 @@
+"""Texts of users and models, cut to what a message or a saved notebook may hold."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from nbadapt.history import History
+
+MOST_SAMPLES = 4
+SAMPLE_BYTES = 3_600  # of all samples together
+
+
+class Samples(TypedDict):
+    """Samples of one evaluation: `items` are (input, output, expected), `more` is how many were left out."""
+
+    step: int
+    more: int
+    items: list[tuple[str, str, str | None]]
+
+
+def samples(history: History) -> Samples:
+    """The samples of the latest evaluation that has some: those that share the last one's step."""
+    if not history.samples:
+        return {"step": 0, "more": 0, "items": []}
+    step = history.samples[-1].step
+    latest = [sample for sample in history.samples if sample.step == step]
+    shown = latest[:MOST_SAMPLES]
+    most = SAMPLE_BYTES // (3 * len(shown))
+    return {
+        "step": step,
+        "more": len(latest) - len(shown),
+        "items": [
+            (clip(s.input, most), clip(s.output, most), None if s.expected is None else clip(s.expected, most))
+            for s in shown
+        ],
+    }
+
+
+def clip(text: str, most: int) -> str:
+    """The beginning of a text that takes at most `most` bytes as JSON, with an ellipsis where it was cut.
+
+    Lone surrogates, which no message can carry, become question marks.
+    """
+    start = text[:most].encode("utf-8", "replace").decode("utf-8")
+    if len(start) == len(text) and _weight(start) <= most:
+        return start
+    low, high = 0, len(start)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _weight(start[:middle]) <= most - 3 else (low, middle - 1)
+    return start[:low].rstrip() + "…"
+
+
+def _weight(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8")) - 2
