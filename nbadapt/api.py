@@ -136,7 +136,6 @@ def prompt(
     examples: Any = ...,
     labels: Sequence[str] = ...,
     variables: Mapping[str, Any] | None = ...,
-    task: Task | None = ...,
     columns: Mapping[str, str] | None = ...,
     seed: int = ...,
     device: str | None = ...,
@@ -158,7 +157,6 @@ def prompt(
     examples: Any = ...,
     labels: Sequence[str] = ...,
     variables: Mapping[str, Any] | None = ...,
-    task: Task | None = ...,
     columns: Mapping[str, str] | None = ...,
     seed: int = ...,
     device: str | None = ...,
@@ -179,7 +177,6 @@ def prompt(
     examples: Any = None,
     labels: Sequence[str] = (),
     variables: Mapping[str, Any] | None = None,
-    task: Task | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -199,7 +196,6 @@ def prompt(
         examples: demonstrations for in-context methods.
         labels: the classes to choose from; empty: those of the data.
         variables: values of the template's placeholders.
-        task: None to infer it from the columns.
         columns: the task's column name -> your column name.
         seed: decides every random choice.
         device: None for the best one there is.
@@ -224,7 +220,6 @@ def prompt(
         data=_table(data),
         examples=_table(examples),
         sources=_sources(model=model, data=data, examples=examples),
-        task=task,
         columns=dict(columns or {}),
         labels=tuple(labels),
         prompt=template,

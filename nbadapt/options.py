@@ -54,19 +54,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("--data", "TABLE", "the rows: a variable, a file or a hub data set", "data", values="table"),
     Option("--eval", "TABLE", "held-out rows", "evaluation", ("finetune",), values="table"),
     Option("--split", "SHARE", "share of the rows held out without --eval (0.1)", "split", ("finetune",)),
-    Option(
-        "--examples", "TABLE", "demonstrations shown to the model", "examples", ("prompt",), values="table"
-    ),
+    Option("--examples", "TABLE", "demonstrations shown to the model", "examples", ("prompt",), values="table"),
     Option("--labels", "A,B,...", "the classes to choose from", "labels", ("prompt",)),
-    Option("--task", "TASK", "the task, where the columns do not tell", "task", values="task"),
+    Option("--task", "TASK", "the task, where the columns do not tell", "task", ("finetune",), values="task"),
     *(
         Option(f"--{name}", "COLUMN", f"the column that holds the {name}", "columns", values="column")
         for name in COLUMNS
     ),
     Option("--seed", "N", "decides every random choice (0)", "seed"),
-    Option(
-        "--set", "KEY=VALUE", "one of the method's settings; may be repeated", "settings", values="setting"
-    ),
+    Option("--set", "KEY=VALUE", "one of the method's settings; may be repeated", "settings", values="setting"),
     Option("--as", "VARIABLE", "the notebook variable that gets the run", "name"),
     Option("--device", "DEVICE", "where to compute (the best one there is)", "device", values="device"),
     Option("--dtype", "TYPE", "type of the base weights (the fastest one)", "dtype", values="dtype"),

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import RequestError, did_you_mean
-from nbadapt.options import COLUMNS, TASKS, Option, options, setting_flag
+from nbadapt.options import Option, options, setting_flag
 
 if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
@@ -84,12 +84,6 @@ class Request:
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise RequestError(f"the seed is {self.seed!r}: give a whole number from 0 to {MAX_SEED}")
-        if self.task is not None and self.task not in TASKS:
-            raise RequestError(f"unknown task {self.task!r}: {did_you_mean(self.task, TASKS, kind='tasks')}")
-        for column in self.columns:
-            if column not in COLUMNS:
-                hint = did_you_mean(column, COLUMNS, kind="columns")
-                raise RequestError(f"no task has a column {column!r}: {hint}")
         _check_labels(self.labels)
         if self.name is not None and (not self.name.isidentifier() or keyword.iskeyword(self.name)):
             raise RequestError(f"--as {self.name!r} is no variable name: use letters, digits and _, such as tuned")

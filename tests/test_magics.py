@@ -348,7 +348,7 @@ def test_python_raises_our_own_errors(shell: Shell, tmp_path: Path):
         nbadapt.finetune("count", model=shell["model"], data=rows, stepz=2)
     with pytest.raises(RequestError, match=r"write columns=\{'text': 'review'\}"):
         nbadapt.finetune("count", model=shell["model"], data=rows, text="review")
-    with pytest.raises(RequestError, match="no task has a column 'txt'"):
+    with pytest.raises(DataError, match="no task has a column 'txt'"):
         nbadapt.finetune("count", model=shell["model"], data=rows, columns={"txt": "review"})
     with pytest.raises(DataError, match=r"missing\.csv"):
         nbadapt.finetune("count", model=shell["model"], data=tmp_path / "missing.csv")

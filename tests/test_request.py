@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from nbadapt import body
+from nbadapt import body, layouts
 from nbadapt.errors import RequestError
-from nbadapt.method import Adapted, Config, Estimate, Method, Outcome
-from nbadapt.options import COLUMNS, OPTIONS, SOURCES, options
+from nbadapt.method import Adapted, Config, Estimate, Method, Outcome, Task
+from nbadapt.options import COLUMNS, OPTIONS, SOURCES, TASKS, options
 from nbadapt.request import MAX_SEED, Request, parse, words
 from nbadapt.settings import describe, from_text, validate
 
@@ -130,7 +130,6 @@ MISTAKES = {
     "lora --model df --data df": "--model df: that variable is of type list",
     "lora --model minilm --data df --seed -1": "the seed is -1",
     f"lora --model minilm --data df --seed {MAX_SEED + 1}": "the seed is",
-    "lora --model minilm --data df --task clasification": "did you mean classification",
     "lora --model minilm --data df --as 2nd": "--as '2nd' is no variable name",
     "lora --model minilm --data df --as class": "--as 'class' is no variable name",
 }
@@ -177,6 +176,8 @@ def test_every_option_is_complete():
         assert option.values in SOURCES
     assert [option.flag for option in OPTIONS] == list(dict.fromkeys(option.flag for option in OPTIONS))
     assert {f"--{column}" for column in COLUMNS} <= options("prompt").keys()
+    assert set(COLUMNS) == set(layouts.COLUMNS)
+    assert get_args(Task) == TASKS
 
 
 # ------------------------------------------------------------------ YAML
