@@ -244,12 +244,15 @@ def _table(table: Any) -> Any:
 
 
 def _sources(**given: Any) -> dict[str, str]:
-    """What messages call each table: the file's name, or the parameter's."""
-    return {
-        name: str(value) if isinstance(value, str | os.PathLike) else getattr(value, "id", name)
-        for name, value in given.items()
-        if value is not None
-    }
+    """What messages call the model and each table: its name or file, a run's id, or the parameter."""
+    from nbadapt.run import Run
+
+    def called(name: str, value: Any) -> str:
+        if isinstance(value, Run):
+            return value.id
+        return str(value) if isinstance(value, str | os.PathLike) else name
+
+    return {name: called(name, value) for name, value in given.items() if value is not None}
 
 
 def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, Any]:

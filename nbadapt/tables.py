@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 WIDEST = 56  # characters of a column of text; longer cells are broken into lines
 
-_CELL = 'style="text-align:left;vertical-align:top;padding:2px 10px"'
+_CELL = "text-align:left;vertical-align:top;padding:2px 10px"
 
 
 class Table(Sequence[T], Generic[T]):
@@ -47,23 +47,28 @@ class Table(Sequence[T], Generic[T]):
         rows = [[textwrap.wrap(cell, WIDEST) or [""] for cell in row] for row in [self._headings, *self._cells]]
         widths = [max(len(line) for row in rows for line in row[i]) for i in range(len(self._headings))]
         lines = [line for row in rows for line in _lines(row, widths)]
-        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+        return "\n".join([lines[0], "─" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
 
     def _repr_html_(self) -> str:
         if not self._items:
             return f"<p>{html.escape(self._empty)}</p>"
-        head = "".join(f"<th {_CELL}>{html.escape(heading)}</th>" for heading in self._headings)
-        rows = "".join(
-            "<tr>" + "".join(f"<td {_CELL}>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._cells
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        head = _html_row("th", self._headings)
+        rows = "".join(_html_row("td", row) for row in self._cells)
+        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _html_row(tag: str, cells: tuple[str, ...]) -> str:
+    """One row; its first cell, the name that is typed, is never broken."""
+    styles = [_CELL + ";white-space:nowrap", *[_CELL] * (len(cells) - 1)]
+    inner = (f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for style, cell in zip(styles, cells, strict=True))
+    return f"<tr>{''.join(inner)}</tr>"
 
 
 def _lines(row: list[list[str]], widths: list[int]) -> Iterator[str]:
     """One row as lines of text; every cell is a list of lines."""
     for i in range(max(len(cell) for cell in row)):
         cells = (cell[i] if i < len(cell) else "" for cell in row)
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 class Code(str):

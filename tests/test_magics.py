@@ -354,6 +354,8 @@ def test_python_raises_our_own_errors(shell: Shell, tmp_path: Path):
         nbadapt.finetune("count", model=shell["model"], data=tmp_path / "missing.csv")
     with pytest.raises(RequestError, match="no run is at work"):
         nbadapt.stop()
+    with pytest.raises(RequestError, match="no model given"):
+        nbadapt.finetune("count", model=None, data=rows)
     with pytest.raises(RequestError, match="the seed is True"):
         nbadapt.finetune("count", model=shell["model"], data=rows, seed=True)
 
