@@ -218,6 +218,31 @@ def test_a_change_of_theme_is_followed(page: Any, wire: Wire) -> None:
     page.wait_for_selector(".nbadapt[data-theme=dark]", timeout=2000)
 
 
+# JupyterLab's own rules for lists in an output, which come after the widget's.
+LAB = """.jp-OutputArea-output dl, .jp-OutputArea-output dt, .jp-OutputArea-output dd { display: block; }
+.jp-OutputArea-output dl { width: 100%; overflow: hidden; padding: 0; margin: 0; }
+.jp-OutputArea-output dt { font-weight: bold; float: left; width: 20%; padding: 0; margin: 0; }
+.jp-OutputArea-output dd { float: left; width: 80%; padding: 0; margin: 0; }"""
+
+
+def test_figures_stand_side_by_side_in_jupyterlab_too(page: Any, wire: Wire) -> None:
+    page.evaluate("document.body.className = 'jp-OutputArea-output'")
+    run = started()
+    train(run, 1, 50, 375)
+    Desk(page, wire, run)
+    page.add_style_tag(content=LAB)
+    labels = page.locator(".nbadapt-figures dt").all()[:3]
+    values = page.locator(".nbadapt-figures dd").all()[:3]
+    tops = {round(label.bounding_box()["y"]) for label in labels}
+    assert len(tops) == 1
+    for label, value in zip(labels, values, strict=True):
+        above, below = label.bounding_box(), value.bounding_box()
+        assert above["x"] == below["x"]
+        assert above["y"] + above["height"] <= below["y"] + 1
+    name, text = page.locator(".nbadapt-sample dt").first, page.locator(".nbadapt-sample dd").first
+    assert abs(name.bounding_box()["y"] - text.bounding_box()["y"]) < 2
+
+
 def test_a_gap_asks_for_everything(page: Any, wire: Wire) -> None:
     desk = Desk(page, wire, started())
     train(desk.run, 1, 100, 375)

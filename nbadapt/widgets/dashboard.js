@@ -223,6 +223,7 @@ function render({ model, el }) {
     takeSeries(chart, message, buffers);
     for (const [section, draw] of Object.entries(show)) if (message[section]) draw(ui, message[section]);
     setWindow();
+    followTheme(ui, chart);
   };
   const press = (button, type) => {
     button.disabled = true; // until the kernel answers
@@ -236,7 +237,10 @@ function render({ model, el }) {
 
   const size = new ResizeObserver(() => chart.redraw());
   size.observe(ui.canvas);
-  ui.root.addEventListener("transitionend", () => followTheme(ui, chart));
+  const recolour = () => followTheme(ui, chart);
+  ui.root.addEventListener("transitionend", recolour);
+  const theme = new MutationObserver(recolour); // JupyterLab and VS Code mark the theme here
+  for (const element of [document.documentElement, document.body]) theme.observe(element, { attributes: true });
   const silent = setTimeout(() => {
     if (shown.sequence === null) ui.stage.textContent = "The kernel does not answer: it is busy or gone.";
   }, SILENT_MS);
@@ -246,6 +250,7 @@ function render({ model, el }) {
   return () => {
     clearTimeout(silent);
     size.disconnect();
+    theme.disconnect();
     cancelAnimationFrame(chart.frame);
     model.off("msg:custom", onMessage);
   };
