@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.errors import RequestError, StoreError
@@ -315,7 +316,7 @@ def _row(run: Run) -> dict[str, str]:
         return {
             "run": run.id,
             "method": asked["method"],
-            "model": asked["model"]["name"],
+            "model": _short(asked["model"]),
             "state": run.state,
             "steps": f"{log.progress.step:,} / {log.progress.total:,}" if log.progress else "",
             "result": f"{name} {metrics[name]:.4g}" if name else "",
@@ -323,6 +324,11 @@ def _row(run: Run) -> dict[str, str]:
         }
     except (StoreError, KeyError, TypeError):
         return {"run": run.id, "state": "unreadable"}
+
+
+def _short(model: Mapping[str, str]) -> str:
+    """A model's name; of a folder its last part."""
+    return model["name"] if model["kind"] == "hub" else Path(model["name"]).name
 
 
 def show(run: str | Run) -> Run:
