@@ -341,6 +341,18 @@ def test_the_model_is_given_back_in_its_mode() -> None:
     assert lm.model.training
 
 
+def test_between_two_batches_of_scores_gradients_are_on() -> None:
+    lm = load("gpt2", batch_size=1)
+    lm.model.train()
+    batches = lm.scored(PROMPTS, LABELS)
+    first = next(batches)
+    assert first[1].shape == (1, 3)
+    assert torch.is_grad_enabled()
+    assert lm.model.training
+    batches.close()
+    assert torch.is_grad_enabled()
+
+
 def test_short_answers_for_samples() -> None:
     lm = load("llama", chat=True)
     talk = [{"role": "user", "content": "Hi"}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.batches import by_length, inference, left_padded
@@ -132,18 +132,32 @@ class LanguageModel(Adapted):
         """
         import numpy as np
 
+        scores: np.ndarray[Any, Any] = np.zeros((len(prompts), len(completions)))
+        for batch, values in self.scored(prompts, completions, tick=tick):
+            scores[batch] = values
+        return scores
+
+    def scored(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], *, tick: Tick | None = None
+    ) -> Iterator[tuple[list[int], np.ndarray[Any, Any]]]:
+        """What `score` gives, as it is computed: (indices of B prompts, their scores of shape (B, k))."""
         if any(not completion.strip() for completion in completions):
             raise RequestError("an empty completion cannot be scored: give every label a name")
         if not prompts or not completions:
-            return np.zeros((len(prompts), len(completions)))
+            return
         end = any(a != b and b.startswith(a) for a in completions for b in completions)
         starts = [self._prompt_ids(prompt) for prompt in prompts]
         answers = [[encode_completion(self.tokenizer, c, p, end=end) for c in completions] for p in prompts]
         for start, row in zip(starts, answers, strict=True):
             longest = max(map(len, row))
             self.room(len(start), longest, at_least=longest)
-        with inference(self.model):
-            return log_likelihoods(self.model, starts, answers, self.batch_size, tick or _no_tick)
+        batches = log_likelihoods(self.model, starts, answers, self.batch_size, tick or _no_tick)
+        while True:
+            with inference(self.model):  # not around the yield: gradients are the caller's affair there
+                found = next(batches, None)
+            if found is None:
+                return
+            yield found
 
     def predict(
         self, texts: Sequence[Prompt], labels: Sequence[str] | None = None, tick: Tick | None = None
@@ -158,14 +172,10 @@ class LanguageModel(Adapted):
         Raises:
             RequestError: no labels, or only one.
         """
-        import numpy as np
-
         names = tuple(dict.fromkeys(labels or ()))
         if len(names) < 2:
             raise RequestError("a language model needs the classes to choose from: predict(texts, labels=[...])")
-        scores = self.score(texts, names, tick=tick)
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return Predictions(names, weights / weights.sum(axis=1, keepdims=True))
+        return Predictions(names, softmax(self.score(texts, names, tick=tick)))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         ids = encode_prompt(self.tokenizer, prompt)
@@ -188,6 +198,15 @@ class LanguageModel(Adapted):
                 f"context of {self.context:,} tokens; shorten the text or take fewer examples"
             )
         return min(wanted, self.context - length)
+
+
+def softmax(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Probabilities from log-likelihoods, over the last axis."""
+    import numpy as np
+
+    weights: np.ndarray[Any, Any] = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
 
 
 class _Ticking:

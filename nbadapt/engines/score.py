@@ -14,7 +14,7 @@ The rests are padded on the left, so that every row predicts from the same colum
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.batches import by_length, keep, left_padded, runs
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from transformers import Cache, PreTrainedModel
+
+    Scored = tuple[list[int], np.ndarray[Any, Any]]
 
 Tick = Callable[[], None]
 
@@ -33,8 +35,10 @@ def log_likelihoods(
     answers: Sequence[Sequence[list[int]]],
     batch_size: int,
     tick: Tick,
-) -> np.ndarray[Any, Any]:
-    """Log-likelihoods, summed over tokens: shape (n, k).
+) -> Iterator[Scored]:
+    """Log-likelihoods summed over tokens, batch by batch: (indices of B prompts, array of shape (B, k)).
+
+    Each prompt comes in one batch.
 
     Args:
         model: in inference mode.
@@ -44,7 +48,7 @@ def log_likelihoods(
         tick: called before each batch; may raise to leave early.
     """
     score = _with_cache if shares_cache(model) else _plainly
-    return score(model, starts, answers, batch_size, tick)
+    yield from score(model, starts, answers, batch_size, tick)
 
 
 def shares_cache(model: PreTrainedModel) -> bool:
@@ -68,19 +72,17 @@ def _with_cache(
     answers: Sequence[Sequence[list[int]]],
     batch_size: int,
     tick: Tick,
-) -> np.ndarray[Any, Any]:
+) -> Iterator[Scored]:
     import numpy as np
 
     shared = min(_common_prefix(starts), min(map(len, starts)) - 1)  # a token is left to predict from
     prefix = _prefill(model, starts[0][:shared])
     rests = [start[shared:] for start in starts]
-    scores: np.ndarray[Any, Any] = np.zeros((len(starts), len(answers[0])))
     for batch in by_length([len(rest) for rest in rests], batch_size):
         tick()
         rows = _Rows(model, prefix, shared, [rests[i] for i in batch])
-        for j in range(scores.shape[1]):
-            scores[batch, j] = rows.score([answers[i][j] for i in batch]).double().cpu().numpy()
-    return scores
+        columns = [rows.score([answers[i][j] for i in batch]) for j in range(len(answers[0]))]
+        yield batch, np.stack([column.double().cpu().numpy() for column in columns], axis=1)
 
 
 def _common_prefix(rows: Sequence[list[int]]) -> int:
@@ -172,23 +174,22 @@ def _plainly(
     answers: Sequence[Sequence[list[int]]],
     batch_size: int,
     tick: Tick,
-) -> np.ndarray[Any, Any]:
-    """A whole forward for each pair in batches of one length: no padding, so right for any architecture."""
+) -> Iterator[Scored]:
+    """A whole forward for each pair, without padding: right for any architecture."""
     import numpy as np
     import torch
 
-    scores: np.ndarray[Any, Any] = np.zeros((len(starts), len(answers[0])))
-    pairs = [
-        (start + answer, len(answer), (i, j)) for i, start in enumerate(starts) for j, answer in enumerate(answers[i])
-    ]
-    pairs.sort(key=lambda pair: (len(pair[0]), pair[1]))
-    for batch in runs(pairs, batch_size, key=lambda pair: (len(pair[0]), pair[1])):
-        tick()
-        last = batch[0][1]
-        tokens = torch.tensor([ids for ids, _, _ in batch], device=model.device)  # (B, T)
-        logits = model(input_ids=tokens, use_cache=False, **keep(model, last + 1)).logits
-        steps = logits[:, -last - 1 : -1].float().log_softmax(-1)  # (B, last, V)
-        chosen = steps.gather(-1, tokens[:, -last:].unsqueeze(-1)).squeeze(-1)  # (B, last)
-        for (_, _, place), total in zip(batch, chosen.sum(1).tolist(), strict=True):
-            scores[place] = total
-    return scores
+    for batch in by_length([len(start) for start in starts], batch_size):
+        scores: np.ndarray[Any, Any] = np.zeros((len(batch), len(answers[0])))
+        pairs = [(b, j) for b in range(len(batch)) for j in range(len(answers[0]))]
+        sizes = {(b, j): (len(starts[batch[b]]), len(answers[batch[b]][j])) for b, j in pairs}
+        for alike in runs(sorted(pairs, key=sizes.__getitem__), batch_size, key=sizes.__getitem__):
+            tick()
+            last = sizes[alike[0]][1]
+            rows = [starts[batch[b]] + answers[batch[b]][j] for b, j in alike]
+            tokens = torch.tensor(rows, device=model.device)  # (B, T)
+            logits = model(input_ids=tokens, use_cache=False, **keep(model, last + 1)).logits
+            steps = logits[:, -last - 1 : -1].float().log_softmax(-1)  # (B, last, V)
+            chosen = steps.gather(-1, tokens[:, -last:].unsqueeze(-1)).squeeze(-1)  # (B, last)
+            scores[tuple(zip(*alike, strict=True))] = chosen.sum(1).double().cpu().numpy()
+        yield batch, scores
