@@ -100,7 +100,7 @@ class Kernel:
 
     def send(self, code: str) -> str:
         """Queue a cell, as Run All does; returns its id."""
-        cell = self._client.execute(code, allow_stdin=False)
+        cell = self._client.execute(code, allow_stdin=True)
         self.cells[cell] = Cell()
         return str(cell)
 

@@ -1,0 +1,257 @@
+"""How a run is shown while it works and after it: a widget in a kernel, lines of text anywhere else.
+
+Nothing here raises: what goes wrong with the display becomes a notice of the run, and the work goes on.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nbadapt.events import Notice, Progress
+from nbadapt.widgets.summary import progress_line
+
+if TYPE_CHECKING:
+    from nbadapt.run import Run
+    from nbadapt.widgets.dashboard import Dashboard
+
+PUSH_SECONDS = 0.2  # between two updates of the dashboard
+
+
+def hello_seconds() -> float:
+    """How long a front end may take to show the dashboard before nobody is taken to watch."""
+    return float(os.environ.get("NBADAPT_HELLO_SECONDS", "5"))
+
+
+def thread_name(run: Run) -> str:
+    """The name of the thread that shows a run in the background, while it does."""
+    return f"nbadapt-view-{run.id}"
+
+
+def thread_name(run: Run) -> str:
+    """The name of the thread that shows a run in the background, while it does."""
+    return f"nbadapt-view-{run.id}"
+
+
+def view_of(run: Run) -> View:
+    """The view that fits, or the one that NBADAPT_UI names: live (the widget), static (no widget) or text.
+
+    Outside a kernel it is always text. In a kernel it is the widget where somebody may be there to see it: a
+    front end that takes no input, such as nbclient, executes for nobody, and would save the widget's state.
+    """
+    from IPython.core.getipython import get_ipython
+
+    mode = os.environ.get("NBADAPT_UI", "auto")
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or mode == "text":
+        return TextView(run)
+    return KernelView(run, live=mode == "live" or (mode != "static" and _takes_input(kernel)))
+
+
+def _takes_input(kernel: Any) -> bool:
+    content = kernel.get_parent("shell").get("content", {})
+    return bool(content.get("allow_stdin", True))
+
+
+class View(ABC):
+    """What a person sees of one run. Used by one thread at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._tenths = _Tenths(run)
+        self._finished = False
+
+    @property
+    def greeted(self) -> bool:
+        """Whether a front end shows the dashboard."""
+        return False
+
+    @property
+    def can_greet(self) -> bool:
+        """Whether a front end could still show the dashboard."""
+        return False
+
+    @abstractmethod
+    def show(self) -> None:
+        """Appear, when the run has started."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Show what is new; called often, decides itself how often it draws."""
+
+    def finish(self) -> None:
+        """Show the result, once, in the same place."""
+        if not self._finished:
+            self._finished = True
+            self._show_result()
+
+    @abstractmethod
+    def _show_result(self) -> None: ...
+
+    def go_on_alone(self) -> threading.Thread:
+        """Follow the run in a thread, up to its result. Its output belongs to the cell of now."""
+        thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._follow,), name=thread_name(self._run), daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _follow(self) -> None:
+        while self._run.alive:
+            self.update()
+            self._run.join(PUSH_SECONDS)
+        self.finish()
+
+
+class TextView(View):
+    """Lines on stderr: one every tenth of the work, and a summary. For scripts, terminals and logs."""
+
+    def show(self) -> None:
+        """Nothing to see before the first tenth."""
+
+    def update(self) -> None:
+        """Print a line when a further tenth of the work is done."""
+        if self._tenths.passed():
+            self._print(lambda: progress_line(self._run.log, self._run.title))
+
+    def _show_result(self) -> None:
+        self._print(self._summary)
+
+    def _summary(self) -> str:
+        from nbadapt.widgets.report import bundle
+
+        return str(bundle(self._run)["text/plain"])
+
+    def _print(self, text: Callable[[], str]) -> None:
+        try:
+            print(text(), file=sys.stderr, flush=True)  # noqa: T201 - on the main thread, of the cell or script
+        except Exception as error:  # noqa: BLE001 - such as a closed stderr: no reason to lose the run
+            _note(self._run, f"the progress could not be printed: {type(error).__name__}: {error}")
+
+
+class KernelView(View):
+    """One display in the cell: the live widget at first, at the end a figure and a table.
+
+    While no front end has shown the widget, as under nbclient or papermill, the display is replaced by a small
+    static one every tenth of the work instead.
+    """
+
+    def __init__(self, run: Run, *, live: bool) -> None:
+        super().__init__(run)
+        self._handle: Any = None
+        self._dashboard: Dashboard | None = None
+        self._wanted = live
+        self._static = False  # the widget is not on display any more
+        self._pushed = 0.0
+        self._deadline = 0.0
+
+    @property
+    def greeted(self) -> bool:
+        """Whether a front end shows the widget."""
+        return self._dashboard is not None and self._dashboard.hello > 0
+
+    @property
+    def can_greet(self) -> bool:
+        """Whether there is a widget that a front end could show."""
+        return self._dashboard is not None
+
+    def show(self) -> None:
+        """Display the widget, together with something to read where none is shown."""
+        self._deadline = time.monotonic() + (hello_seconds() if self._wanted else 0.0)
+        if self._wanted:
+            self._guard(self._make_dashboard)
+        self._guard(self._display)
+
+    def _make_dashboard(self) -> None:
+        from nbadapt.widgets.dashboard import Dashboard
+
+        self._dashboard = Dashboard(self._run)
+
+    def _display(self) -> None:
+        from IPython.display import display
+
+        content = self._content()
+        self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
+
+    def _content(self) -> dict[str, Any]:
+        """The widget with something to read for front ends that cannot show it; or that alone."""
+        from nbadapt.widgets.report import running_bundle
+
+        content = dict(running_bundle(self._run))
+        if self._dashboard is not None and not self._static:
+            shown, _metadata = self._dashboard._repr_mimebundle_() or ({}, {})
+            content = {**shown, **content}
+        return content
+
+    def update(self) -> None:
+        """Feed the widget; where nobody shows it, replace the display at every tenth of the work."""
+        now = time.monotonic()
+        if self.greeted:
+            if self._static:  # the front end was slow to answer: give it the widget back
+                self._static = False
+                self._guard(lambda: self._handle.update(self._content(), raw=True))
+            if now - self._pushed >= PUSH_SECONDS:
+                self._pushed = now
+                self._guard(self._push)
+        elif now > self._deadline and self._tenths.passed():
+            self._static = True
+            self._guard(lambda: self._handle.update(self._content(), raw=True))
+
+    def _push(self) -> None:
+        if self._dashboard is not None:
+            self._dashboard.push()
+
+    def _show_result(self) -> None:
+        from nbadapt.widgets.report import bundle
+
+        if self._dashboard is not None and self._dashboard.error is not None:
+            _note(self._run, self._dashboard.error)
+        if not self._guard(lambda: self._handle.update(bundle(self._run), raw=True)):
+            line = progress_line(self._run.log, self._run.title)
+            self._guard(lambda: self._handle.update({"text/plain": line}, raw=True))
+        self._guard(self._close)
+
+    def _close(self) -> None:
+        """Take the widget out of the front end's models, so that no saved notebook holds its state."""
+        if self._dashboard is not None:
+            self._dashboard.layout.close()
+            self._dashboard.close()
+
+    def _guard(self, draw: Callable[[], object]) -> bool:
+        """Draw, and tell whether that went well."""
+        try:
+            draw()
+        except Exception as error:  # noqa: BLE001 - whatever breaks the display must not break the run
+            self._dashboard = None
+            _note(self._run, f"the live display was switched off: {type(error).__name__}: {error}")
+            return False
+        return True
+
+
+def _note(run: Run, text: str) -> None:
+    run.events.append((time.time(), Notice(text, "warning")))
+
+
+class _Tenths:
+    """Tells once for every tenth of a run's steps that it has been passed."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._seen = self._tenth = 0
+
+    def passed(self) -> bool:
+        """Whether a further tenth was passed since the last call."""
+        events = self._run.events
+        end, tenth = len(events), self._tenth
+        for _, event in events[self._seen : end]:
+            if isinstance(event, Progress) and event.total > 0:
+                tenth = max(tenth, 10 * event.step // event.total)
+        further = tenth > self._tenth
+        self._seen, self._tenth = end, tenth
+        return further
