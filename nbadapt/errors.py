@@ -20,6 +20,7 @@ Magics turn every NbadaptError into IPython's UsageError: one line, no traceback
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -84,3 +85,13 @@ def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str
         return f"there are no {kind}"
     shown = ", ".join(words[:20]) + (", ..." if len(words) > 20 else "")
     return f"{kind}: {shown}"
+
+
+def drop_frames(error: BaseException) -> None:
+    """Let go of what the frames of an error hold (models, batches, their memory): of its causes too."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        following = link.__cause__ or link.__context__
+        link.__traceback__ = link.__cause__ = link.__context__ = None
+        link = following
