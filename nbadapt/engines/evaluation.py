@@ -1,0 +1,214 @@
+"""Asks a model one question after another, and keeps its answers: in a file, in figures, in events."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbadapt import metrics
+from nbadapt.engines.generate import LanguageModel, softmax
+from nbadapt.engines.prompts import as_text
+from nbadapt.engines.tokens import Prompt
+from nbadapt.errors import Stopped
+from nbadapt.events import Metric, Progress, Sample, Stage
+from nbadapt.method import Adapted, Emit, Job, Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PREDICTIONS = "artifacts/predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One row to answer.
+
+    Attributes:
+        row: its number in the table, from 1.
+        prompt: what the model is asked, with demonstrations.
+        shown: the row's own part of it, for people.
+        expected: the right answer, where it is known.
+        group: queries of one group begin with the same demonstrations.
+    """
+
+    row: int
+    prompt: Prompt
+    shown: str
+    expected: str | None = None
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said; `probabilities` where it chose from labels."""
+
+    text: str
+    probabilities: dict[str, float] | None = None
+
+
+def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit) -> Outcome:
+    """Answer every query, by labels where there are any.
+
+    After a Stop the outcome holds what was answered until then.
+
+    Args:
+        model: scores labels where it can, else predicts; generates where there are no labels.
+        queries: at least one.
+        labels: the classes to choose from; empty for free text.
+        job: its config is a `PromptConfig`.
+        emit: told of every batch.
+
+    Raises:
+        Stopped: before the first answer.
+    """
+    record = _Record(job, queries, "accuracy" if labels else "exact_match")
+    total = steps(queries, job.config.batch_size)
+    try:
+        for step, (batch, answers) in enumerate(_answers(model, queries, labels, job, emit), 1):
+            record.add(batch, answers)
+            emit(Progress(step, total, examples=len(record.answers)))
+            emit(Metric(step, "evaluation", record.running()))
+    except Stopped:
+        if not record.answers:
+            raise
+        return record.close()
+    outcome = record.close()
+    try:
+        for query in queries[: job.config.samples]:
+            emit(Sample(total, query.shown, record.answers[query.row].text, query.expected))
+    except Stopped:
+        pass  # everything is answered and stored
+    return outcome
+
+
+def steps(queries: Sequence[Query], batch_size: int) -> int:
+    """How many batches the queries make."""
+    return sum(-(-count // batch_size) for count in Counter(query.group for query in queries).values())
+
+
+def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) -> Answer:
+    """The model's choice for one prompt."""
+    emit(Stage("answering"))
+    return _predicted(model, [prompt], labels)[0]
+
+
+def _answers(
+    model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
+) -> Iterator[tuple[list[Query], list[Answer]]]:
+    """Batches of queries with their answers."""
+    groups: dict[int, list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.group, []).append(query)
+
+    def tick() -> None:
+        emit(Stage("answering"))
+
+    seed = job.seed * 1_000_003
+    for group in groups.values():
+        if labels and isinstance(model, LanguageModel):  # batch by batch, over one prefix
+            for indices, scores in model.scored([query.prompt for query in group], labels, tick=tick):
+                yield [group[i] for i in indices], [_chosen(labels, row) for row in softmax(scores)]
+            continue
+        for batch in _chunks(group, job.config.batch_size):
+            tick()
+            prompts = [query.prompt for query in batch]
+            if labels:
+                yield batch, _predicted(model, prompts, labels)
+            else:
+                seed += 1
+                yield batch, write(model, prompts, job, seed, tick)
+
+
+def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
+    """Choices between the labels; a classifier has its own and takes none."""
+    texts: Any = prompts
+    predicted = model.predict(texts, labels if "score" in model.abilities else None)
+    return [_chosen(predicted.names, row) for row in predicted.probabilities]
+
+
+def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: Callable[[], None]) -> list[Answer]:
+    """Free answers, with the job's sampling settings."""
+    asked: Any = prompts
+    texts = model.generate(
+        asked,
+        max_new_tokens=job.config.max_new_tokens,
+        temperature=job.config.temperature,
+        top_p=job.config.top_p,
+        seed=seed,
+        tick=tick,
+    )
+    return [Answer(text) for text in texts]
+
+
+def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Answer:
+    by_label = {label: float(p) for label, p in zip(labels, probabilities, strict=True)}
+    return Answer(max(by_label, key=by_label.__getitem__), by_label)
+
+
+def _chunks(queries: Sequence[Query], size: int) -> Iterator[list[Query]]:
+    """Batches of similar length, short ones first."""
+    ordered = sorted(queries, key=lambda query: (len(as_text(query.prompt)), query.row))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+class _Record:
+    """The answers so far, on disk after every batch."""
+
+    def __init__(self, job: Job, queries: Sequence[Query], figure: str) -> None:
+        self._path: Path = job.directory / PREDICTIONS
+        self._queries, self._figure = queries, figure
+        self._compared = queries[0].expected is not None
+        self._right = 0
+        self.answers: dict[int, Answer] = {}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("", encoding="utf-8")
+
+    def add(self, batch: Sequence[Query], answers: Sequence[Answer]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            for query, answer in zip(batch, answers, strict=True):
+                self.answers[query.row] = answer
+                self._right += self._compared and same(answer.text, query.expected)
+                file.write(self._line(query, answer))
+
+    def running(self) -> dict[str, float]:
+        """The share of right answers so far, where that is known."""
+        return {self._figure: self._right / len(self.answers)} if self._compared else {}
+
+    def close(self) -> Outcome:
+        """Put the file into the table's order, and give the figures."""
+        done = [query for query in self._queries if query.row in self.answers]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(self._line(q, self.answers[q.row]) for q in done), encoding="utf-8")
+        temporary.replace(self._path)
+        return Outcome(self._figures(done), {"predictions": PREDICTIONS})
+
+    def _line(self, query: Query, answer: Answer) -> str:
+        line: dict[str, Any] = {"row": query.row, "input": query.shown, "output": answer.text}
+        if self._compared:
+            line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}
+        if answer.probabilities:
+            line["probabilities"] = {label: round(p, 6) for label, p in answer.probabilities.items()}
+        return json.dumps(line, ensure_ascii=False) + "\n"
+
+    def _figures(self, done: Sequence[Query]) -> dict[str, float]:
+        """The share of right answers with its 95 % interval; for classes also macro F1 and the majority's share."""
+        n = len(done)
+        if not self._compared:
+            return {"rows": n}
+        share = self._right / n
+        low, high = metrics.wilson_interval(share, n)
+        figures = {self._figure: share, f"{self._figure}_low": low, f"{self._figure}_high": high, "rows": n}
+        if self._figure == "accuracy":
+            expected = [str(query.expected).strip() for query in done]
+            figures["macro_f1"] = metrics.macro_f1([self.answers[q.row].text for q in done], expected)
+            figures["majority"] = max(Counter(expected).values()) / n
+        return figures
+
+
+def same(answer: str, expected: str | None) -> bool:
+    """Whether an answer is the expected one; white space at the ends and its amount in between do not count."""
+    return expected is not None and answer.split() == expected.split()

@@ -1,0 +1,148 @@
+"""A template, a table's rows and demonstrations -> what the model is asked.
+
+::
+
+    chat model     user: demonstration 1     plain model     demonstration 1 answer 1
+                   assistant: answer 1                       <separator>
+                   user: the row                             the row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbadapt import template
+from nbadapt.data import Examples
+from nbadapt.engines.tokens import Prompt
+from nbadapt.errors import DataError, RequestError
+from nbadapt.method import Task
+
+# Where a template is left out: columns that hold the input, in order of preference.
+INPUTS = ("text", "prompt", "question", "sentence", "input", "instruction")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A demonstration: a filled prompt and the answer that it should have."""
+
+    prompt: Prompt
+    answer: str
+
+
+def default_template(rows: Mapping[str, Any], task: Task, labels: Sequence[str], *, instruct: bool, source: str) -> str:
+    """The template for a table where the user wrote none.
+
+    Args:
+        rows: one row, for its columns.
+        task: what the rows are for.
+        labels: the classes to choose from; empty for free answers.
+        instruct: name the labels; not needed where demonstrations show them.
+        source: what the user calls the table.
+
+    Raises:
+        RequestError: no column is known to hold the input.
+    """
+    column = next((name for name in INPUTS if name in rows), None)
+    if column is None:
+        targets = {"label", "completion"} if task != "text" else set()
+        others = [name for name in rows if name not in targets]
+        if len(others) != 1:
+            named = ", ".join(f"{{{{{name}}}}}" for name in others)
+            raise RequestError(
+                f"the prompt is empty and no column of {source} is named {' or '.join(INPUTS[:2])}: "
+                f"write a prompt below the line with {named or 'a placeholder'}"
+            )
+        column = others[0]
+    if column == "instruction" and "input" in rows:
+        return "{{instruction}}\n\n{{input}}"
+    if not labels:
+        return f"{{{{{column}}}}}"
+    options = f"Choose the label that fits the text: {', '.join(labels)}.\n\n" if instruct else ""
+    return f"{options}Text: {{{{{column}}}}}\nLabel:"
+
+
+def fill(text: str, row: Mapping[str, Any], where: str = "") -> Prompt:
+    """The template with a row's values; a conversation where the template is but the name of one.
+
+    Args:
+        text: the template.
+        row: values by name.
+        where: named in the error, such as "--examples".
+
+    Raises:
+        RequestError: a placeholder without a value.
+    """
+    names = template.placeholders(text)
+    if len(names) == 1 and template.PLACEHOLDER.fullmatch(text) and isinstance(row.get(names[0]), list):
+        turns: list[Mapping[str, str]] = row[names[0]]
+        return turns
+    try:
+        return template.fill(text, row)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}" if where else str(error)) from None
+
+
+def target(row: Mapping[str, Any], task: Task) -> str | None:
+    """The expected answer of a row, or None where its table has none."""
+    column = {"classification": "label", "generation": "completion"}.get(task)
+    return None if column is None else str(row[column])
+
+
+def shots_of(examples: Examples, text: str, variables: Mapping[str, str]) -> list[Shot]:
+    """Every row of a table as a demonstration.
+
+    Raises:
+        DataError: the table has no column with answers.
+        RequestError: the template names a column that the table lacks.
+    """
+    if examples.task not in {"classification", "generation"}:
+        raise DataError(
+            f"{examples.source} has no answers to show: it needs a column label or completion, "
+            "or name one with --label or --completion"
+        )
+    rows = ({**variables, **row} for row in examples.rows)
+    return [
+        Shot(fill(text, row, f"the examples in {examples.source}"), target(row, examples.task) or "") for row in rows
+    ]
+
+
+def with_shots(shots: Sequence[Shot], prompt: Prompt, *, chat: bool, separator: str) -> Prompt:
+    """The prompt behind its demonstrations: turns of a conversation, or one text.
+
+    Args:
+        shots: in the order they are shown.
+        prompt: what is asked.
+        chat: whether the model has a chat template.
+        separator: between demonstrations of a plain text.
+    """
+    if not shots:
+        return prompt
+    if chat:
+        turns: list[Mapping[str, str]] = []
+        for shot in shots:
+            turns += [*_turns(shot.prompt), {"role": "assistant", "content": shot.answer}]
+        return [*turns, *_turns(prompt)]
+    blocks = [f"{_text(shot.prompt)}{_space(shot)}{shot.answer}" for shot in shots]
+    return separator.join([*blocks, _text(prompt)])
+
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt as a person reads it."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
+def _turns(prompt: Prompt) -> list[Mapping[str, str]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def _text(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else as_text(prompt) + "\nassistant:"
+
+
+def _space(shot: Shot) -> str:
+    """One space before the answer, unless there is white space: as `encode_completion` has it."""
+    return "" if _text(shot.prompt)[-1:].isspace() or shot.answer[:1].isspace() else " "

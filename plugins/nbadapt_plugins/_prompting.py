@@ -1,0 +1,256 @@
+"""What the methods that prompt share; a method adds its demonstrations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from nbadapt.errors import DataError, RequestError, Stopped
+from nbadapt.events import Notice, Progress, Sample, Stage
+from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from nbadapt.engines.fitting import Plan, Row
+    from nbadapt.engines.prompts import Shot
+
+PROMPT = "artifacts/prompt.json"
+
+
+class PromptConfig(Config):
+    """Settings that every prompting method has."""
+
+    max_new_tokens: int = Field(128, ge=1, le=32_768, description="longest free answer, in tokens")
+    temperature: float = Field(
+        0.0, ge=0, le=10, description="0: the most probable token each time; above: drawn, flatter when higher"
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="prompts in one forward pass")
+    samples: int = Field(5, ge=0, le=100, description="rows whose answers are shown at the end")
+
+
+class PromptMethod(Method):
+    """A method that asks a model and trains nothing."""
+
+    requires = ("transformers",)
+    instructs = True
+    """Whether the template of an empty body names the labels."""
+
+    def pool(self, job: Job, text: str) -> list[Shot]:
+        """Every demonstration that may be shown, filled into the template `text`."""
+        return []
+
+    def wanted(self, job: Job) -> int:
+        """How many demonstrations are asked for."""
+        return 0
+
+    def select(self, job: Job, pool: Sequence[Shot], count: int) -> tuple[int, ...]:
+        """Which `count` demonstrations are shown: places in the pool, in order."""
+        return ()
+
+    # ------------------------------------------------------------------ the contract
+
+    def estimate(self, job: Job) -> Estimate:
+        """Parameters, memory and batches; every row is filled in, the longest ones are tokenised."""
+        from nbadapt.engines import evaluation
+
+        config, total = _shape(job)
+        plan = self._plan(job, config)
+        width = {"float32": 4}.get(job.dtype, 2)
+        rows = min(job.config.batch_size, len(plan.queries))
+        cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
+        return Estimate(
+            total=total,
+            memory={"weights": total * width, "activations": cache},
+            steps=evaluation.steps(plan.queries, job.config.batch_size),
+            notes=plan.notes,
+        )
+
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        """Ask once, or once for each row of the data."""
+        from nbadapt.engines import evaluation
+
+        emit(Stage("reading the rows"))
+        plan = self._plan(job, _shape(job)[0])
+        for note in plan.notes:
+            emit(Notice(note))
+        emit(Stage("loading the model"))
+        model = _open(job)
+        _write_prompt(job, plan)
+        if job.data is None:
+            outcome = _ask(model, plan, job, emit)
+        else:
+            outcome = evaluation.evaluate(model, plan.queries, plan.labels, job, emit)
+        return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        """The model with the run's demonstrations before every prompt, and its labels to choose from."""
+        from nbadapt.engines.prompted import Prompted
+
+        stored = json.loads((job.directory / outcome.artifacts["prompt"]).read_text(encoding="utf-8"))
+        return Prompted(_open(job), **stored)
+
+    # ------------------------------------------------------------------ planning
+
+    def _plan(self, job: Job, config: PretrainedConfig) -> Plan:
+        """Raises RequestError, DataError or ModelError for what cannot be asked."""
+        if _is_classifier(job):
+            return self._plan_for_classifier(job)
+        from nbadapt import models
+        from nbadapt.engines.fitting import Fitting
+
+        labels = _labels(job)
+        text = self._template(job, labels)
+        rows = _rows(job, text)
+        pool = self.pool(job, text)
+        tokenizer = models.load_tokenizer(models.base_ref(job.model))
+        return Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job)).plan()
+
+    def _plan_for_classifier(self, job: Job) -> Plan:
+        from nbadapt import store
+        from nbadapt.engines.fitting import Plan
+
+        if self.wanted(job):
+            raise RequestError(
+                f"{self.name} needs a language model, and {job.model.name} is a classifier: "
+                "use zero-shot, or run.predict(texts)"
+            )
+        labels = store.read_job(Path(job.model.path), tables=False).labels
+        _check_labels(job, labels, f"the classifier {job.model.name} knows")
+        rows = _rows(job, self._template(job, ()))
+        return Plan([row.query(row.prompt) for row in rows], labels)
+
+    def _template(self, job: Job, labels: tuple[str, ...]) -> str:
+        """The user's template, or one for the table's columns."""
+        from nbadapt import template
+        from nbadapt.engines import prompts
+
+        text = (job.prompt or "").strip()
+        names = template.placeholders(text)
+        table = job.data or job.examples
+        if names or table is None:
+            return text
+        if text and job.data is not None:
+            raise RequestError(
+                f"the prompt names no column of {table.source}, so every row would get the same one: "
+                f"write {{{{name}}}} where a row's value goes; columns: {', '.join(table.rows[0])}"
+            )
+        return prompts.default_template(table.rows[0], table.task, labels, instruct=self.instructs, source=table.source)
+
+
+def _rows(job: Job, text: str) -> list[Row]:
+    """What is asked: one row for each of the data, or the prompt itself."""
+    from nbadapt import data, template
+    from nbadapt.engines.fitting import Row
+    from nbadapt.engines.prompts import fill, target
+
+    if job.data is None:
+        values = dict(job.variables)
+        if not template.placeholders(job.prompt or ""):  # the body is the input of the examples' own template
+            names = template.placeholders(text)
+            values |= {name: (job.prompt or "").strip() if name == names[0] else "" for name in names}
+        return [Row(1, fill(text, values), None)]
+    names = template.placeholders(text)
+    data.check_filled(job.data, [name for name in names if name not in job.variables])
+    filled = (fill(text, {**job.variables, **row}) for row in job.data.rows)
+    return [
+        Row(number, prompt, target(row, job.data.task))
+        for number, (prompt, row) in enumerate(zip(filled, job.data.rows, strict=True), 1)
+    ]
+
+
+def _labels(job: Job) -> tuple[str, ...]:
+    """The classes to choose from: as asked for, or those of the data, or those of the examples."""
+    table = job.data or job.examples
+    labels = job.labels or (table.labels if table is not None else ())
+    if job.labels:
+        _check_labels(job, job.labels, "--labels has")
+    if len(set(labels)) == 1:
+        raise RequestError(f"there is only the label {labels[0]!r} to choose: name the classes with --labels A,B")
+    return tuple(dict.fromkeys(labels))
+
+
+def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
+    for table in (job.data, job.examples):
+        for number, row in enumerate(table.rows if table is not None and table.task == "classification" else (), 1):
+            if row["label"] not in labels:
+                assert table is not None  # it has rows
+                raise DataError(
+                    f"row {number} of {table.source} has the label {row['label']!r}; {who} {', '.join(labels)}"
+                )
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+def _is_classifier(job: Job) -> bool:
+    """Whether the model is a run that trained a classification head."""
+    from nbadapt import store
+
+    return job.model.kind == "run" and store.read_job(Path(job.model.path), tables=False).task == "classification"
+
+
+def _shape(job: Job) -> tuple[PretrainedConfig, int]:
+    """The model's configuration and its number of parameters, without weights."""
+    from nbadapt import models, store
+    from nbadapt.engines.training_estimate import count_parameters
+
+    if job.model.kind == "run":
+        return models.read_config(models.base_ref(job.model)), store.open(job.model.path).estimate.total
+    model = models.skeleton(job.model, "causal")
+    return model.config, count_parameters(model)[1]
+
+
+def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
+    """Keys and values of so many tokens."""
+    text: Any = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * size * tokens * width)
+
+
+def _open(job: Job) -> Adapted:
+    from nbadapt import models, store
+    from nbadapt.engines.generate import LanguageModel
+
+    if job.model.kind == "run":
+        adapted = store.open(job.model.path).adapted()
+        if isinstance(adapted, LanguageModel):
+            return LanguageModel(adapted.model, adapted.tokenizer, job.config.batch_size)
+        return adapted
+    return LanguageModel(*models.load(job.model, job.device, job.dtype), job.config.batch_size)
+
+
+def _ask(model: Adapted, plan: Plan, job: Job, emit: Emit) -> Outcome:
+    """One prompt: a label and its probabilities, or free text."""
+    from nbadapt.engines import evaluation
+
+    (query,) = plan.queries
+    if plan.labels:
+        answer = evaluation.choose(model, query.prompt, plan.labels, emit)
+    else:
+        (answer,) = evaluation.write(model, [query.prompt], job, job.seed, lambda: emit(Stage("answering")))
+    try:
+        emit(Sample(1, query.shown, answer.text))
+        emit(Progress(1, 1, examples=1))
+    except Stopped:
+        pass  # there is nothing left to stop
+    return Outcome(answer.probabilities or {}, {}, answer.text)
+
+
+def _write_prompt(job: Job, plan: Plan) -> None:
+    """What `load` needs to ask in the same way."""
+    from nbadapt import store
+
+    path = job.directory / PROMPT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shots = [{"prompt": shot.prompt, "answer": shot.answer} for shot in plan.shots]
+    store.write_json(path, {"labels": plan.labels, "shots": shots, "separator": plan.separator})
