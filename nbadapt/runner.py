@@ -26,6 +26,7 @@ from nbadapt.errors import (
     RequestError,
     RunError,
     Stopped,
+    drop_frames,
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
@@ -201,7 +202,11 @@ def _task(request: Request, tables: Mapping[str, Any], method: type[Method]) -> 
     task = rows.task if rows is not None else ("classification" if request.labels else "generation")
     if request.verb == "finetune" and task not in method.tasks:
         able = ", ".join(sorted(method.tasks))
-        raise DataError(f"{method.name} does {able}; {rows.source if rows else 'the data'} is a table for {task}")
+        source = rows.source if rows else "the data"
+        raise DataError(
+            f"{method.name} does {able}; the columns of {source} make it a table for {task}: "
+            "name them with --text and --label, or --prompt and --completion"
+        )
     return task
 
 
@@ -219,7 +224,10 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
             raise RequestError("the prompt is empty: write it below the %%prompt line")
         return {}
     assert request.prompt is not None  # said by the line above; for the type checker
-    wanted = [name for name in template.placeholders(request.prompt) if name not in columns]
+    names = template.placeholders(request.prompt)
+    if rows:
+        data.check_filled(rows, [name for name in names if name in columns])
+    wanted = [name for name in names if name not in columns]
     values = {name: str(request.variables[name]) for name in wanted if name in request.variables}
     template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing
     return values
@@ -430,10 +438,11 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> None:
     except KeyboardInterrupt:
         state, run.control.reason = "stopped", "interrupted twice: left at once, without saving"
     except NbadaptError as raised:
-        error = _without_frames(raised)
+        error = raised
+        drop_frames(error)
     except BaseException as raised:  # noqa: BLE001 - whatever a plugin raises becomes one line
         error = _explain(raised, job)
-        _without_frames(raised)
+        drop_frames(raised)
     finally:
         _end(run, job, emit, state, outcome, error)
 
@@ -448,19 +457,6 @@ def _end(run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None
     run.error = error
     emit.record(StateChange(state, str(error) if error else run.control.reason))  # type: ignore[arg-type]  # a State
     emit.close()
-
-
-def _without_frames(error: BaseException) -> Any:
-    """Drop what an error's frames hold: model, batches and their memory."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        traceback.clear_frames(link.__traceback__)
-        following = link.__cause__ or link.__context__
-        link.__traceback__ = link.__cause__ = link.__context__ = None
-        link = following
-    return error
 
 
 def _explain(error: BaseException, job: Job) -> NbadaptError:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from nbadapt_plugins._linear_layers import head_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
     from nbadapt.method import Job
+
+TRIED = 50  # rows on which the script's own tokenising is compared with the run's
 
 HEADER = '''"""Finetunes {model} with {method}, as the run {run} did. Needs torch, transformers, peft and accelerate.
 
@@ -88,7 +90,23 @@ def encode(row):
     return {{"input_ids": tokens, "labels": model.config.label2id[row["label"]]}}
 """
 
-LANGUAGE_MODEL = """
+ENCODE_LANGUAGE = """
+def encode_pair(prompt, completion):
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if tokenizer.chat_template:
+        before = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        turns = [*turns, {"role": "assistant", "content": completion}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        start, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, whole))
+        return start, ids[len(start) : ids.index(tokenizer.eos_token_id, len(start)) + 1]
+    before = prompt if isinstance(prompt, str) else "\\n".join(
+        [*(f"{turn['role']}: {turn['content']}" for turn in prompt), "assistant:"]
+    )
+    space = "" if not before or before[-1].isspace() or completion[:1].isspace() else " "
+    start, ids = (tokenizer(text)["input_ids"] for text in (before, before + space + completion))
+    return start, [*ids[len(start) :], tokenizer.eos_token_id]
+
+
 def encode(row):
     if "text" in row:
         prompt, answer = [], tokenizer(row["text"])["input_ids"]
@@ -99,10 +117,15 @@ def encode(row):
     if excess > 0:  # the start of the prompt goes first
         dropped = min(excess, max(len(prompt) - 1, 0))
         prompt, answer = prompt[dropped:], answer[: LIMIT - (len(prompt) - dropped)]
-    return {{"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}}
+    return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+"""
 
+ENCODED = """
+def encode(row):
+    return row  # the rows are token ids already: this tokenizer needs more than a few lines
+"""
 
-{encode_pair}
+LANGUAGE_MODEL = """
 
 model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype})
 model.config.use_cache = False
@@ -179,17 +202,43 @@ def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path)
         job: with its tables.
         target: an empty folder.
     """
-    rows = {"train.jsonl": job.data, "evaluation.jsonl": job.evaluation}
+    rows: dict[str, Sequence[Mapping[str, Any]]] = {
+        "train.jsonl": job.data.rows if job.data else (),
+        "evaluation.jsonl": job.evaluation.rows if job.evaluation else (),
+    }
+    plain = job.task == "classification" or _encodes_alike(skeleton, job)
     for name, table in rows.items():
-        _write_rows(target / name, table.rows if table is not None else ())
-    (target / "train.py").write_text(_text(config, skeleton, job), encoding="utf-8")
+        lines = table if plain else _encoded(skeleton, job, table)
+        (target / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), "utf-8")
+    (target / "train.py").write_text(_text(config, skeleton, job, ENCODE_LANGUAGE if plain else ENCODED), "utf-8")
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def _encoded(skeleton: PreTrainedModel, job: Job, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    from nbadapt import models
+    from nbadapt.data import Examples
+    from nbadapt.engines import encoding
+
+    limit = encoding.length_limit(skeleton.config, job.config.max_length)
+    table = Examples(job.task, tuple(rows))
+    return encoding.encode(table, models.load_tokenizer(job.model), None, limit).rows
 
 
-def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job) -> str:
+def _encodes_alike(skeleton: PreTrainedModel, job: Job) -> bool:
+    """Whether the script's few lines give the tokens that the run was trained on; tried on the first rows."""
+    from nbadapt import models
+    from nbadapt.engines import encoding
+
+    limit = encoding.length_limit(skeleton.config, job.config.max_length)
+    scope: dict[str, Any] = {"tokenizer": models.load_tokenizer(job.model), "LIMIT": limit}
+    exec(ENCODE_LANGUAGE, scope)  # noqa: S102 - our own text from above
+    rows = job.data.rows[:TRIED] if job.data else ()
+    try:
+        return [scope["encode"](row) for row in rows] == _encoded(skeleton, job, rows)
+    except (ValueError, TypeError):  # such as a template whose turns end without the eos token
+        return False
+
+
+def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, encode: str) -> str:
     from nbadapt.engines import encoding, supervised
 
     rows = len(job.data) if job.data else 0
@@ -208,7 +257,8 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job) -> str:
         limit=encoding.length_limit(skeleton.config, job.config.max_length),
     )
     training = TRAINING.format(config=_literal(config), arguments=_keyword_lines(arguments))
-    return header + (_classifier(skeleton, job) if classify else _language_model(job)) + training
+    model = _classifier(skeleton, job) if classify else encode + LANGUAGE_MODEL.format(dtype=job.dtype)
+    return header + model + training
 
 
 def _classifier(skeleton: PreTrainedModel, job: Job) -> str:
@@ -223,11 +273,6 @@ def _classifier(skeleton: PreTrainedModel, job: Job) -> str:
         head=head_modules(skeleton),
         scale=getattr(skeleton.config, "initializer_range", None) or 0.02,
     )
-
-
-def _language_model(job: Job) -> str:
-
-    return LANGUAGE_MODEL.format(dtype=job.dtype, encode_pair="")
 
 
 def _literal(config: PeftConfig) -> str:
