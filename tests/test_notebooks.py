@@ -1,0 +1,78 @@
+"""The example notebooks: they run, they show what they promise, and they are committed with their outputs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from nbadapt.packaged_models import MINILM, SMOLLM2
+
+FOLDER = Path(__file__).resolve().parents[1] / "example_notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LARGEST = 300_000  # bytes: a code-hosting page renders it at once
+
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell: Any) -> str:
+    """All that a cell shows, as text."""
+    return json.dumps(cell.outputs)
+
+
+@every
+def test_it_is_committed_as_it_ran(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run from top to bottom"
+    assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+    assert path.stat().st_size < LARGEST
+
+
+@every
+def test_it_holds_no_widget_and_no_path_of_a_machine(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert "application/vnd.jupyter.widget" not in text
+    assert "widgets" not in nbformat.read(path, as_version=4).metadata
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        assert not re.search(r"/(home|root|Users|tmp|work|var)/", shown(cell)), cell.source
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """01_quickstart.ipynb, executed anew."""
+    for model in (SMOLLM2, MINILM):
+        if model.folder() is None:
+            pytest.skip(f"needs {model.install}")
+    notebook = nbformat.read(FOLDER / "01_quickstart.ipynb", as_version=4)
+    folder = tmp_path_factory.mktemp("quickstart")
+    NotebookClient(
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    return notebook
+
+
+def test_the_quickstart_runs_and_finetuning_helps(quickstart: Any):
+    table = next(cell for cell in code_cells(quickstart) if "accuracy" in cell.source and "tuned" in cell.source)
+    figures = {
+        name: float(value) for name, value in re.findall(r"(zero-shot|few-shot|finetuned)\D*?(\d\.\d+)", shown(table))
+    }
+    assert figures["finetuned"] > figures["zero-shot"] + 0.15
+    assert figures["finetuned"] > figures["few-shot"]
+
+
+def test_the_quickstart_leaves_a_static_result(quickstart: Any):
+    cell = next(cell for cell in code_cells(quickstart) if cell.source.startswith("%%finetune"))
+    kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+    assert "text/html" in kinds
+    assert "application/vnd.jupyter.widget-view+json" not in kinds
