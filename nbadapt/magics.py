@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +140,15 @@ def _in_one_line(work: Callable[[], Any]) -> Any:
         message = " ".join(str(error).splitlines())
         drop_frames(error)
     except KeyboardInterrupt as error:
-        message = "interrupted before a run was started"
+        message = _interrupted()
         drop_frames(error)
     raise UsageError(message) from None
+
+
+def _interrupted() -> str:
+    runner = sys.modules.get("nbadapt.runner")  # an interrupt may have come while it was being imported
+    run = runner.current() if hasattr(runner, "current") else None
+    return f"interrupted; the run {run.id} goes on: %nbadapt stop" if run else "interrupted before a run was started"
 
 
 def allow_empty_body(lines: list[str]) -> list[str]:

@@ -338,7 +338,7 @@ def _variables(text: str, namespace: Mapping[str, Any], *, has_rows: bool) -> di
     for name in wanted:
         if name not in own and not has_rows:
             close = did_you_mean(name, own, kind="variables") if own else "there are no variables yet"
-            raise RequestError(f"{{{{{name}}}}} names no notebook variable: {close}; set it, or give --data")
+            raise RequestError(f"{{{{{name}}}}} names no notebook variable ({close}): set it, or give --data")
     return {name: own[name] for name in wanted if name in own}
 
 

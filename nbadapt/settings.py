@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,11 +100,17 @@ def _line(
     if not name:
         return f"the settings of {method.name} do not fit together: {reason}"
     if name not in known:
-        return f"unknown setting {name!r} of {method.name}: {did_you_mean(name, known, kind='settings')}"
+        return f"unknown setting {name!r} of {method.name}: {_hint(name, known)} (%nbadapt help {method.name})"
     value = shown(given[name]) if name in given else "nothing"
     if detail["type"] in {"value_error", "assertion_error"}:
         return f"the setting {name!r} of {method.name} is {value}: {reason}"
     return f"the setting {name!r} of {method.name} is {value}, and must be {known[name].allowed}"
+
+
+def _hint(word: str, known: Mapping[str, Setting]) -> str:
+    """What an unknown setting may have meant: one whose description begins with the word, or the nearest name."""
+    meant = [s.name for s in known.values() if re.match(rf"{re.escape(word)}\b", s.description, re.IGNORECASE)]
+    return f"did you mean {meant[0]}?" if meant else did_you_mean(word, known, kind="settings")
 
 
 def shown(value: Any) -> str:

@@ -68,7 +68,9 @@ FINETUNE = {
     # --set and the settings
     "--set without =": Row(DATA + " --set r", ("--set 'r'", "--set r=16")),
     "--set of nothing": Row(DATA + " --set =3", ("--set '=3'", "--set r=16")),
-    "--set of an unknown setting": Row(DATA + " --set rank=8", ("'rank'", "lora", "did you mean")),
+    "--set of an unknown setting": Row(
+        DATA + " --set rank=8", ("'rank' of lora", "did you mean r?", "%nbadapt help lora")
+    ),
     "setting given twice": Row(DATA + " --r 8", ("'r' is given twice", "keep one"), "r: 16"),
     "unknown setting": Row(DATA, ("'learning_rat'", "did you mean learning_rate"), "learning_rat: 1e-3"),
     "wrong type": Row(DATA, ("'r' of lora is 'large'", "a whole number"), "r: large"),

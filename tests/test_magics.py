@@ -342,6 +342,16 @@ def test_the_same_in_python(shell: Shell, runs: Path):
     assert "learning_rate" in repr(nbadapt.help("lora"))
 
 
+def test_prompting_in_python():
+    run = nbadapt.prompt(
+        "zero-shot", "English: {{word}} German:", model=folder("gpt2"), variables={"word": "house"}, max_new_tokens=3
+    )
+    assert run.request["variables"] == {"word": "house"}
+    assert isinstance(run.output, str)
+    with pytest.raises(RequestError, match=r"\{\{word\}\}, which has no value"):
+        nbadapt.prompt("zero-shot", "{{word}}", model=folder("gpt2"))
+
+
 def test_python_raises_our_own_errors(shell: Shell, tmp_path: Path):
     rows = shell["rows"]
     with pytest.raises(RequestError, match="unknown setting 'stepz' of count: did you mean steps"):

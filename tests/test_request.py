@@ -155,7 +155,7 @@ def test_labels_that_are_no_choice(labels: str):
 
 
 def test_a_placeholder_without_a_variable_names_the_nearest():
-    with pytest.raises(RequestError, match=r"\{\{sentense\}\} names no notebook variable: did you mean sentence"):
+    with pytest.raises(RequestError, match=r"\{\{sentense\}\} names no notebook variable \(did you mean sentence"):
         parse("prompt", "zero-shot --model smollm2", "{{sentense}}", {"sentence": "x", "print": print})
 
 
