@@ -114,9 +114,7 @@ def ask_elsewhere() -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     def ask() -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        asking.append(
-            subprocess.Popen([sys.executable, "-c", ASK], text=True, start_new_session=True, **pipes)
-        )
+        asking.append(subprocess.Popen([sys.executable, "-c", ASK], text=True, start_new_session=True, **pipes))
         return asking[-1]
 
     yield ask
@@ -145,15 +143,11 @@ def test_a_package_that_is_not_installed_has_no_folder() -> None:
 
 def test_a_package_without_the_model_is_named() -> None:
     model = PackagedModel("odd", "pytest", "pip install pytest", "pytest/model")
-    with pytest.raises(
-        ModelError, match=r"pytest \S+ does not hold pytest/model: reinstall it with  pip install"
-    ):
+    with pytest.raises(ModelError, match=r"pytest \S+ does not hold pytest/model: reinstall it with  pip install"):
         model.folder()
 
 
-def test_a_gguf_file_becomes_a_transformers_folder(
-    tiny_distribution: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gguf_file_becomes_a_transformers_folder(tiny_distribution: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -185,9 +179,7 @@ def test_two_processes_at_once_get_the_same_whole_folder(tiny_distribution: Path
     assert leftovers(tiny_distribution) == []
 
 
-def test_a_killed_conversion_leaves_nothing_that_looks_whole(
-    tiny_distribution: Path, ask_elsewhere: Ask
-) -> None:
+def test_a_killed_conversion_leaves_nothing_that_looks_whole(tiny_distribution: Path, ask_elsewhere: Ask) -> None:
     asking = ask_elsewhere()
     wait_for(lambda: tiny_distribution.is_dir() and any(tiny_distribution.glob(".tiny-1.0-*")))
     os.killpg(asking.pid, signal.SIGKILL)
@@ -199,9 +191,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(
     assert leftovers(tiny_distribution) == []
 
 
-def test_a_kernel_killed_while_it_waits_still_gets_its_model(
-    tiny_distribution: Path, ask_elsewhere: Ask
-) -> None:
+def test_a_kernel_killed_while_it_waits_still_gets_its_model(tiny_distribution: Path, ask_elsewhere: Ask) -> None:
     asking = ask_elsewhere()
     wait_for(lambda: tiny_distribution.is_dir() and any(tiny_distribution.glob(".tiny-1.0-*")))
     asking.kill()
