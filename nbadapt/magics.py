@@ -147,7 +147,7 @@ def _in_one_line(work: Callable[[], Any]) -> Any:
 
 def _interrupted() -> str:
     runner = sys.modules.get("nbadapt.runner")  # an interrupt may have come while it was being imported
-    run = runner.current() if hasattr(runner, "current") else None
+    run = runner.current() if runner is not None and hasattr(runner, "current") else None
     return f"interrupted; the run {run.id} goes on: %nbadapt stop" if run else "interrupted before a run was started"
 
 
