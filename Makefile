@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 NOTEBOOK := example_notebooks/01_quickstart.ipynb
 
-.PHONY: demo lab test test-slow lint clean setup
+.PHONY: demo lab test test-slow lint kernels clean setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -21,16 +21,20 @@ demo: setup
 lab: setup
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
-test: lint
+test: lint kernels
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup
+test-slow: setup kernels
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
+
+# The oldest ipykernel that is supported, beside the installed one; downloaded once into .cache.
+kernels: setup
+	@$(BIN)/python tests/kernels.py >/dev/null
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache tests/artifacts

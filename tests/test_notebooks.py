@@ -62,6 +62,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return notebook
 
 
+@pytest.mark.timeout(1800)  # the fixture trains a language model; on two busy cores that takes minutes
 def test_the_quickstart_runs_and_finetuning_helps(quickstart: Any):
     table = next(cell for cell in code_cells(quickstart) if "accuracy" in cell.source and "tuned" in cell.source)
     figures = {
