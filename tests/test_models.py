@@ -141,10 +141,10 @@ class _Hub(http.server.BaseHTTPRequestHandler):
     files: Path
     commit = "0" * 39 + "1"
 
-    def do_HEAD(self):  # noqa: N802 - the base class calls it so
+    def do_HEAD(self):
         self._answer(body=False)
 
-    def do_GET(self):  # noqa: N802 - the base class calls it so
+    def do_GET(self):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:

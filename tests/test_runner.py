@@ -228,7 +228,7 @@ def test_one_run_at_a_time():
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_keeps_the_checkpoint():
-    with pytest.raises(RunError, match="loss is (nan|inf).*lower learning_rate") as caught:
+    with pytest.raises(RunError, match=r"loss is (nan|inf).*lower learning_rate") as caught:
         runner.submit(
             request(
                 settings={
@@ -315,7 +315,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(changes, words, runs):
 
 def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
     monkeypatch.setattr(runner, "available_bytes", lambda _device: 1000)
-    with pytest.raises(NbadaptError, match="needs about .* is free on cpu"):
+    with pytest.raises(NbadaptError, match=r"needs about .* is free on cpu"):
         runner.submit(request())
 
 
@@ -326,8 +326,8 @@ def test_run_functions_refuse_politely():
         (lambda: run.predict(["x"], labels=["a"]), "trained for the labels negative, positive"),
         (lambda: run.predict([3]), "takes texts"),
         (lambda: run.export("onnx"), "merged, peft, script"),
-        (lambda: run.stop(), "not at work"),
-        (lambda: run.resume(), "is done"),
+        (run.stop, "not at work"),
+        (run.resume, "is done"),
     ]:
         with pytest.raises(NbadaptError, match=words):
             call()
