@@ -11,13 +11,15 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.events import Notice, Progress
+from nbadapt.events import Event, Notice, Progress
 from nbadapt.widgets.summary import progress_line
 
 if TYPE_CHECKING:
+    from nbadapt.control import Control
     from nbadapt.run import Run
     from nbadapt.widgets.dashboard import Dashboard
 
@@ -27,11 +29,6 @@ PUSH_SECONDS = 0.2  # between two updates of the dashboard
 def hello_seconds() -> float:
     """How long a front end may take to show the dashboard before nobody is taken to watch."""
     return float(os.environ.get("NBADAPT_HELLO_SECONDS", "5"))
-
-
-def thread_name(run: Run) -> str:
-    """The name of the thread that shows a run in the background, while it does."""
-    return f"nbadapt-view-{run.id}"
 
 
 def thread_name(run: Run) -> str:
@@ -135,6 +132,16 @@ class TextView(View):
             _note(self._run, f"the progress could not be printed: {type(error).__name__}: {error}")
 
 
+@dataclass(frozen=True)
+class _Watched:
+    """What the dashboard needs of a run, without the run: a page may show it long after the model is not needed."""
+
+    title: str
+    verb: str
+    events: Sequence[tuple[float, Event]]
+    control: Control
+
+
 class KernelView(View):
     """One display in the cell: the live widget at first, at the end a figure and a table.
 
@@ -171,7 +178,8 @@ class KernelView(View):
     def _make_dashboard(self) -> None:
         from nbadapt.widgets.dashboard import Dashboard
 
-        self._dashboard = Dashboard(self._run)
+        run = self._run
+        self._dashboard = Dashboard(_Watched(run.title, run.verb, run.events, run.control))
 
     def _display(self) -> None:
         from IPython.display import display
@@ -218,8 +226,15 @@ class KernelView(View):
         self._guard(self._close)
 
     def _close(self) -> None:
-        """Take the widget out of the front end's models, so that no saved notebook holds its state."""
-        if self._dashboard is not None:
+        """Take the widget out of the front end's models, so that no saved notebook holds its state.
+
+        A page that was reloaded meanwhile knows the widget, but no longer the display that is replaced: there
+        the widget stays, and shows how the run ended.
+        """
+        if self._dashboard is None:
+            return
+        self._dashboard.push()
+        if self._dashboard.hello <= 1:
             self._dashboard.layout.close()
             self._dashboard.close()
 
