@@ -14,7 +14,6 @@ _ROOM = tempfile.mkdtemp(prefix="nbadapt-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["IPYTHONDIR"] = _ROOM + "/ipython"
 os.environ["JUPYTER_CONFIG_DIR"] = _ROOM + "/jupyter"
-os.environ["MPLBACKEND"] = "agg"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for each other
 os.environ["NBADAPT_RUNS"] = _ROOM + "/runs"
 
