@@ -88,8 +88,9 @@ class History:
     def _change_state(self, time: float, event: StateChange) -> None:
         if event.state == "starting":  # resumed: steps after the checkpoint are told anew
             self._forget_after(self.checkpoint.step if self.checkpoint else 0)
-            worked_until = self.ended or self._progressed or time
-            self.started = time - (worked_until - (self.started or time))  # the break does not count
+            worked_until = next((t for t in (self.ended, self._progressed) if t is not None), time)
+            if self.started is not None:
+                self.started += time - worked_until  # the break does not count
         self.state, self.reason = event.state, event.reason
         self.ended = time if event.state in FINISHED else None
         self._window.clear()
