@@ -37,9 +37,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise RequestError(
-                        f"line {_line(key.start_mark)}: {key.value!r} is given twice; keep one"
-                    )
+                    raise RequestError(f"line {_line(key.start_mark)}: {key.value!r} is given twice; keep one")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -69,9 +67,7 @@ def parse(text: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {_line(mark)}: " if mark else ""
-        raise RequestError(
-            f"{where}this is no YAML ({error.problem}); write settings as  name: value"
-        ) from None
+        raise RequestError(f"{where}this is no YAML ({error.problem}); write settings as  name: value") from None
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RequestError(f"the body is no YAML ({reason}); write settings as  name: value") from None

@@ -22,9 +22,7 @@ from typing import Any
 
 # comm_info and kernel_info are what a reloaded page asks for before it draws its widgets again.
 HANDLED = frozenset({"comm_open", "comm_msg", "comm_close", "comm_info_request", "kernel_info_request"})
-HANDOVER_SECONDS = (
-    1.0  # how long the shell channel's thread may take to answer before the pump goes on without it
-)
+HANDOVER_SECONDS = 1.0  # how long the shell channel's thread may take to answer before the pump goes on without it
 
 
 class MessagePump:
@@ -45,9 +43,7 @@ class MessagePump:
             MessagePump._entered = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._channel is None:
             return
         channel, self._channel = self._channel, None
@@ -74,9 +70,7 @@ def _find_channel() -> _Channel | None:
     if kernel is None:
         return None
     try:
-        return (
-            _ThreadChannel(kernel) if getattr(kernel, "shell_channel_thread", None) else _QueueChannel(kernel)
-        )
+        return _ThreadChannel(kernel) if getattr(kernel, "shell_channel_thread", None) else _QueueChannel(kernel)
     except (AttributeError, KeyError, TypeError):  # not the ipykernel that we know
         return None
 

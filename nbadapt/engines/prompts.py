@@ -31,23 +31,22 @@ class Shot:
     answer: str
 
 
-def default_template(rows: Mapping[str, Any], task: Task, labels: Sequence[str], *, instruct: bool, source: str) -> str:
+def default_template(row: Mapping[str, Any], task: Task, *, choosing: bool, source: str) -> str:
     """The template for a table where the user wrote none.
 
     Args:
-        rows: one row, for its columns.
+        row: one row, for its columns.
         task: what the rows are for.
-        labels: the classes to choose from; empty for free answers.
-        instruct: name the labels; not needed where demonstrations show them.
+        choosing: whether the answer is one of a few labels.
         source: what the user calls the table.
 
     Raises:
         RequestError: no column is known to hold the input.
     """
-    column = next((name for name in INPUTS if name in rows), None)
+    column = next((name for name in INPUTS if name in row), None)
     if column is None:
         targets = {"label", "completion"} if task != "text" else set()
-        others = [name for name in rows if name not in targets]
+        others = [name for name in row if name not in targets]
         if len(others) != 1:
             named = ", ".join(f"{{{{{name}}}}}" for name in others)
             raise RequestError(
@@ -55,12 +54,9 @@ def default_template(rows: Mapping[str, Any], task: Task, labels: Sequence[str],
                 f"write a prompt below the line with {named or 'a placeholder'}"
             )
         column = others[0]
-    if column == "instruction" and "input" in rows:
+    if column == "instruction" and "input" in row:
         return "{{instruction}}\n\n{{input}}"
-    if not labels:
-        return f"{{{{{column}}}}}"
-    options = f"Choose the label that fits the text: {', '.join(labels)}.\n\n" if instruct else ""
-    return f"{options}Text: {{{{{column}}}}}\nLabel:"
+    return f"Text: {{{{{column}}}}}\nLabel:" if choosing else f"{{{{{column}}}}}"
 
 
 def fill(text: str, row: Mapping[str, Any], where: str = "") -> Prompt:

@@ -52,14 +52,12 @@ def tiny_model(architecture: Architecture, folder: Path, *, chat: bool = False, 
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    tokenizer = (
-        _byte_tokenizer(architecture, chat) if architecture not in ("bert", "distilbert") else _wordpiece()
-    )
+    tokenizer = _byte_tokenizer(architecture, chat) if architecture not in ("bert", "distilbert") else _wordpiece()
     config = _config(architecture, tokenizer)
     auto = AutoModel if architecture in ENCODERS else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = auto.from_config(config)  # type: ignore[no-untyped-call]  # transformers annotates it in part
+        model = auto.from_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
@@ -99,9 +97,7 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> P
                 **ids, **{**sizes, "max_position_embeddings": positions, "type_vocab_size": 1}
             )
         case "gpt2":
-            return transformers.GPT2Config(
-                **ids, n_embd=_HIDDEN, n_layer=_LAYERS, n_head=_HEADS, n_positions=CONTEXT
-            )
+            return transformers.GPT2Config(**ids, n_embd=_HIDDEN, n_layer=_LAYERS, n_head=_HEADS, n_positions=CONTEXT)
         case "llama":
             return transformers.LlamaConfig(**ids, **sizes, num_key_value_heads=_HEADS // 2)
         case "qwen2":
@@ -158,13 +154,11 @@ def _byte_tokenizer(architecture: Architecture, chat: bool) -> PreTrainedTokeniz
     return _wrap(core, names, chat_template=_CHAT_TEMPLATE if chat else None)
 
 
-def _wrap(
-    core: Tokenizer, special: Mapping[str, str], chat_template: str | None = None
-) -> PreTrainedTokenizerBase:
+def _wrap(core: Tokenizer, special: Mapping[str, str], chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer as transformers has it; `special` is role -> token."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers annotates it in part
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         model_max_length=CONTEXT,
         model_input_names=["input_ids", "attention_mask"],

@@ -105,7 +105,11 @@ def _quality(history: History, final: Mapping[str, float]) -> list[tuple[str, st
         if value is not None:
             rows.append((metric_label(name), number(value)))
     measured = {name for _, name in history.series}
-    others = [(metric_label(name), number(value)) for name, value in final.items() if name not in measured]
+    others = [
+        (metric_label(name), number(value))
+        for name, value in final.items()
+        if name.removeprefix("train_") not in measured
+    ]
     rows += others[:MOST_METRICS]
     for name, label in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
         if (value := history.latest(name)) is not None:
