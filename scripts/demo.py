@@ -17,14 +17,27 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 BUILD = Path("build/demo")
 
 
+class Client(NotebookClient):
+    """Executes a notebook and prints the lines in which a long cell tells how far it is."""
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        """Take in one message of the kernel."""
+        if msg["msg_type"] == "update_display_data":
+            text = msg["content"]["data"].get("text/plain", "")
+            if "\n" not in text:  # more lines are a result, which is printed at the cell's end
+                print(text, flush=True)
+        return super().process_message(msg, cell, cell_index)
+
+
 def main(path: Path) -> int:
     """Execute, print and save below `BUILD`; the exit status."""
     notebook = nbformat.read(path, as_version=4)
     room = BUILD / "work"
     room.mkdir(parents=True, exist_ok=True)
-    client = NotebookClient(
+    client = Client(
         notebook,
-        timeout=900,
+        timeout=1800,
+        extra_arguments=["--log-level=ERROR"],  # of the kernel, which warns about its own TCP
         kernel_name="python3",
         resources={"metadata": {"path": str(room)}},
         on_cell_execute=announce,
