@@ -70,7 +70,8 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
         for step, (batch, answers) in enumerate(_answers(model, queries, labels, job, emit), 1):
             record.add(batch, answers)
             emit(Progress(step, total, examples=len(record.answers)))
-            emit(Metric(step, "evaluation", record.running()))
+            if record.compared:
+                emit(Metric(step, "evaluation", record.running()))
     except Stopped:
         if not record.answers:
             raise
@@ -161,7 +162,7 @@ class _Record:
     def __init__(self, job: Job, queries: Sequence[Query], figure: str) -> None:
         self._path: Path = job.directory / PREDICTIONS
         self._queries, self._figure = queries, figure
-        self._compared = queries[0].expected is not None
+        self.compared = queries[0].expected is not None
         self._right = 0
         self.answers: dict[int, Answer] = {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,12 +172,12 @@ class _Record:
         with self._path.open("a", encoding="utf-8") as file:
             for query, answer in zip(batch, answers, strict=True):
                 self.answers[query.row] = answer
-                self._right += self._compared and same(answer.text, query.expected)
+                self._right += self.compared and same(answer.text, query.expected)
                 file.write(self._line(query, answer))
 
     def running(self) -> dict[str, float]:
-        """The share of right answers so far, where that is known."""
-        return {self._figure: self._right / len(self.answers)} if self._compared else {}
+        """The share of right answers so far."""
+        return {self._figure: self._right / len(self.answers)}
 
     def close(self) -> Outcome:
         """Put the file into the table's order, and give the figures."""
@@ -188,7 +189,7 @@ class _Record:
 
     def _line(self, query: Query, answer: Answer) -> str:
         line: dict[str, Any] = {"row": query.row, "input": query.shown, "output": answer.text}
-        if self._compared:
+        if self.compared:
             line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}
         if answer.probabilities:
             line["probabilities"] = {label: round(p, 6) for label, p in answer.probabilities.items()}
@@ -197,7 +198,7 @@ class _Record:
     def _figures(self, done: Sequence[Query]) -> dict[str, float]:
         """The share of right answers with its 95 % interval; for classes also macro F1 and the majority's share."""
         n = len(done)
-        if not self._compared:
+        if not self.compared:
             return {"rows": n}
         share = self._right / n
         low, high = metrics.wilson_interval(share, n)

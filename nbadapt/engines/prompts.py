@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbadapt import template
+from nbadapt import data, template
 from nbadapt.data import Examples
 from nbadapt.engines.tokens import Prompt
 from nbadapt.errors import DataError, RequestError
 from nbadapt.method import Task
 
 # Where a template is left out: columns that hold the input, in order of preference.
-INPUTS = ("text", "prompt", "question", "sentence", "input", "instruction")
+INPUTS = ("text", "prompt", "question", "sentence", "instruction", "input")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,21 @@ def default_template(row: Mapping[str, Any], task: Task, *, choosing: bool, sour
     return f"Text: {{{{{column}}}}}\nLabel:" if choosing else f"{{{{{column}}}}}"
 
 
+def values(row: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    """What a row's placeholders stand for: its columns, then notebook variables.
+
+    An instruction's input may be missing; other columns may not, see `nbadapt.data.check_filled`.
+    """
+    known = {**variables, **row}
+    if "instruction" in row and known.get("input", "") is None:
+        known["input"] = ""
+    return known
+
+
 def fill(text: str, row: Mapping[str, Any], where: str = "") -> Prompt:
     """The template with a row's values; a conversation where the template is but the name of one.
+
+    White space at the ends goes: a model reads an open space before its answer as a word of its own.
 
     Args:
         text: the template.
@@ -75,9 +88,20 @@ def fill(text: str, row: Mapping[str, Any], where: str = "") -> Prompt:
         turns: list[Mapping[str, str]] = row[names[0]]
         return turns
     try:
-        return template.fill(text, row)
+        return template.fill(text, row).strip()
     except RequestError as error:
         raise RequestError(f"{where}: {error}" if where else str(error)) from None
+
+
+def check_filled(table: Examples, names: Sequence[str]) -> None:
+    """Refuse rows without a value for a placeholder; an instruction's input may be missing.
+
+    Raises:
+        DataError: names the row and the column.
+    """
+    columns = table.rows[0]
+    optional = {"input"} if "instruction" in columns else set()
+    data.check_filled(table, [name for name in names if name in columns and name not in optional])
 
 
 def target(row: Mapping[str, Any], task: Task) -> str | None:
@@ -98,10 +122,9 @@ def shots_of(examples: Examples, text: str, variables: Mapping[str, str]) -> lis
             f"{examples.source} has no answers to show: it needs a column label or completion, "
             "or name one with --label or --completion"
         )
-    rows = ({**variables, **row} for row in examples.rows)
-    return [
-        Shot(fill(text, row, f"the examples in {examples.source}"), target(row, examples.task) or "") for row in rows
-    ]
+    check_filled(examples, template.placeholders(text))
+    where = f"the examples in {examples.source}"
+    return [Shot(fill(text, values(row, variables), where), target(row, examples.task) or "") for row in examples.rows]
 
 
 def with_shots(shots: Sequence[Shot], prompt: Prompt, *, chat: bool, separator: str) -> Prompt:

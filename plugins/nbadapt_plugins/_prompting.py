@@ -41,8 +41,6 @@ class PromptMethod(Method):
     """A method that asks a model and trains nothing."""
 
     requires = ("transformers",)
-    instructs = True
-    """Whether the template of an empty body names the labels."""
 
     def pool(self, job: Job, text: str) -> list[Shot]:
         """Every demonstration that may be shown, filled into the template `text`."""
@@ -143,27 +141,26 @@ class PromptMethod(Method):
                 f"the prompt names no column of {table.source}, so every row would get the same one: "
                 f"write {{{{name}}}} where a row's value goes; columns: {', '.join(table.rows[0])}"
             )
-        return prompts.default_template(table.rows[0], table.task, labels, instruct=self.instructs, source=table.source)
+        return prompts.default_template(table.rows[0], table.task, choosing=bool(labels), source=table.source)
 
 
 def _rows(job: Job, text: str) -> list[Row]:
     """What is asked: one row for each of the data, or the prompt itself."""
-    from nbadapt import data, template
+    from nbadapt import template
+    from nbadapt.engines import prompts
     from nbadapt.engines.fitting import Row
-    from nbadapt.engines.prompts import fill, target
 
-    if job.data is None:
-        values = dict(job.variables)
-        if not template.placeholders(job.prompt or ""):  # the body is the input of the examples' own template
-            names = template.placeholders(text)
-            values |= {name: (job.prompt or "").strip() if name == names[0] else "" for name in names}
-        return [Row(1, fill(text, values), None)]
     names = template.placeholders(text)
-    data.check_filled(job.data, [name for name in names if name not in job.variables])
-    filled = (fill(text, {**job.variables, **row}) for row in job.data.rows)
+    if job.data is None:
+        known = dict(job.variables)
+        if not template.placeholders(job.prompt or ""):  # the body is the input of the examples' own template
+            known |= {name: (job.prompt or "").strip() if name == names[0] else "" for name in names}
+        return [Row(1, prompts.fill(text, known), None)]
+    prompts.check_filled(job.data, names)
+    task = job.data.task
     return [
-        Row(number, prompt, target(row, job.data.task))
-        for number, (prompt, row) in enumerate(zip(filled, job.data.rows, strict=True), 1)
+        Row(number, prompts.fill(text, prompts.values(row, job.variables)), prompts.target(row, task))
+        for number, row in enumerate(job.data.rows, 1)
     ]
 
 

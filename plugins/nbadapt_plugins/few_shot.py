@@ -48,7 +48,6 @@ class FewShot(PromptMethod):
     reference = "https://arxiv.org/abs/2005.14165"
     tasks = frozenset({"classification", "generation", "text"})
     Config = FewShotSettings
-    instructs = False
 
     def pool(self, job: Job, text: str) -> list[Shot]:
         """Every row of the examples.
