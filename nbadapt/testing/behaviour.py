@@ -1,233 +1,374 @@
-"""Rules about what a method does, on tiny real models. A rule raises AssertionError."""
+"""Rules about what a method does. Each function yields a line for everything that breaks its rule."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import hashlib
+import itertools
 import json
 import math
 import shutil
-import subprocess
-import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nbadapt.events import Parameters, Progress
-from nbadapt.method import Job, Outcome
-from nbadapt.testing.subject import Subject, examples
+from nbadapt.errors import NbadaptError, RequestError, Stopped
+from nbadapt.events import Checkpoint, Event, Memory, Metric, Parameters, Progress, Sample, StateChange, to_json
+from nbadapt.method import Adapted, Job, Method, Outcome
+from nbadapt.testing import fresh
+from nbadapt.testing.subject import Subject, Trial
+
+QUICK = 10.0  # seconds for the estimate of a tiny job
+ABILITIES = frozenset({"generate", "score", "predict"})
 
 
-def estimates_without_weights(subject: Subject) -> None:
-    """`estimate` works where the model's weights are missing, and gives figures that can be."""
+def tasks(subject: Subject) -> Iterator[str]:
+    """Every declared task works on a tiny real model."""
     for task in subject.tasks:
-        job = subject.job(task, "no-weights")
-        folder = subject.folder / f"config-only-{task}"
-        shutil.copytree(job.model.path, folder)
-        for weights in folder.glob("*.safetensors"):
-            weights.unlink()
-        job = dataclasses.replace(job, model=dataclasses.replace(job.model, path=str(folder)))
-        estimate = subject.method().estimate(job)
-        figures = (estimate.trainable, estimate.total, estimate.artifact, estimate.steps, *estimate.memory.values())
-        assert all(figure >= 0 for figure in figures), f"{task}: a negative figure in {estimate}"
-        assert estimate.trainable <= estimate.total, f"{task}: more trainable than all parameters"
+        error = subject.failure(task)
+        if error is not None:
+            yield f"{task}: {type(error).__name__}: {_first_line(error)}"
 
 
-def estimates_parameters_exactly(subject: Subject) -> None:
-    """A finetuning method tells its parameters, and they are those of the estimate."""
-    if subject.method.verb != "finetune":
+def estimate_weightless(subject: Subject) -> Iterator[str]:
+    """The estimate needs no weights, writes nothing and is quick."""
+    for task in subject.tasks:
+        job = subject.job(task)
+        with tempfile.TemporaryDirectory(prefix="nbadapt-kit-") as room:
+            folder = Path(room) / "model"
+            shutil.copytree(job.model.path, folder)
+            for weights in folder.glob("*.safetensors"):
+                weights.unlink()
+            bare = dataclasses.replace(job, model=dataclasses.replace(job.model, path=str(folder)))
+            start = time.monotonic()
+            try:
+                subject.estimate(bare)
+            except Exception as error:  # noqa: BLE001 - any failure is the finding
+                yield f"{task}: without a weights file: {type(error).__name__}: {_first_line(error)}"
+            seconds = time.monotonic() - start
+        if seconds > QUICK:
+            yield f"{task}: it took {seconds:.0f} s"
+        if job.directory.exists():
+            yield f"{task}: it wrote into the run's folder"
+
+
+def estimate_figures(subject: Subject) -> Iterator[str]:
+    """The estimate's figures are finite, not negative, and name the weights and the steps."""
+    for task in subject.tasks:
+        estimate = subject.estimate(subject.job(task))
+        figures = {
+            "trainable": estimate.trainable,
+            "total": estimate.total,
+            "artifact": estimate.artifact,
+            "steps": estimate.steps,
+            "seconds": estimate.seconds or 0,
+            **{f"memory {item}": size for item, size in estimate.memory.items()},
+        }
+        for item, figure in figures.items():
+            if not math.isfinite(figure) or figure < 0:
+                yield f"{task}: {item} is {figure}"
+        for item in ("total", "steps"):
+            if not figures[item]:
+                yield f"{task}: {item} is 0"
+        if not estimate.memory.get("weights"):
+            yield f"{task}: memory has no item weights"
+        if estimate.trainable > estimate.total:
+            yield f"{task}: more parameters are trained ({estimate.trainable}) than there are ({estimate.total})"
+
+
+def estimate_exact(subject: Subject) -> Iterator[str]:
+    """The estimate's parameters and steps are those that the run tells."""
+    for task, trial in subject.trials():
+        estimate = subject.estimate(subject.job(task))
+        for event in trial.events:
+            if isinstance(event, Parameters) and (event.trainable, event.total) != (estimate.trainable, estimate.total):
+                yield (
+                    f"{task}: {estimate.trainable} of {estimate.total} parameters were estimated, "
+                    f"{event.trainable} of {event.total} are told"
+                )
+        told = {event.total for event in trial.events if isinstance(event, Progress)}
+        if told and told != {estimate.steps}:
+            yield f"{task}: {estimate.steps} steps were estimated, {sorted(told)} are told"
+
+
+def parameters(subject: Subject) -> Iterator[str]:
+    """A finetuning run tells how many parameters it trains; a prompting run trains none."""
+    for task, trial in subject.trials():
+        told = [event for event in trial.events if isinstance(event, Parameters)]
+        if subject.method.verb == "finetune" and not any(event.trainable for event in told):
+            yield f"{task}: no Parameters event with trained parameters"
+        if subject.method.verb == "prompt" and any(event.trainable for event in told):
+            yield f"{task}: parameters are trained"
+
+
+def progress(subject: Subject) -> Iterator[str]:
+    """Progress is told at every step, from 1 to the total."""
+    for task, trial in subject.trials():
+        told = [event for event in trial.events if isinstance(event, Progress)]
+        if not told:
+            yield f"{task}: no Progress event"
+            continue
+        steps = [event.step for event in told]
+        if len({event.total for event in told}) > 1:
+            yield f"{task}: the total changes"
+        if steps != list(range(1, told[-1].total + 1)):
+            yield f"{task}: the steps are {_short(steps)} of {told[-1].total}"
+        if any(a.examples > b.examples for a, b in itertools.pairwise(told)):
+            yield f"{task}: the count of examples falls"
+
+
+def events(subject: Subject) -> Iterator[str]:
+    """Events can be stored, their figures are finite, and none is the runner's own."""
+    for task, trial in subject.trials():
+        for event in trial.events:
+            kind = type(event).__name__
+            if isinstance(event, StateChange | Memory):
+                yield f"{task}: {kind} is told by the runner, not by a method"
+            try:
+                json.dumps(to_json(event, 0.0))
+            except (TypeError, ValueError) as error:
+                yield f"{task}: {kind} cannot be stored: {error}"
+            values = event.values if isinstance(event, Metric) else {}
+            yield from (f"{task}: {n} is {v} at step {event.step}" for n, v in values.items() if not math.isfinite(v))  # type: ignore[attr-defined]  # a Metric
+
+
+def outcome(subject: Subject) -> Iterator[str]:
+    """The outcome can be stored, its figures are finite, and its artifacts are in the run's folder."""
+    for task, trial in subject.trials():
+        result = trial.outcome
+        assert result is not None  # such trials only
+        try:
+            if Outcome(**json.loads(json.dumps(dataclasses.asdict(result)))) != result:
+                yield f"{task}: it comes back from JSON otherwise"
+        except TypeError as error:
+            yield f"{task}: it cannot be stored: {error}"
+        for figure, value in result.metrics.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                yield f"{task}: {figure} is {value!r}"
+        if subject.method.verb == "finetune" and not result.artifacts:
+            yield f"{task}: a finetuning run without artifacts"
+        yield from (f"{task}: {fault}" for fault in _artifact_faults(result.artifacts, trial.job.directory))
+        for event in trial.events:
+            if isinstance(event, Checkpoint) and not (trial.job.directory / event.path).is_dir():
+                yield f"{task}: the checkpoint {event.path} is no folder of the run"
+
+
+def _artifact_faults(artifacts: Mapping[str, str], directory: Path) -> Iterator[str]:
+    for artifact, path in artifacts.items():
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            yield f"the artifact {artifact} is outside the run's folder: {path}"
+        elif not (directory / path).exists():
+            yield f"the artifact {artifact} is not there: {path}"
+
+
+def writes(subject: Subject) -> Iterator[str]:
+    """A run writes in its own folder only."""
+    for task, trial in subject.trials():
+        yield from (f"{task}: {stray}" for stray in trial.strays)
+
+
+def silent(subject: Subject) -> Iterator[str]:
+    """A run prints nothing."""
+    for task, trial in subject.trials():
+        printed = trial.printed.strip()
+        if printed:
+            yield f"{task}: {_short(printed)}"
+
+
+def job_unchanged(subject: Subject) -> Iterator[str]:
+    """A run leaves its job as it was."""
+    for task, trial in subject.trials():
+        if trial.job_changed:
+            yield f"{task}: {', '.join(trial.job_changed)} changed"
+
+
+def base_unchanged(subject: Subject) -> Iterator[str]:
+    """A run leaves the base weights as they were: all runs of a kernel share them."""
+    for task, trial in subject.trials():
+        if trial.weights_changed:
+            yield f"{task}: the shared base weights changed"
+
+
+def deterministic(subject: Subject) -> Iterator[str]:
+    """The same seed gives the same figures and answers."""
+    for task, first in subject.trials():
+        again = subject.observe(subject.job(task))
+        if again.outcome is None:
+            yield f"{task}: a second run fails"
+            continue
+        for figure in sorted({*first.outcome.metrics, *again.outcome.metrics}):  # type: ignore[union-attr]  # trial has one
+            a, b = (trial.outcome.metrics.get(figure, math.nan) for trial in (first, again))  # type: ignore[union-attr]
+            if not math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-8):
+                yield f"{task}: {figure} is {a} and then {b}"
+        if _samples(first) != _samples(again):
+            yield f"{task}: the samples differ"
+
+
+def _samples(trial: Trial) -> list[Event]:
+    return [event for event in trial.events if isinstance(event, Sample)]
+
+
+def stop(subject: Subject) -> Iterator[str]:
+    """A Stop acts before the next step but one, and leaves an outcome that loads, or goes through."""
+    for task, _ in subject.trials():
+        for what, at in (("the first event", Event), ("the first step", Progress)):
+            job = subject.job(task)
+            stopper = _Stopper(at)
+            trial = subject.observe(job, stopper)
+            if not stopper.told:
+                yield f"{task}: there is no event to stop at"
+                continue
+            where = f"{task}, stopped at {what}"
+            if stopper.later > 1:
+                yield f"{where}: {stopper.later} more steps"
+            if trial.error is not None and not isinstance(trial.error, Stopped):
+                yield f"{where}: {type(trial.error).__name__}: {_first_line(trial.error)}"
+            if trial.outcome is not None and (trial.outcome.artifacts or subject.method.verb == "prompt"):
+                yield from (f"{where}: {fault}" for fault in _artifact_faults(trial.outcome.artifacts, job.directory))
+                try:
+                    subject.method().load(trial.outcome, _bare(job))
+                except Exception as error:  # noqa: BLE001 - any failure is the finding
+                    yield f"{where}: the outcome does not load: {type(error).__name__}: {_first_line(error)}"
+
+
+class _Stopper:
+    """Raises Stopped at the first event of a kind, once, as the runner does; counts the steps after it."""
+
+    def __init__(self, kind: type[Event]) -> None:
+        self._kind, self.told, self.later = kind, False, 0
+
+    def __call__(self, event: Event) -> None:
+        self.later += self.told and isinstance(event, Progress)
+        if not self.told and isinstance(event, self._kind):
+            self.told = True
+            raise Stopped("stopped by the conformance kit")
+
+
+def _bare(job: Job) -> Job:
+    """The job as it is given to `load`: without tables."""
+    return dataclasses.replace(job, data=None, evaluation=None, examples=None)
+
+
+def abilities(subject: Subject) -> Iterator[str]:
+    """The loaded model does what its abilities say, and refuses the rest with a RequestError."""
+    for task, trial in subject.trials():
+        adapted = _loaded(subject, trial)
+        if not isinstance(adapted, Adapted):
+            yield f"{task}: load gave {type(adapted).__name__} back, not an Adapted"
+            continue
+        unknown = adapted.abilities - ABILITIES
+        if unknown or not adapted.abilities:
+            yield f"{task}: the abilities are {sorted(adapted.abilities)}"
+        for ability in sorted(ABILITIES):
+            yield from (f"{task}: {fault}" for fault in _ability_faults(adapted, ability))
+
+
+def _loaded(subject: Subject, trial: Trial) -> Adapted:
+    assert trial.outcome is not None  # trial has one
+    return subject.method().load(trial.outcome, _bare(trial.job))
+
+
+def _ability_faults(adapted: Adapted, ability: str) -> Iterator[str]:
+    ask = partial(fresh.QUESTIONS[ability], adapted)
+    if ability not in adapted.abilities:
+        try:
+            ask()
+        except RequestError:
+            return
+        except Exception as error:  # noqa: BLE001 - any other failure is the finding
+            yield f"{ability} is no ability, and raises {type(error).__name__} instead of RequestError"
+            return
+        yield f"{ability} is no ability, and does not raise RequestError"
         return
-    for task in subject.tasks:
-        told = [e for e in subject.trial(task).events if isinstance(e, Parameters)]
-        assert told, f"{task}: no Parameters event"
-        estimate = subject.estimate(task)
-        expected = (estimate.trainable, estimate.total)
-        assert (told[0].trainable, told[0].total) == expected, f"{task}: estimated {expected}, run with {told[0]}"
+    try:
+        said = ask()
+    except Exception as error:  # noqa: BLE001 - any failure is the finding
+        yield f"{ability} raises {type(error).__name__}: {_first_line(error)}"
+        return
+    if ability == "generate":
+        if len(said) != len(fresh.PROMPTS) or not all(isinstance(text, str) for text in said):
+            yield f"generate gave {said!r} for {len(fresh.PROMPTS)} prompts"
+        return
+    if any(not math.isfinite(figure) for row in said for figure in row) or len(said) != len(fresh.PROMPTS):
+        yield f"{ability} gave {said!r}"
+    elif ability == "predict" and any(abs(sum(row) - 1) > 1e-3 or min(row) < 0 for row in said):
+        yield f"predict gave no probabilities: {said!r}"
 
 
-def tells_its_progress(subject: Subject) -> None:
-    """Progress is told from step to step, upwards, and never beyond its total."""
-    for task in subject.tasks:
-        steps = [e for e in subject.trial(task).events if isinstance(e, Progress)]
-        assert steps, f"{task}: no Progress event"
-        assert all(a.step < b.step for a, b in zip(steps, steps[1:], strict=False)), f"{task}: steps do not rise"
-        assert all(0 < e.step <= e.total for e in steps), f"{task}: a step outside 1 to its total"
+def load_elsewhere(subject: Subject) -> Iterator[str]:
+    """The result loads in another process, without the data, and answers the same."""
+    for task, trial in subject.trials():
+        assert trial.outcome is not None  # trial has one
+        here = fresh.answers(_loaded(subject, trial))
+        try:
+            there = fresh.elsewhere(subject.method, trial.outcome, _bare(trial.job))
+        except NbadaptError as error:
+            yield f"{task}: {error}"
+            continue
+        for ability, said in here.items():
+            if not _alike(said, there.get(ability)):
+                yield f"{task}: {ability} gives {_short(there.get(ability))} there and {_short(said)} here"
 
 
-def does_every_declared_task(subject: Subject) -> None:
-    """Each declared task ends with an outcome: finite figures, and artifacts that are in the run's folder."""
-    for task in subject.tasks:
-        trial = subject.trial(task)
-        assert isinstance(trial.outcome, Outcome), f"{task}: run returned {trial.outcome!r}, not an Outcome"
-        json.dumps(dataclasses.asdict(trial.outcome))
-        for name, value in trial.outcome.metrics.items():
-            assert math.isfinite(value), f"{task}: the metric {name} is {value}"
-        for name, path in trial.outcome.artifacts.items():
-            inside = not Path(path).is_absolute() and ".." not in Path(path).parts
-            assert inside, f"{task}: the artifact {name} is not in the run's folder: {path}"
-            assert (trial.job.directory / path).exists(), f"{task}: the artifact {name} is missing: {path}"
+def _alike(here: Any, there: Any) -> bool:
+    if isinstance(here, list) and isinstance(there, list):
+        return len(here) == len(there) and all(_alike(a, b) for a, b in zip(here, there, strict=True))
+    if isinstance(here, float) and isinstance(there, float):
+        return math.isclose(here, there, rel_tol=1e-3, abs_tol=1e-4)
+    return bool(here == there)
 
 
-def writes_in_its_folder_only(subject: Subject) -> None:
-    """Nothing but the run's folder changes: not the model's folder, not the working directory."""
-    task = subject.tasks[0]
-    job = subject.job(task, "writes")
-    watched = [Path(job.model.path), Path.cwd()]
-    before = [_listing(folder, job.directory) for folder in watched]
-    subject.run(job)
-    for folder, listing in zip(watched, before, strict=True):
-        changed = sorted(set(listing.items()) ^ set(_listing(folder, job.directory).items()))
-        assert not changed, f"outside the run's folder: {changed[0][0]}"
-
-
-def _listing(folder: Path, without: Path) -> dict[str, tuple[int, int]]:
-    """Names, sizes and times of a folder's entries, one level deep in the working directory."""
-    found = {}
-    for path in folder.iterdir():
-        if path != without and without not in path.parents and path not in without.parents:
-            status = path.stat()
-            found[str(path)] = (status.st_size if path.is_file() else 0, status.st_mtime_ns if path.is_file() else 0)
-    return found
-
-
-def prints_nothing(subject: Subject) -> None:
-    """Nothing is printed: what a person should see is an event."""
-    for task in subject.tasks:
-        printed = subject.trial(task).printed
-        assert not printed, f"{task}: it printed {printed[:80]!r}"
-
-
-def leaves_its_job_alone(subject: Subject) -> None:
-    """The job is the same after the run as before."""
-    job = subject.job(subject.tasks[0], "unchanged")
-    before = copy.deepcopy(job)
-    subject.run(job)
-    assert job == before, "run changed its job"
-
-
-def leaves_the_base_alone(subject: Subject) -> None:
-    """The base weights that all runs share are bit by bit those of the file."""
-    from nbadapt import models
-
-    for task in subject.tasks:
-        job = subject.trial(task).job
-        if task == "classification" and subject.method.verb == "finetune":
-            model, _ = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
-        else:
-            model, _ = models.load(job.model, job.device, job.dtype)
-        frozen = {n: p for n, p in model.named_parameters() if not p.requires_grad}
-        models.free()
-        if task == "classification" and subject.method.verb == "finetune":
-            fresh, _ = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
-        else:
-            fresh, _ = models.load(job.model, job.device, job.dtype)
-        for name, parameter in fresh.named_parameters():
-            if name in frozen:
-                assert _digest(parameter) == _digest(frozen[name]), f"{task}: the base weight {name} was changed"
-
-
-def _digest(tensor: Any) -> str:
-    return hashlib.sha256(tensor.detach().cpu().float().numpy().tobytes()).hexdigest()
-
-
-def repeats_itself(subject: Subject) -> None:
-    """The same job with the same seed gives the same figures."""
-    task = subject.tasks[0]
-    first, second = subject.trial(task).outcome, subject.trial(task, "again").outcome
-    assert first is not None, "run returned no outcome"
-    assert second is not None, "run returned no outcome"
-    assert first.metrics == second.metrics, f"{first.metrics} and then {second.metrics}"
-
-
-def stops_when_told(subject: Subject) -> None:
-    """After Stop there is at most one more step; the method returns an outcome or lets Stopped through."""
-    for task in subject.tasks:
-        trial = subject.run(subject.job(task, "stop"), stop_at=1)
-        steps = sum(isinstance(e, Progress) for e in trial.events)
-        assert steps <= 2, f"{task}: {steps - 1} more steps after Stop"
-
-
-def loads_in_another_process(subject: Subject) -> None:
-    """What is stored gives the same outputs in a fresh process."""
-    for task in subject.tasks:
-        trial = subject.trial(task)
-        assert trial.outcome is not None, f"{task}: run returned no outcome"
-        here = outputs(subject.method, trial.job, trial.outcome)
-        there = _outputs_elsewhere(subject, trial.job, trial.outcome)
-        assert here == there, f"{task}: here {here}, in a fresh process {there}"
-
-
-def outputs(method: Any, job: Job, outcome: Outcome) -> Any:
-    """What the loaded result says to a few inputs, as JSON has it; probabilities to a few digits."""
-    adapted = method().load(outcome, job)
-    row = examples(job.task).rows[0]
-    texts = [str(next(iter(row.values()))), "The film was good."]
-    if "generate" in adapted.abilities:
-        return list(adapted.generate(texts, max_new_tokens=4))
-    predictions = adapted.predict(texts)
-    return [[round(float(p), 4) for p in line] for line in predictions.probabilities]
-
-
-def _outputs_elsewhere(subject: Subject, job: Job, outcome: Outcome) -> Any:
-    record = {
-        "config": job.config.model_dump(mode="json"),
-        "model": dataclasses.asdict(job.model),
-        "rest": {n: getattr(job, n) for n in ("method", "task", "prompt", "labels", "seed", "device", "dtype")},
-        "directory": str(job.directory),
-        "examples": None if job.examples is None else [dict(row) for row in job.examples.rows],
-        "outcome": dataclasses.asdict(outcome),
-    }
-    code = (
-        f"import sys, json; sys.path[:0] = {sys.path!r}; from nbadapt.testing.behaviour import say_outputs; "
-        f"from {subject.method.__module__} import {subject.method.__qualname__} as method; "
-        "say_outputs(method, json.load(sys.stdin))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(record), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"load failed in a fresh process: {done.stderr.strip().splitlines()[-1:]}"
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def say_outputs(method: Any, record: dict[str, Any]) -> None:
-    """Print the outputs of a stored result; runs in the fresh process."""
-    from nbadapt.method import ModelRef
-
-    task = record["rest"]["task"]
-    shown = record["examples"]
-    job = Job(
-        config=method.Config.model_validate(record["config"]),
-        model=ModelRef(**record["model"]),
-        directory=Path(record["directory"]),
-        examples=None if shown is None else dataclasses.replace(examples(task), rows=tuple(shown)),
-        **{**record["rest"], "labels": tuple(record["rest"]["labels"])},
-    )
-    sys.stdout.write("\n" + json.dumps(outputs(method, job, Outcome(**record["outcome"]))) + "\n")
-
-
-def exports_what_it_declares(subject: Subject) -> None:
+def exports(subject: Subject) -> Iterator[str]:
     """Every declared export writes files."""
-    for task in subject.tasks:
-        trial = subject.trial(task)
-        assert trial.outcome is not None, f"{task}: run returned no outcome"
-        for kind in sorted(subject.method.exports):
-            target = subject.folder / "exports" / f"{task}-{kind}"
-            target.mkdir(parents=True, exist_ok=True)
-            subject.method().export(kind, trial.outcome, trial.job, target)
-            assert any(target.iterdir()), f"{task}: the export {kind!r} wrote nothing"
+    method = subject.method
+    if not isinstance(method.exports, frozenset):
+        yield f"exports is {method.exports!r}, not a frozenset"
+        return
+    for task, trial in subject.trials():
+        for kind in sorted(method.exports):
+            fault = _export_fault(method(), kind, trial)
+            if fault:
+                yield f"{task}: {kind} {fault}"
+
+
+def _export_fault(method: Method, kind: str, trial: Trial) -> str | None:
+    assert trial.outcome is not None  # only such trials come here
+    with tempfile.TemporaryDirectory(prefix="nbadapt-kit-") as room:
+        try:
+            method.export(kind, trial.outcome, trial.job, Path(room))
+        except Exception as error:  # noqa: BLE001 - any failure is the finding
+            return f"raises {type(error).__name__}: {_first_line(error)}"
+        written = [path for path in Path(room).rglob("*") if path.is_file() and path.stat().st_size]
+    return None if written else "writes nothing"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 RULES = (
-    estimates_without_weights,
-    estimates_parameters_exactly,
-    tells_its_progress,
-    does_every_declared_task,
-    writes_in_its_folder_only,
-    prints_nothing,
-    leaves_its_job_alone,
-    leaves_the_base_alone,
-    repeats_itself,
-    stops_when_told,
-    loads_in_another_process,
-    exports_what_it_declares,
+    tasks,
+    estimate_weightless,
+    estimate_figures,
+    estimate_exact,
+    parameters,
+    progress,
+    events,
+    outcome,
+    writes,
+    silent,
+    job_unchanged,
+    base_unchanged,
+    deterministic,
+    stop,
+    abilities,
+    load_elsewhere,
+    exports,
 )

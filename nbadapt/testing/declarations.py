@@ -1,99 +1,176 @@
-"""Rules about what a method declares; nothing is trained for them. A rule raises AssertionError."""
+"""Rules about what a method declares. Each function yields a line for everything that breaks its rule."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-from typing import get_args
+from collections.abc import Iterator
+from typing import Any, get_args
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from nbadapt.method import CONTRACT, Config, Method, Task, Verb
+from nbadapt.testing.subject import Subject, UnusableError
 
-from nbadapt.method import CONTRACT, Task, Verb
-from nbadapt.testing.subject import Subject
-
-HEAVY = ("torch", "transformers", "matplotlib", "ipywidgets")
-LONGEST_SUMMARY = 100
-
-
-def declares_who_it_is(subject: Subject) -> None:
-    """Name (lower case, dashes), verb, one-line summary, https reference and known tasks are declared."""
-    method = subject.method
-    for field in ("name", "verb", "summary", "reference", "tasks"):
-        assert hasattr(method, field), f"{field} is not declared"
-    assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", method.name), f"name {method.name!r}: lower case and dashes"
-    assert method.verb in get_args(Verb), f"verb {method.verb!r}: one of {get_args(Verb)}"
-    assert method.summary.strip(), "summary is empty"
-    assert "\n" not in method.summary, "summary is longer than one line"
-    assert len(method.summary) <= LONGEST_SUMMARY, f"summary has more than {LONGEST_SUMMARY} characters"
-    assert method.reference.startswith("https://"), f"reference {method.reference!r} is no https URL"
-    assert method.tasks, "tasks is empty"
-    unknown = set(method.tasks) - set(get_args(Task))
-    assert not unknown, f"unknown tasks {sorted(unknown)}"
+LONGEST_SUMMARY = 100  # characters
+HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "ipywidgets", "anywidget")
 
 
-def is_written_for_this_contract(subject: Subject) -> None:
-    """The contract version is the one that this nbadapt has."""
-    assert subject.method.contract == CONTRACT, f"contract {subject.method.contract}, here it is {CONTRACT}"
+def name(subject: Subject) -> Iterator[str]:
+    """The name is one lower-case word with hyphens."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", str(getattr(subject.method, "name", ""))):
+        yield f"name is {getattr(subject.method, 'name', None)!r}"
 
 
-def requires_import_names(subject: Subject) -> None:
-    """`requires` holds import names, such as sklearn, not names of distributions."""
-    for name in subject.method.requires:
-        parts = name.split(".")
-        assert all(part.isidentifier() for part in parts), f"{name!r} cannot be imported: give the import name"
+def verb(subject: Subject) -> Iterator[str]:
+    """The verb is finetune or prompt."""
+    if getattr(subject.method, "verb", None) not in get_args(Verb):
+        yield f"verb is {getattr(subject.method, 'verb', None)!r}"
 
 
-def describes_every_setting(subject: Subject) -> None:
+def summary(subject: Subject) -> Iterator[str]:
+    """The summary is one line of at most 100 characters."""
+    text = getattr(subject.method, "summary", "")
+    if not isinstance(text, str) or not text.strip():
+        yield "there is none"
+        return
+    if "\n" in text:
+        yield "it has several lines"
+    if len(text) > LONGEST_SUMMARY:
+        yield f"it has {len(text)} characters"
+
+
+def reference(subject: Subject) -> Iterator[str]:
+    """The reference is a URL."""
+    if not re.fullmatch(r"https?://[^\s/]+\.\S+", str(getattr(subject.method, "reference", ""))):
+        yield f"reference is {getattr(subject.method, 'reference', None)!r}"
+
+
+def declared_tasks(subject: Subject) -> Iterator[str]:
+    """The tasks are a frozenset of known ones, not empty."""
+    tasks = getattr(subject.method, "tasks", None)
+    if not isinstance(tasks, frozenset) or not tasks:
+        yield f"tasks is {tasks!r}"
+        return
+    known = get_args(Task)
+    yield from (f"{task!r} is none of {', '.join(known)}" for task in sorted(tasks) if task not in known)
+
+
+def contract(subject: Subject) -> Iterator[str]:
+    """The contract is the version that this nbadapt speaks."""
+    if subject.method.contract != CONTRACT:
+        yield f"contract is {subject.method.contract!r}, and this nbadapt speaks {CONTRACT}"
+
+
+def requires(subject: Subject) -> Iterator[str]:
+    """The requirements are a tuple of import names."""
+    names = subject.method.requires
+    if not isinstance(names, tuple):
+        yield f"requires is {names!r}"
+        return
+    for wanted in names:
+        if not isinstance(wanted, str) or not all(part.isidentifier() for part in wanted.split(".")):
+            yield f"{wanted!r} is no name that can be imported"
+
+
+def config_fields(subject: Subject) -> Iterator[str]:
     """Every setting has a default, a description, and bounds where it is a number."""
-    for name, field in subject.method.Config.model_fields.items():
-        assert not field.is_required(), f"{name} has no default"
-        assert (field.description or "").strip(), f"{name} has no description"
-        kinds = {field.annotation, *get_args(field.annotation)}
-        bounded = any(isinstance(m, (Ge, Gt, Le, Lt, Interval)) for m in field.metadata)
-        assert bounded or not {int, float} & kinds, f"{name} is a number without bounds"
+    config = subject.method.Config
+    schema = config.model_json_schema()
+    for setting, described in schema.get("properties", {}).items():
+        field = next(f for n, f in config.model_fields.items() if (f.alias or n) == setting)
+        if field.is_required():
+            yield f"{setting} has no default"
+        if not (field.description or "").strip():
+            yield f"{setting} has no description"
+        for branch in described.get("anyOf", [described]):
+            if branch.get("type") in {"integer", "number"} and not _bounded(branch):
+                yield f"{setting} is a number without bounds"
 
 
-def refuses_unknown_settings_and_changes(subject: Subject) -> None:
-    """The Config is frozen and forbids extra fields."""
-    config = subject.method.Config.model_config
-    assert config.get("frozen"), "Config is not frozen"
-    assert config.get("extra") == "forbid", 'Config does not forbid extra fields (extra="forbid")'
+def _bounded(schema: dict[str, Any]) -> bool:
+    return any(bound in schema for bound in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "enum"))
 
 
-def keeps_settings_in_json(subject: Subject) -> None:
-    """Settings come back from their JSON as they were."""
-    config = subject.config()
-    again = subject.method.Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json"))))
-    assert again == config, f"{config} came back from JSON as {again}"
+def config_strict(subject: Subject) -> Iterator[str]:
+    """The settings derive from nbadapt's Config, cannot be changed, and refuse unknown names."""
+    config = subject.method.Config
+    if not issubclass(config, Config):
+        yield f"{config.__name__} does not derive from nbadapt.method.Config"
+    if not config.model_config.get("frozen"):
+        yield "they can be changed after they were checked"
+    if config.model_config.get("extra") != "forbid":
+        yield "unknown names are not refused"
 
 
-def shadows_no_option(subject: Subject) -> None:
-    """No setting has the name of an option that all methods share, such as --seed."""
-    from nbadapt.options import options
+def config_json(subject: Subject) -> Iterator[str]:
+    """The settings come back from JSON as they were, and the defaults keep their own bounds."""
+    config = _defaults(subject.method)
+    stored = json.loads(json.dumps(config.model_dump(mode="json")))
+    try:
+        restored = subject.method.Config.model_validate(stored)
+    except ValueError as error:
+        yield f"they are refused when read again: {str(error).splitlines()[0]}"
+        return
+    if restored != config:
+        yield f"{restored!r} came back instead of {config!r}"
 
-    shared = {flag.removeprefix("--").replace("-", "_") for flag in options(subject.method.verb)}
-    taken = shared & set(subject.method.Config.model_fields)
-    assert not taken, f"settings with the names of shared options: {sorted(taken)}"
+
+def _defaults(method: type[Method]) -> Config:
+    try:
+        return method.Config()
+    except ValueError:
+        raise UnusableError("a setting has no default") from None
 
 
-def imports_lightly(subject: Subject) -> None:
-    """Importing the method's module brings neither torch nor transformers, matplotlib or ipywidgets."""
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import {subject.method.__module__}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"the module cannot be imported: {done.stderr.strip().splitlines()[-1:]}"
-    heavy = set(HEAVY) & set(done.stdout.split())
-    assert not heavy, f"importing {subject.method.__module__} imports {', '.join(sorted(heavy))}"
+def config_names(subject: Subject) -> Iterator[str]:
+    """No setting is named like an option of the line."""
+    from nbadapt.options import options, setting_flag
+
+    shared = options(subject.method.verb)
+    for setting in subject.method.Config.model_fields:
+        if setting_flag(setting) in shared:
+            yield f"{setting_flag(setting)} is an option that every method has"
+
+
+def light_import(subject: Subject) -> Iterator[str]:
+    """Importing the method brings no heavy library."""
+    method = subject.method
+    code = (
+        "import importlib, json, sys\n"
+        f"found = importlib.import_module({method.__module__!r})\n"
+        f"for name in {method.__qualname__!r}.split('.'): found = getattr(found, name)\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(  # noqa: S603 - this interpreter, and a class that is already imported here
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        yield f"{method.__module__}:{method.__qualname__} cannot be imported in a process of its own: {last}"
+        return
+    heavy = json.loads(done.stdout.strip().splitlines()[-1])
+    if heavy:
+        yield f"{method.__module__} imports {', '.join(heavy)}: import inside the functions"
 
 
 RULES = (
-    declares_who_it_is,
-    is_written_for_this_contract,
-    requires_import_names,
-    describes_every_setting,
-    refuses_unknown_settings_and_changes,
-    keeps_settings_in_json,
-    shadows_no_option,
-    imports_lightly,
+    name,
+    verb,
+    summary,
+    reference,
+    declared_tasks,
+    contract,
+    requires,
+    config_fields,
+    config_strict,
+    config_json,
+    config_names,
+    light_import,
 )

@@ -1,129 +1,285 @@
-"""A method under test: its tiny jobs, and what running them showed."""
+"""A method under test: jobs for it on tiny models, and what its runs did, observed once and asked many times."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
+import copy
+import hashlib
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from nbadapt.data import Examples
-from nbadapt.errors import RequestError, Stopped
-from nbadapt.events import Event, Progress
+from nbadapt.errors import RequestError
+from nbadapt.events import Event
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
-from nbadapt.testing.tiny import tiny_model
+from nbadapt.testing.tiny import Architecture, tiny_model
 
-WORDS = {"negative": ("terrible", "boring", "dull"), "positive": ("wonderful", "great", "good")}
-ROWS = 12
-QUICK: Mapping[str, Any] = {"epochs": 1, "batch_size": 4, "samples": 0, "max_new_tokens": 4, "shots": 2}
+if TYPE_CHECKING:
+    from nbadapt.models import Head
+
+LABELS = ("negative", "positive")
+ROWS = 40
+_WORDS = (("wonderful", "positive"), ("boring", "negative"), ("great", "positive"), ("terrible", "negative"))
+_PAIRS = (("house", "Haus"), ("dog", "Hund"), ("tree", "Baum"), ("water", "Wasser"))
 
 
-@dataclass(frozen=True)
+class UnusableError(Exception):
+    """A check cannot be applied: what it looks at did not come about."""
+
+
+@dataclass
 class Trial:
-    """One run of a method: what it was given, told, printed and gave back."""
+    """One observed run.
+
+    Attributes:
+        job: what was asked.
+        events: what the method told.
+        outcome: what it gave back; None where it let an exception through.
+        error: that exception.
+        printed: what it wrote to standard output and standard error.
+        strays: files that appeared or changed outside the job's folder.
+        job_changed: names of the job's parts that are no longer what they were.
+        weights_changed: whether the shared base weights are no longer what they were.
+    """
 
     job: Job
-    events: tuple[Event, ...]
-    outcome: Outcome | None
-    printed: str
+    events: list[Event] = field(default_factory=list)
+    outcome: Outcome | None = None
+    error: BaseException | None = None
+    printed: str = ""
+    strays: list[str] = field(default_factory=list)
+    job_changed: list[str] = field(default_factory=list)
+    weights_changed: bool = False
 
 
 class Subject:
-    """A method and a folder to try it in. Models and runs are made once and shared by the checks."""
+    """A method and a room for its runs.
 
-    def __init__(self, method: type[Method], folder: Path, settings: Mapping[str, Any]) -> None:
-        self.method, self.folder, self.settings = method, folder, settings
+    Args:
+        method: the class.
+        settings: its settings for the runs; None for its defaults.
+    """
+
+    def __init__(self, method: type[Method], settings: Mapping[str, Any] | None = None) -> None:
+        self.method, self.settings = method, dict(settings or {})
+        self._trials: dict[str, Trial] = {}
+        self._count = 0
+        self._remove: weakref.finalize[..., Subject] | None = None
+
+    @cached_property
+    def _room(self) -> Path:
+        """The folder of models and runs; goes with the subject."""
+        room = Path(tempfile.mkdtemp(prefix="nbadapt-kit-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, room, ignore_errors=True)
+        return room
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._remove is not None:
+            self._remove()
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that the method declares, and that are known."""
-        return sorted({"classification", "generation", "preference", "text"} & set(self.method.tasks))
+        """The tasks that the method declares, in alphabetical order.
 
-    def config(self) -> Any:
-        """Settings that make a job small, where the method has them; the caller's own come first."""
-        quick = {name: value for name, value in QUICK.items() if name in self.method.Config.model_fields}
-        return self.method.Config(**{**quick, **self.settings})
+        Raises:
+            UnusableError: nothing of it can run: a library is missing.
+        """
+        from nbadapt import registry
 
-    @functools.cache  # noqa: B019 - a subject lives as long as its checks
-    def model(self, architecture: Any) -> ModelRef:
-        """A tiny model on disk."""
-        path = tiny_model(architecture, self.folder / "models" / architecture)
-        return ModelRef(architecture, "folder", str(path))
+        missing = registry.missing_requirements(self.method)
+        if missing:
+            raise UnusableError(f"not installed: {', '.join(missing)}")
+        return sorted(self.method.tasks)
 
-    def job(self, task: str, name: str) -> Job:
-        """A small job in a new folder called `name`."""
-        directory = self.folder / "runs" / f"{task}-{name}"
-        directory.mkdir(parents=True)
-        prompt = self.method.verb == "prompt"
-        table = examples(task)
-        labels = ("negative", "positive") if task == "classification" else ()
+    # ------------------------------------------------------------------ jobs
+
+    def job(self, task: str) -> Job:
+        """A new small job, with a folder of its own that is not made yet.
+
+        A prompting method that refuses a job without examples gets some.
+
+        Raises:
+            UnusableError: the method's Config has no defaults.
+        """
+        try:
+            config = self.method.Config(**self.settings)
+        except ValueError:
+            raise UnusableError("its settings have no defaults that fit") from None
+        self._count += 1
+        rows = tuple(_row(task, i) for i in range(ROWS))
+        labels = LABELS if task == "classification" else ()
+        prompting = self.method.verb == "prompt"
         job = Job(
             method=self.method.name,
-            config=self.config(),
-            model=self.model("bert" if task == "classification" and not prompt else "llama"),
-            task=task,  # type: ignore[arg-type]  # one of Task: it comes from `tasks`
-            directory=directory,
-            data=table,
-            evaluation=None if prompt else dataclasses.replace(table, rows=table.rows[:4]),
-            prompt="{{" + next(iter(table.rows[0])) + "}}" if prompt else None,
-            labels=labels,
-            seed=7,
+            config=config,
+            model=ModelRef("tiny", "folder", str(self._model(task))),
+            task=task,  # type: ignore[arg-type]  # a wrong task is what `tasks` reports
+            directory=self._room / f"run-{self._count}",
+            data=Examples(task, rows[:-8], labels, "data"),  # type: ignore[arg-type]  # as above
+            evaluation=None if prompting else Examples(task, rows[-8:], labels, "evaluation"),  # type: ignore[arg-type]
+            prompt="{{text}}\nLabel:" if task == "classification" else "{{prompt}}" if prompting else None,
+            labels=() if prompting else labels,
         )
-        return self._with_examples(job, table) if prompt else job
-
-    def _with_examples(self, job: Job, table: Examples) -> Job:
-        """The job as it is, or with demonstrations where the method asks for them."""
+        if not prompting:
+            return _with(job, prompt=None)
+        if task == "text":
+            job = _with(job, prompt="{{text}}")
         try:
             self.method().estimate(job)
         except RequestError:
-            return dataclasses.replace(job, examples=dataclasses.replace(table, rows=table.rows[-4:]))
+            return _with(job, examples=_examples(task))
+        except Exception:  # noqa: BLE001 - other checks report it
+            return job
         return job
 
-    @functools.cache  # noqa: B019 - a subject lives as long as its checks
-    def trial(self, task: str, name: str = "first") -> Trial:
-        """The job of a task, run to its end. `name` tells repeated runs apart."""
-        return self.run(self.job(task, name))
+    def _model(self, task: str) -> Path:
+        encoder = task == "classification" and self.method.verb == "finetune"
+        architecture: Architecture = "bert" if encoder else "llama"
+        folder = self._room / architecture
+        return folder if folder.exists() else tiny_model(architecture, folder)
 
-    @functools.cache  # noqa: B019 - a subject lives as long as its checks
-    def estimate(self, task: str) -> Estimate:
-        """The estimate of the job of a task."""
-        return self.method().estimate(self.job(task, "estimate"))
+    # ------------------------------------------------------------------ runs
 
-    def run(self, job: Job, stop_at: int | None = None) -> Trial:
-        """Run a job; after `stop_at` Progress events the user presses Stop."""
-        events: list[Event] = []
+    def estimate(self, job: Job) -> Estimate:
+        """What the method estimates for a job."""
+        return self.method().estimate(job)
 
-        def emit(event: Event) -> None:
-            events.append(event)
-            told = sum(isinstance(e, Progress) for e in events)
-            if isinstance(event, Progress) and told == stop_at:
-                raise Stopped("stopped by the conformance kit")
+    def trials(self) -> Iterator[tuple[str, Trial]]:
+        """An undisturbed run of each task, made on first use; tasks that fail are left out.
 
-        printed = io.StringIO()
-        outcome = None
-        with contextlib.redirect_stdout(printed), contextlib.suppress(Stopped):
-            outcome = self.method().run(job, emit)
-        return Trial(job, tuple(events), outcome, printed.getvalue())
+        Raises:
+            UnusableError: all fail; the check `tasks` tells how.
+        """
+        usable = [task for task in self.tasks if self.failure(task) is None]
+        if not usable:
+            raise UnusableError("no run succeeds: see the check tasks")
+        yield from ((task, self._trials[task]) for task in usable)
+
+    def failure(self, task: str) -> BaseException | None:
+        """Why an undisturbed run of the task failed, or None."""
+        if task not in self._trials:
+            self._trials[task] = self.observe(self.job(task))
+        return self._trials[task].error
+
+    def observe(self, job: Job, emit: Callable[[Event], None] | None = None) -> Trial:
+        """Run a job and look at everything that the contract speaks of.
+
+        Args:
+            job: what to run.
+            emit: called with every event after it is written down; may raise Stopped.
+        """
+        trial = Trial(job)
+        job.directory.mkdir(parents=True)
+        before, weights = _frozen(job), _base_weights(job)
+        digest = _digest(weights)
+
+        def tell(event: Event) -> None:
+            trial.events.append(event)
+            if emit is not None:
+                emit(event)
+
+        output = io.StringIO()
+        with self._elsewhere(job) as strays, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                trial.outcome = self.method().run(job, tell)
+                if not isinstance(trial.outcome, Outcome):
+                    trial.error = TypeError(f"run gave {type(trial.outcome).__name__} back, not an Outcome")
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                trial.error = error
+        trial.printed, trial.strays = output.getvalue(), strays
+        trial.job_changed = [name for name, value in _frozen(job).items() if value != before[name]]
+        trial.weights_changed = _digest(weights) != digest
+        return trial
+
+    @contextlib.contextmanager
+    def _elsewhere(self, job: Job) -> Iterator[list[str]]:
+        """Work in an empty folder, with an empty folder for temporary files; at the end tells what was written."""
+        strays: list[str] = []
+        places = [Path(tempfile.mkdtemp(prefix="place-", dir=self._room)) for _ in range(2)]
+        watched = [*places, Path(job.model.path)]
+        before = [_files(place) for place in watched]
+        home, temporary = Path.cwd(), tempfile.tempdir
+        os.chdir(places[0])
+        tempfile.tempdir = str(places[1])
+        try:
+            yield strays
+        finally:
+            os.chdir(home)
+            tempfile.tempdir = temporary
+        names = ("the working directory", "the folder of temporary files", "the model's folder")
+        for name, place, old in zip(names, watched, before, strict=True):
+            new = _files(place)
+            strays += [f"{path} in {name}" for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
 
 
-def examples(task: str) -> Examples:
-    """A small, learnable table for a task."""
-    rows: list[dict[str, str]] = []
-    for i in range(ROWS):
-        label = ("negative", "positive")[i % 2]
-        text = f"The film number {i} was {WORDS[label][i // 2 % 3]}."
-        other = ("negative", "positive")[(i + 1) % 2]
-        rows.append(
-            {
-                "classification": {"text": text, "label": label},
-                "generation": {"prompt": text, "completion": label},
-                "preference": {"prompt": text, "chosen": label, "rejected": other},
-                "text": {"text": text},
-            }[task]
-        )
-    labels = ("negative", "positive") if task == "classification" else ()
-    return Examples(task, tuple(rows), labels, "the kit's rows")  # type: ignore[arg-type]  # one of Task
+def _row(task: str, i: int) -> dict[str, Any]:
+    word, label = _WORDS[i % 4]
+    english, german = _PAIRS[i % 4]
+    prompt = f"{i}. English: {english} German:"
+    match task:
+        case "classification":
+            return {"text": f"The film number {i} was {word}.", "label": label}
+        case "preference":
+            return {"prompt": prompt, "chosen": german, "rejected": english}
+        case "text":
+            return {"text": f"{i}. The {english} was {word}."}
+    return {"prompt": prompt, "completion": german}
+
+
+def _examples(task: str) -> Examples:
+    """Answered rows: those of a text are continued."""
+    rows = [_row(task, i) for i in range(ROWS - 8, ROWS)]
+    if task == "text":
+        return Examples("generation", tuple({**row, "completion": "Good."} for row in rows), (), "examples")
+    return Examples(task, tuple(rows), LABELS if task == "classification" else (), "examples")  # type: ignore[arg-type]  # see `job`
+
+
+def _with(job: Job, **parts: Any) -> Job:
+    import dataclasses
+
+    return dataclasses.replace(job, **parts)
+
+
+def _frozen(job: Job) -> dict[str, Any]:
+    """Every part of a job, in copies that a method cannot reach."""
+    parts = {name: copy.deepcopy(value) for name, value in vars(job).items() if name != "config"}
+    return {**parts, "config": job.config.model_dump()}
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Relative path -> digest of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _base_weights(job: Job) -> list[Any]:
+    """The very tensors of the base model that all runs share."""
+    from nbadapt import models
+
+    head: Head = "classification" if job.task == "classification" and job.evaluation is not None else "causal"
+    if head == "causal":
+        model = models.load(job.model, job.device, job.dtype)[0]
+    else:
+        model = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)[0]
+    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
+
+
+def _digest(tensors: list[Any]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()

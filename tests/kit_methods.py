@@ -1,0 +1,461 @@
+"""One method that keeps the contract, and for every rule one that breaks it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nbadapt.errors import Stopped
+from nbadapt.events import Metric, Parameters, Progress, Stage, StateChange
+from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+
+BROKEN: list[tuple[type[Method], str]] = []
+HEAD = "artifacts/head.safetensors"
+
+
+def breaks(rule: str) -> Callable[[Any], Any]:
+    """Notes that a method breaks this rule."""
+
+    def note(method: Any) -> Any:
+        BROKEN.append((method, rule))
+        return method
+
+    return note
+
+
+class GoodSettings(Config):
+    epochs: int = Field(2, ge=1, description="passes over the rows")
+    batch_size: int = Field(8, ge=1, description="rows in one step")
+
+
+class Good(Method):
+    """Trains the output layer."""
+
+    name = "good"
+    verb = "finetune"
+    summary = "trains the output layer"
+    reference = "https://example.org/paper"
+    tasks = frozenset({"classification"})
+    requires = ("torch",)
+    Config = GoodSettings
+
+    def estimate(self, job: Job) -> Estimate:
+        from nbadapt import models
+        from nbadapt.engines.training_estimate import count_parameters
+
+        model = models.skeleton(job.model, "classification", job.labels)
+        model.base_model.requires_grad_(False)
+        trainable, total = count_parameters(model)
+        steps = job.config.epochs * -(-len(job.data) // job.config.batch_size)
+        return Estimate(trainable, total, {"weights": 4 * total, "optimizer": 8 * trainable}, 4 * trainable, steps)
+
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        from nbadapt.engines.training_estimate import count_parameters
+
+        emit(Stage("loading the model"))
+        model, tokenizer = self.open(job)
+        emit(Parameters(*count_parameters(model)))
+        losses: list[float] = []
+        with contextlib.suppress(Stopped):
+            self.train(model, tokenizer, job, emit, losses)
+        self.save(model, job)
+        return self.outcome(losses)
+
+    def open(self, job: Job) -> Any:
+        from nbadapt import models
+
+        return models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
+
+    def train(self, model: Any, tokenizer: Any, job: Job, emit: Emit, losses: list[float]) -> None:
+        import torch
+
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+        batches = [job.data.rows[i : i + job.config.batch_size] for i in range(0, len(job.data), job.config.batch_size)]
+        total = len(batches) * job.config.epochs
+        for step, rows in enumerate(batches * job.config.epochs, 1):
+            inputs = tokenizer([row["text"] for row in rows], return_tensors="pt", padding=True)
+            labels = torch.tensor([model.config.label2id[row["label"]] for row in rows])
+            loss = model(**inputs, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            self.tell(emit, step, total, losses[-1])
+
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        emit(Metric(step, "train", {"loss": loss}))
+        emit(Progress(step, total, examples=8 * step))
+
+    def save(self, model: Any, job: Job) -> None:
+        from safetensors.torch import save_file
+
+        path = job.directory / HEAD
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, path)
+
+    def outcome(self, losses: list[float]) -> Outcome:
+        return Outcome({"loss": losses[-1]} if losses else {}, {"head": HEAD})
+
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        from safetensors.torch import load_file
+
+        from nbadapt.engines.classify import Classifier
+
+        model, tokenizer = self.open(job)
+        model.load_state_dict(load_file(job.directory / outcome.artifacts["head"]), strict=False)
+        return Classifier(model, tokenizer, None)
+
+
+# ---------------------------------------------------------------------------------------------- declarations
+
+
+@breaks("name")
+class BadName(Good):
+    name = "Good Method"
+
+
+@breaks("verb")
+class BadVerb(Good):
+    verb = "train"
+
+
+@breaks("summary")
+class LongSummary(Good):
+    summary = "trains the output layer " * 5
+
+
+@breaks("summary")
+class TwoLines(Good):
+    summary = "trains\nthe output layer"
+
+
+@breaks("reference")
+class NoURL(Good):
+    reference = "Hu et al. 2021"
+
+
+@breaks("declared_tasks")
+class UnknownTask(Good):
+    tasks = frozenset({"classification", "translation"})
+
+
+@breaks("declared_tasks")
+class NoTask(Good):
+    tasks = frozenset()
+
+
+@breaks("contract")
+class OldContract(Good):
+    contract = 0
+
+
+@breaks("requires")
+class BadRequirement(Good):
+    requires = ("scikit-learn",)
+
+
+@breaks("config_fields")
+class Undescribed(Good):
+    class Config(GoodSettings):
+        rate: float = Field(0.1, gt=0)
+
+
+@breaks("config_fields")
+class Unbounded(Good):
+    class Config(GoodSettings):
+        rate: float | None = Field(None, description="a rate")
+
+
+@breaks("config_fields")
+class NoDefault(Good):
+    class Config(GoodSettings):
+        rate: float = Field(gt=0, description="a rate")
+
+
+@breaks("config_strict")
+class Thawed(Good):
+    class Config(GoodSettings):
+        model_config = ConfigDict(frozen=False)
+
+
+@breaks("config_strict")
+class Lenient(Good):
+    class Config(GoodSettings):
+        model_config = ConfigDict(extra="ignore")
+
+
+@breaks("config_strict")
+class Foreign(Good):
+    class Config(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+        epochs: int = Field(2, ge=1, description="passes over the rows")
+        batch_size: int = Field(8, ge=1, description="rows in one step")
+
+
+@breaks("config_json")
+class WrongDefault(Good):
+    class Config(GoodSettings):
+        rate: float = Field(-1.0, gt=0, description="a rate")
+
+
+@breaks("config_json")
+class Forgetful(Good):
+    class Config(GoodSettings):
+        rate: float = Field(0.5, gt=0, description="a rate", exclude=True)
+        count: tuple[int, ...] | frozenset[int] = Field(frozenset({1}), description="some")
+
+
+@breaks("config_names")
+class Shadowing(Good):
+    class Config(GoodSettings):
+        dry_run: bool = Field(False, description="train nothing")
+
+
+# HeavyImport is in a module of its own: kit_heavy_method.
+
+
+# ---------------------------------------------------------------------------------------------- behaviour
+
+
+@breaks("tasks")
+class Failing(Good):
+    def train(self, *_: Any) -> None:
+        raise ValueError("no such thing")
+
+
+@breaks("tasks")
+class NoOutcome(Good):
+    def outcome(self, losses: list[float]) -> Any:
+        return {"loss": losses[-1]}
+
+
+@breaks("estimate_weightless")
+class Loading(Good):
+    def estimate(self, job: Job) -> Estimate:
+        self.open(job)
+        return super().estimate(job)
+
+
+@breaks("estimate_weightless")
+class WritingEarly(Good):
+    def estimate(self, job: Job) -> Estimate:
+        job.directory.mkdir()
+        return super().estimate(job)
+
+
+def estimating(**wrong: Any) -> Any:
+    class Estimating(Good):
+        def estimate(self, job: Job) -> Estimate:
+            right = super().estimate(job)
+            return dataclasses.replace(right, **{name: change(right) for name, change in wrong.items()})
+
+    return Estimating
+
+
+@breaks("estimate_figures")
+class NoWeights(estimating(memory=lambda e: {"optimizer": 8})):
+    pass
+
+
+@breaks("estimate_figures")
+class Negative(estimating(artifact=lambda e: -1)):
+    pass
+
+
+@breaks("estimate_figures")
+class NotANumber(estimating(seconds=lambda e: float("nan"))):
+    pass
+
+
+@breaks("estimate_exact")
+class OneTooMany(estimating(trainable=lambda e: e.trainable + 1)):
+    pass
+
+
+@breaks("estimate_exact")
+class WrongSteps(estimating(steps=lambda e: e.steps + 1)):
+    pass
+
+
+@breaks("parameters")
+class Secretive(Good):
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        return super().run(job, lambda event: None if isinstance(event, Parameters) else emit(event))
+
+
+@breaks("progress")
+class Skipping(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        emit(Metric(step, "train", {"loss": loss}))
+        if step % 2:
+            emit(Progress(step, total))
+
+
+@breaks("progress")
+class Backwards(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        emit(Progress(step, total, examples=100 - step))
+
+
+@breaks("events")
+class TellingNaN(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        super().tell(emit, step, total, float("nan") if step == 2 else loss)
+
+
+@breaks("events")
+class Presuming(Good):
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        emit(StateChange("running"))
+        return super().run(job, emit)
+
+
+@breaks("events")
+class Unstorable(Good):
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        emit(Stage(Path("a path")))
+        return super().run(job, emit)
+
+
+@breaks("outcome")
+class Infinite(Good):
+    def outcome(self, losses: list[float]) -> Outcome:
+        return Outcome({"loss": float("inf")}, {"head": HEAD})
+
+
+@breaks("outcome")
+class Missing(Good):
+    def outcome(self, losses: list[float]) -> Outcome:
+        done = super().outcome(losses)
+        return done if len(losses) < 3 else Outcome(done.metrics, {**done.artifacts, "log": "artifacts/log"})
+
+
+@breaks("writes")
+class Straying(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        Path("head.txt").write_text("here", encoding="utf-8")
+
+
+@breaks("writes")
+class Marking(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        (Path(job.model.path) / "used").touch()
+
+
+@breaks("silent")
+class Talking(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        print("saved")
+
+
+@breaks("job_unchanged")
+class Meddling(Good):
+    def train(self, model: Any, tokenizer: Any, job: Job, *rest: Any) -> None:
+        super().train(model, tokenizer, job, *rest)
+        job.data.rows[0]["seen"] = True
+
+
+@breaks("base_unchanged")
+class Careless(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        model.base_model.embeddings.word_embeddings.weight.data[0] += 1  # that of padding: answers stay
+
+
+@breaks("deterministic")
+class Moody(Good):
+    def outcome(self, losses: list[float]) -> Outcome:
+        return Outcome({"loss": int.from_bytes(os.urandom(4))}, {"head": HEAD})
+
+
+@breaks("stop")
+class Deaf(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        with contextlib.suppress(Stopped):
+            super().tell(emit, step, total, loss)
+
+
+@breaks("stop")
+class Upset(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        try:
+            super().tell(emit, step, total, loss)
+        except Stopped:
+            raise RuntimeError("how dare you") from None
+
+
+@breaks("stop")
+class Empty(Good):
+    def save(self, model: Any, job: Job) -> None:
+        if self.finished:
+            super().save(model, job)
+
+    def train(self, *given: Any) -> None:
+        self.finished = False
+        super().train(*given)
+        self.finished = True
+
+
+@breaks("abilities")
+class Boasting(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        model = super().load(outcome, job)
+        model.abilities = frozenset({"predict", "fly"})
+        return model
+
+
+@breaks("abilities")
+class Crude(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        model = super().load(outcome, job)
+
+        def score(*_: Any, **__: Any) -> Any:
+            raise TypeError("what")
+
+        model.score = score
+        return model
+
+
+@breaks("load_elsewhere")
+class Remembering(Good):
+    memory: ClassVar[dict[str, Any]] = {}
+
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        self.memory[str(job.directory)] = model
+
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        from nbadapt.engines.classify import Classifier
+
+        _, tokenizer = self.open(job)
+        return Classifier(self.memory[str(job.directory)], tokenizer, None)
+
+
+@breaks("load_elsewhere")
+class Fickle(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        model = super().load(outcome, job)
+        model.model.classifier.bias.data[0] += int.from_bytes(os.urandom(2)) / 2**15
+        return model
+
+
+@breaks("exports")
+class Promising(Good):
+    exports = frozenset({"merged"})
+
+
+@breaks("exports")
+class Idle(Good):
+    exports = frozenset({"merged"})
+
+    def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
+        (target / "model.bin").touch()

@@ -1,0 +1,175 @@
+"""The conformance kit: a good method passes, and every rule is broken by a method that breaks only it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kit_heavy_method
+import kit_methods
+import pytest
+from kit_methods import BROKEN, Good
+
+from nbadapt import testing
+from nbadapt.testing import behaviour, declarations
+from nbadapt.testing.tiny import ARCHITECTURES, ENCODERS, tiny_model
+
+DECLARED = [rule.__name__ for rule in declarations.RULES]
+SLOW = {"light_import", "load_elsewhere"}  # each starts a process
+
+
+def failing(method: Any, only: Any = None) -> list[str]:
+    return [result.check.name for result in testing.check(method, only=only).failures]
+
+
+def test_a_method_that_keeps_the_contract_passes_every_check() -> None:
+    report = testing.check(Good)
+    assert report.passed, report
+    assert [result.status for result in report.results] == ["passed"] * len(testing.checks())
+    assert repr(report).startswith("Good keeps the contract\n")
+
+
+@pytest.mark.parametrize(("method", "rule"), [pytest.param(m, r, id=f"{r}-{m.__name__}") for m, r in BROKEN])
+def test_a_broken_rule_is_found_and_no_other(method: Any, rule: str) -> None:
+    quick = DECLARED if rule in DECLARED else [check.name for check in testing.checks()]
+    only = [name for name in quick if name not in SLOW or name == rule]
+    report = testing.check(method, only=only)
+    assert [result.check.name for result in report.failures] == [rule], report
+    assert all(reason and "\n" not in reason for result in report.failures for reason in result.reasons)
+
+
+def test_a_heavy_import_is_found() -> None:
+    (failure,) = testing.check(kit_heavy_method.HeavyImport, only=DECLARED).failures
+    assert failure.check.name == "light_import"
+    assert failure.reasons == ("kit_heavy_method imports torch: import inside the functions",)
+
+
+def test_a_class_that_no_other_process_can_import_is_found() -> None:
+    class Local(Good):
+        pass
+
+    (failure,) = testing.check(Local, only=["light_import"]).failures
+    assert "cannot be imported in a process of its own" in failure.reasons[0]
+
+
+def test_every_rule_has_a_method_that_breaks_it() -> None:
+    assert {check.name for check in testing.checks()} == {rule for _, rule in BROKEN} | {"light_import"}
+
+
+def test_every_failure_is_told_and_not_the_first_one_only() -> None:
+    class Config(kit_methods.GoodSettings):
+        a: float = 0.5
+        b: int
+
+    class Worst(Good):
+        name = "Worst Of All"
+        summary = ""
+        reference = "none"
+
+    Worst.Config = Config
+    report = testing.check(Worst, only=[name for name in DECLARED if name != "light_import"])
+    assert [r.check.name for r in report.failures] == ["name", "summary", "reference", "config_fields"]
+    assert report.failures[-1].reasons == (
+        "a has no description",
+        "a is a number without bounds",
+        "b has no default",
+        "b has no description",
+        "b is a number without bounds",
+    )
+    text = repr(report)
+    assert text.startswith("Worst breaks 4 of 11 rules\n")
+    assert "- name is 'Worst Of All'" in text
+
+
+def test_what_cannot_be_looked_at_is_skipped_with_the_reason() -> None:
+    class Elsewhere(Good):
+        requires = ("no_such_library",)
+
+    (result,) = testing.check(Elsewhere, only=["progress"]).results
+    assert (result.status, result.reasons) == ("skipped", ("not installed: no_such_library",))
+    (result,) = testing.check(kit_methods.Failing, only=["progress"]).results
+    assert (result.status, result.reasons) == ("skipped", ("no run succeeds: see the check tasks",))
+
+
+def test_expected_failures_are_no_failures_and_strict() -> None:
+    report = testing.check(
+        kit_methods.BadName, only=["name", "verb"], expected_failures={"name": "an old name that users know"}
+    )
+    assert report.passed
+    assert [r.status for r in report.results] == ["expected", "passed"]
+    assert "an old name that users know" in repr(report)
+    report = testing.check(Good, only=["name"], expected_failures={"name": "an old name"})
+    assert [r.reasons for r in report.failures] == [("was expected to fail and holds: an old name",)]
+
+
+def test_unknown_checks_are_refused() -> None:
+    with pytest.raises(ValueError, match="no check is named 'colour'"):
+        testing.check(Good, only=["colour"])
+    with pytest.raises(ValueError, match="no check is named 'colour'"):
+        testing.check(Good, expected_failures={"colour": "why not"})
+    with pytest.raises(ValueError, match="no check is named 'colour'"):
+        testing.parametrize_with_checks([Good], expected_failures={"good": {"colour": "why not"}})
+
+
+def test_settings_are_given_to_the_runs() -> None:
+    report = testing.check(Good, settings={"epochs": 3, "batch_size": 16}, only=["tasks", "progress"])
+    assert report.passed
+    report = testing.check(Good, settings={"epochs": 0}, only=["tasks"])
+    assert report.results[0].reasons == ("its settings have no defaults that fit",)
+
+
+def test_the_pytest_decorator_makes_a_test_of_every_rule(tmp_path: Path) -> None:
+    """In a session of its own, as a third party runs it."""
+    (tmp_path / "test_mine.py").write_text(
+        "from kit_methods import Deaf, Good\n"
+        "from nbadapt.testing import parametrize_with_checks\n"
+        "@parametrize_with_checks([Good])\n"
+        "def test_good(check): check()\n"
+        "class Odd(Deaf):\n"
+        "    name = 'odd'\n"
+        "@parametrize_with_checks([Odd], expected_failures={'odd': {'stop': 'cannot hear', 'verb': 'wrong'}})\n"
+        "def test_odd(check): check()\n"
+        "class Lost(Good):\n"
+        "    requires = ('no_such_library',)\n"
+        "    reference = 'none'\n"
+        "@parametrize_with_checks([Lost])\n"
+        "def test_lost(check): check()\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path), "-rA"],
+        env={"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    said = done.stdout
+    total, behaviours = len(testing.checks()), len(behaviour.RULES)
+    assert f"2 failed, {3 * total - behaviours - 3} passed, {behaviours} skipped, 1 xfailed" in said.splitlines()[-1], (
+        said
+    )
+    assert "XFAIL test_mine.py::test_odd[odd-stop] - cannot hear" in said
+    assert "FAILED test_mine.py::test_odd[odd-verb]" in said  # expected to fail, and holds
+    assert "FAILED test_mine.py::test_lost[good-reference]" in said
+    assert "not installed: no_such_library" in said
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_tiny_model_is_the_same_each_time_and_loads(architecture: Any, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    first, again = (tiny_model(architecture, tmp_path / name) for name in ("first", "again"))
+    for file in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (first / file).read_bytes() == (again / file).read_bytes()
+    other = tiny_model(architecture, tmp_path / "other", seed=1)
+    assert (other / "model.safetensors").read_bytes() != (first / "model.safetensors").read_bytes()
+    tokenizer, model = AutoTokenizer.from_pretrained(first), AutoModel.from_pretrained(first)
+    inputs = tokenizer("The dog is good {x}!", return_tensors="pt")
+    assert model(**inputs).last_hidden_state.shape == (1, inputs["input_ids"].shape[1], 32)
+    assert sum(file.stat().st_size for file in first.iterdir()) < 400_000
+    if architecture not in ENCODERS:
+        ids = inputs["input_ids"][0]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "The dog is good {x}!"
