@@ -34,16 +34,11 @@ def reviews(n: int = 24) -> list[dict[str, str]]:
     rows = []
     for i in range(n):
         word = (good if i % 2 else bad)[i // 2 % 3]
-        rows.append(
-            {"text": f"The film number {i} was {word}.", "label": "positive" if i % 2 else "negative"}
-        )
+        rows.append({"text": f"The film number {i} was {word}.", "label": "positive" if i % 2 else "negative"})
     return rows
 
 
 def translations(n: int = 12) -> list[dict[str, str]]:
     """Generation rows: `n` distinct prompts with their completions."""
     pairs = (("house", "Haus"), ("dog", "Hund"), ("tree", "Baum"), ("water", "Wasser"))
-    return [
-        {"prompt": f"{i}. English: {pairs[i % 4][0]} German:", "completion": pairs[i % 4][1]}
-        for i in range(n)
-    ]
+    return [{"prompt": f"{i}. English: {pairs[i % 4][0]} German:", "completion": pairs[i % 4][1]} for i in range(n)]
