@@ -28,7 +28,10 @@ PUSH_SECONDS = 0.2  # between two updates of the dashboard
 
 def hello_seconds() -> float:
     """How long a front end may take to show the dashboard before nobody is taken to watch."""
-    return float(os.environ.get("NBADAPT_HELLO_SECONDS", "5"))
+    try:
+        return float(os.environ["NBADAPT_HELLO_SECONDS"])
+    except (KeyError, ValueError):
+        return 5.0
 
 
 def thread_name(run: Run) -> str:
@@ -52,8 +55,10 @@ def view_of(run: Run) -> View:
 
 
 def _takes_input(kernel: Any) -> bool:
-    content = kernel.get_parent("shell").get("content", {})
-    return bool(content.get("allow_stdin", True))
+    try:
+        return bool(kernel.get_parent("shell")["content"]["allow_stdin"])
+    except (AttributeError, KeyError, TypeError):  # not the ipykernel that we know
+        return True
 
 
 class View(ABC):

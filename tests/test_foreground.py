@@ -322,6 +322,13 @@ def test_without_a_front_end_little_is_shown_and_nobody_is_waited_for(kernel: Ke
     assert "done" in on_display(kernel, cell)["text/plain"]
 
 
+def test_settings_that_make_no_sense_cost_no_run(kernel: Kernel):
+    kernel.run("os.environ['NBADAPT_HELLO_SECONDS'] = 'soon'; os.environ['NBADAPT_UI'] = 'fancy'")
+    cell, _ = hold(kernel, steps=30)
+    assert kernel.finish(cell).status == "ok"
+    assert "done" in on_display(kernel, cell)["text/plain"]
+
+
 def test_headless_updates_are_one_every_tenth(kernel: Kernel):
     kernel.run("os.environ['NBADAPT_HELLO_SECONDS'] = '0'")
     cell = kernel.send("run = begin(steps=200); foreground.hold(run)")
