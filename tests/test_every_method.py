@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from nbadapt import registry
+import pytest
+
+from nbadapt import models, registry
 from nbadapt.testing import parametrize_with_checks
 
 METHODS = registry.methods()
+QUICK = {"max_new_tokens": 8}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_bases() -> Iterator[None]:
+    yield
+    models.free()
 
 
 def test_every_declared_method_loads() -> None:
@@ -16,6 +26,6 @@ def test_every_declared_method_loads() -> None:
     assert {"lora", "zero-shot", "few-shot"} <= set(registry.entries())
 
 
-@parametrize_with_checks(METHODS)
+@parametrize_with_checks(METHODS, settings={"zero-shot": QUICK, "few-shot": QUICK})
 def test_a_method_keeps_the_contract(check: Any) -> None:
     check()

@@ -14,5 +14,6 @@ The checks run the method on tiny real models that are built on the spot; nothin
 """
 
 from nbadapt.testing.kit import Check, Report, Result, check, checks, parametrize_with_checks
+from nbadapt.testing.tiny import tiny_model
 
-__all__ = ["Check", "Report", "Result", "check", "checks", "parametrize_with_checks"]
+__all__ = ["Check", "Report", "Result", "check", "checks", "parametrize_with_checks", "tiny_model"]
