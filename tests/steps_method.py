@@ -13,8 +13,8 @@ from pydantic import Field
 
 from nbadapt.errors import RunError, Stopped
 from nbadapt.events import Metric, Progress
-from nbadapt.method import Config as Settings
 from nbadapt.method import Adapted, Emit, Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.method import Config as Settings
 
 
 class StepsSettings(Settings):
