@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 MEMORY_SECONDS = 0.5  # how often memory is measured
 
-_current: Run | None = None  # one run works at a time: two would share the cores and the random state
+# One run works at a time: two would share the cores and the random state. Its thread keeps it, not this.
+_current: weakref.ref[Run] | None = None
 
 
 # ------------------------------------------------------------------------------------------------ plan
@@ -298,7 +300,8 @@ def submit(request: Request) -> Run | Plan:
 
 def current() -> Run | None:
     """The run that this kernel is working on, or None."""
-    return _current if _current is not None and _current.alive else None
+    run = _current() if _current is not None else None
+    return run if run is not None and run.alive else None
 
 
 def _check_idle() -> None:
@@ -349,7 +352,7 @@ def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run
     run.attach(thread, events)
     store.claim(job.directory)
     _release_openmp_team()
-    _current = run
+    _current = weakref.ref(run)
     emit = _Emitter(run, events, job)
     if job.checkpoint is not None:
         relative = job.checkpoint.relative_to(job.directory)
