@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+import tiny_models
 from nbclient import NotebookClient
 
 from nbadapt.packaged_models import MINILM, SMOLLM2
@@ -46,6 +49,21 @@ def test_it_holds_no_widget_and_no_path_of_a_machine(path: Path):
     assert "widgets" not in nbformat.read(path, as_version=4).metadata
     for cell in code_cells(nbformat.read(path, as_version=4)):
         assert not re.search(r"/(home|root|Users|tmp|work|var)/", shown(cell)), cell.source
+
+
+def test_papermill_runs_a_cell_to_its_result(tmp_path: Path):
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps(tiny_models.reviews(20)), encoding="utf-8")
+    cell = f"%%finetune lora --model {tiny_models.folder('bert')} --data {rows} --as tuned\nmax_steps: 2"
+    cells = [nbformat.v4.new_code_cell(source) for source in ("%load_ext nbadapt", cell, "print(tuned.state)")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
+    command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--cwd", str(tmp_path)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    trained, after = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-2:]
+    assert "text/html" in trained.outputs[0].data
+    assert "application/vnd.jupyter.widget-view+json" not in trained.outputs[0].data
+    assert after.outputs[0].text == "done\n"
 
 
 @pytest.fixture(scope="module")
