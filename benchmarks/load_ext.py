@@ -1,7 +1,8 @@
 """How long ``%load_ext nbadapt`` takes beyond IPython's own start.
 
 Run it with ``python benchmarks/load_ext.py``. Each figure is a fresh process; the cases take turns, so that a busy
-moment of the machine meets all of them. The first round, which fills the file cache, is not counted.
+moment of the machine meets all of them. The first round, which fills the file cache, is not counted. Writes
+benchmarks/results/load_ext.md.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from report import environment, save, table
 
 START = "from IPython.core.interactiveshell import InteractiveShell; shell = InteractiveShell.instance()"
 LOAD = "import time; t = time.perf_counter(); shell.run_line_magic('load_ext', '{}'); print(time.perf_counter() - t)"
@@ -42,18 +45,29 @@ def main() -> None:
             measured = measure(code)
             if turn:
                 figures[case].append(measured)
+    save("load_ext", report(figures))
+
+
+def report(figures: dict[str, list[tuple[float, float]]]) -> str:
+    """The results as Markdown."""
     bare = statistics.median(whole for whole, _ in figures["bare IPython"])
-    print(f"Medians of {rounds} fresh processes, Python {sys.version.split()[0]}\n")
-    print("| case | process, ms | ratio to bare IPython | the line itself, ms |")
-    print("| --- | ---: | ---: | ---: |")
-    for case, measured_all in figures.items():
-        whole = statistics.median(whole for whole, _ in measured_all)
-        line = statistics.median(line for _, line in measured_all)
-        shown = f"{line:.1f}" if line else ""
-        print(f"| {case} | {whole:.0f} | {whole / bare:.3f} | {shown} |")
-    ours = statistics.median(line for _, line in figures["IPython + %load_ext nbadapt"])
-    print(f"\n%load_ext nbadapt: {ours:.1f} ms of {BUDGET_MS} ms")
-    sys.exit(0 if ours <= BUDGET_MS else 1)
+    rows, lines = [], {}
+    for case, measured in figures.items():
+        whole = statistics.median(whole for whole, _ in measured)
+        lines[case] = statistics.median(line for _, line in measured)
+        shown = f"{lines[case]:.1f}" if lines[case] else ""
+        rows.append((case, f"{whole:.0f}", f"{whole / bare:.3f}", shown))
+    rounds = len(figures["bare IPython"])
+    return "\n\n".join(
+        [
+            "# What `%load_ext nbadapt` costs",
+            f"Medians of {rounds} fresh processes a case, in turn. How: [load_ext.py](../load_ext.py).",
+            table(("case", "process, ms", "ratio to bare IPython", "the line itself, ms"), rows),
+            f"**`%load_ext nbadapt` takes {lines['IPython + %load_ext nbadapt']:.1f} ms** of its budget of "
+            f"{BUDGET_MS} ms beyond IPython's own start.",
+            environment("benchmarks/load_ext.py", ("ipython",)),
+        ]
+    )
 
 
 if __name__ == "__main__":

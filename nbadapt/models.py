@@ -129,21 +129,25 @@ def _probe_dtype(device: str) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device != "cpu":
         return "float32"
-    return "bfloat16" if _matmul_seconds(torch.bfloat16) < 0.8 * _matmul_seconds(torch.float32) else "float32"
+    seconds = _matmul_seconds((torch.bfloat16, torch.float32))
+    return "bfloat16" if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else "float32"
 
 
-def _matmul_seconds(dtype: torch.dtype, size: int = 768, repeats: int = 4) -> float:
+def _matmul_seconds(dtypes: Sequence[torch.dtype], size: int = 768, rounds: int = 12) -> dict[torch.dtype, float]:
+    """The quickest of some multiplications in each type, in turn: a busy machine must not change the choice."""
     import time
 
     import torch
 
     generator = torch.Generator().manual_seed(0)  # leaves the global generator alone
-    a = torch.randn(size, size, generator=generator).to(dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
+    noise = torch.randn(size, size, generator=generator)
+    matrices = {dtype: noise.to(dtype) for dtype in dtypes}
+    best = dict.fromkeys(dtypes, float("inf"))
+    for _ in range(rounds):
+        for dtype, matrix in matrices.items():
+            start = time.perf_counter()
+            matrix @ matrix
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
     return best
 
 

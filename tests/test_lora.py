@@ -16,6 +16,7 @@ from nbadapt.errors import RequestError
 from nbadapt.events import Metric, Notice, Parameters, Progress
 from nbadapt.method import Job
 from nbadapt_plugins._linear_layers import linear_layers, targets
+from nbadapt_plugins._peft import switch_off_dropout
 from nbadapt_plugins.lora import Lora
 from tests import tiny_models
 
@@ -137,6 +138,25 @@ def test_at_the_start_the_adapted_model_equals_the_base(init, dora, tmp_path):
         expected = base(batch["input_ids"]).logits
         adapted = Lora()._attach(base, job).eval()
         torch.testing.assert_close(adapted(batch["input_ids"]).logits, expected)
+
+
+@pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
+@pytest.mark.parametrize("base_dropout", [False, True])
+def test_the_frozen_bases_own_dropout_is_off_unless_asked_for(architecture, base_dropout, tmp_path):
+    job = make_job(architecture, "classification", tmp_path, base_dropout=base_dropout, r=2)
+    base, _ = _base(job)
+    dropouts = [m for m in base.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
+    ids = torch.arange(10, 26).reshape(2, 8)
+    with torch.no_grad():
+        expected = base(ids).logits
+        if not base_dropout:
+            switch_off_dropout(base)
+        same = torch.equal(base.train()(ids).logits, expected)
+    assert same is (not base_dropout or not dropouts)
+    shared, _ = _base(job)  # the dropout of the next run on this base is as it was
+    assert len([m for m in shared.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]) == len(dropouts)
+    _, events = train(job)
+    assert any(isinstance(e, Metric) for e in events)
 
 
 @pytest.mark.parametrize(("rslora", "expected"), [(False, 16 / 4), (True, 16 / 2)])

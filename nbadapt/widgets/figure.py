@@ -93,7 +93,10 @@ def _draw_loss(axes: Axes, history: History) -> None:
     bounds = _bounds(line, train, evaluation)
     if bounds is not None:
         axes.set_ylim(*bounds)
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1.2,
+            frameon=False, fontsize=9, labelcolor=INK,
+        )  # fmt: skip
     else:
         axes.text(0.5, 0.5, "no loss was recorded", color=INK, ha="center", transform=axes.transAxes)
     _label(axes, "loss (nats)")

@@ -8,11 +8,15 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from nbadapt.capture import quiet_libraries
+from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.events import Stage
 from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +24,14 @@ if TYPE_CHECKING:
 
 ADAPTER = "artifacts/adapter"
 TASK_TYPES = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "text": "CAUSAL_LM"}
+
+
+class AdapterConfig(TrainingConfig):
+    """The settings that all methods with a frozen base share."""
+
+    base_dropout: bool = Field(
+        False, description="keep the dropout that the model's own layers have: slower, and the frozen base needs none"
+    )
 
 
 class PeftMethod(Method):
@@ -51,6 +63,8 @@ class PeftMethod(Method):
         emit(Stage("loading the model"))
         base, tokenizer = _load_base(job)
         base.config.use_cache = False  # a cache is for generating
+        if not job.config.base_dropout:
+            switch_off_dropout(base)
         model = self._attach(base, job)
         metrics = supervised.train(model, tokenizer, job, emit, _adapted(model, tokenizer, job).answer)
         emit(Stage("saving"))
@@ -89,6 +103,18 @@ class PeftMethod(Method):
         with torch.random.fork_rng(devices=_cuda_devices(job)), quiet_libraries():
             torch.manual_seed(job.seed)
             return get_peft_model(model, self.peft_config(model, job))
+
+
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout probability in a model to zero: those of its Dropout modules and those of its attention."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _head(job: Job) -> Head:

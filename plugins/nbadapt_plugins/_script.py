@@ -133,7 +133,7 @@ model.config.use_cache = False
 
 TRAINING = '''
 torch.manual_seed(SEED)
-model.requires_grad_(False)
+model.requires_grad_(False){no_dropout}
 model = get_peft_model(model, {config})
 model.print_trainable_parameters()
 
@@ -191,6 +191,15 @@ model.save_pretrained("adapter")
 if held_out:
     print("loss", trainer.evaluate()["eval_loss"])
 '''
+
+
+NO_DROPOUT = """
+for module in model.modules():  # the frozen base needs no dropout
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+    for name, value in vars(module).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(module, name, 0.0)"""
 
 
 def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path) -> None:
@@ -256,7 +265,11 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, encode: str) 
         accumulation=job.config.gradient_accumulation_steps,
         limit=encoding.length_limit(skeleton.config, job.config.max_length),
     )
-    training = TRAINING.format(config=_literal(config), arguments=_keyword_lines(arguments))
+    training = TRAINING.format(
+        config=_literal(config),
+        arguments=_keyword_lines(arguments),
+        no_dropout="" if job.config.base_dropout else NO_DROPOUT,
+    )
     model = _classifier(skeleton, job) if classify else encode + LANGUAGE_MODEL.format(dtype=job.dtype)
     return header + model + training
 

@@ -21,21 +21,20 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.method import Job
-from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
+from nbadapt_plugins._peft import TASK_TYPES, AdapterConfig, PeftMethod
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
 
-class LoraSettings(TrainingConfig):
+class LoraSettings(AdapterConfig):
     """Settings of LoRA."""
 
     r: int = Field(8, ge=1, le=4096, description="rank: the inner size of the two matrices")
     alpha: float | None = Field(None, gt=0, description="the update is scaled by alpha / r; none: 2 r, so by 2")
-    dropout: float = Field(0.05, ge=0, lt=1, description="share of the matrices' inputs dropped in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the matrices' inputs dropped in training")
     target_modules: str | list[str] = Field(
         "auto",
         description="linear layers to adapt: auto (attention), all-linear, or a list of names",
