@@ -69,6 +69,11 @@ def nearest(word: str, valid: Iterable[str], *, most: int = 3) -> list[str]:
     return difflib.get_close_matches(word, list(valid), n=most, cutoff=0.5)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str:
     """The end of an error line: the nearest valid words, or all of them where none is near.
 

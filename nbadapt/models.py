@@ -7,8 +7,10 @@ Classification heads are new in each shell, in float32 and trainable.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
+import os
 import threading
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nbadapt import hub
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import ModelError, did_you_mean
+from nbadapt.errors import ModelError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -45,19 +47,36 @@ def names() -> list[str]:
     return sorted(_packaged())
 
 
+def _load_package(name: str) -> PackagedModel:
+    point = _packaged()[name]
+    try:
+        package: PackagedModel = point.load()
+    except Exception as error:  # noqa: BLE001 - whatever a package raises becomes one line
+        raise ModelError(f"the model {name!r} of {point.dist.name} is broken: {first_line(error)}") from None
+    return package
+
+
+def _packages_to_install() -> str:
+    lines = []
+    for name in names():
+        with contextlib.suppress(ModelError):
+            lines.append(f"{_load_package(name).install} brings {name}")
+    return "; ".join(lines)
+
+
 def resolve(name: str, *, trust_remote_code: bool = False) -> ModelRef:
     """Look a model name up: a local folder, then an installed package, then the hub.
 
     Raises:
         ModelError: there is no such model, or it is out of reach; the message says what would bring one.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
         return ModelRef(name, "folder", str(folder), trust_remote_code)
     if name in _packaged():
-        package: PackagedModel = _packaged()[name].load()
+        package = _load_package(name)
         found = package.folder()
         if found is None:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")
@@ -82,18 +101,19 @@ def _on_hub(name: str) -> str:
     if huggingface_hub.constants.HF_HUB_OFFLINE or not hub.online(huggingface_hub.constants.ENDPOINT):
         if isinstance(cached, str):
             return str(Path(cached).parent)
-        packages = "; ".join(f"{p.load().install} brings {n}" for n, p in sorted(_packaged().items()))
-        raise ModelError(f"{unknown}; the hub is out of reach ({packages})")
+        raise ModelError(f"{unknown}; the hub is out of reach ({_packages_to_install()})")
     try:
         huggingface_hub.hf_hub_download(name, "config.json")
     except errors.GatedRepoError:
         raise ModelError(f"the model {name!r} is gated: accept its terms on the hub, then `hf auth login`") from None
     except errors.RepositoryNotFoundError:
         raise ModelError(f"{unknown}; the hub does not know it either (private models need `hf auth login`)") from None
+    except errors.LocalEntryNotFoundError as error:  # the hub could not be asked
+        raise ModelError(f"the hub did not give the model {name!r}: {first_line(error)}") from None
     except errors.EntryNotFoundError:
         raise ModelError(f"{name!r} on the hub has no config.json: it is no transformers model") from None
     except (OSError, errors.HfHubHTTPError) as error:
-        raise ModelError(f"the hub did not give the model {name!r}: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"the hub did not give the model {name!r}: {first_line(error)}") from None
     return name
 
 
@@ -107,6 +127,17 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def present_device(device: str) -> str:
+    """The device, or the best one here where this machine has no such device."""
+    if device == "cpu":
+        return device
+    import torch
+
+    kind, _, index = device.partition(":")
+    here = torch.cuda.device_count() if kind == "cuda" else int(kind == "mps" and torch.backends.mps.is_available())
+    return device if int(index or 0) < here else best_device()
 
 
 _probed: dict[str, str] = {}
@@ -169,10 +200,9 @@ def read_config(ref: ModelRef) -> PretrainedConfig:
 
 
 def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
-    text = str(error).strip() or type(error).__name__
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in str(error):
         return ModelError(f"the model {ref.name!r} brings its own code: add --trust-remote-code if you trust it")
-    return ModelError(f"the model {ref.name!r} cannot be loaded: {text.splitlines()[0]}")
+    return ModelError(f"the model {ref.name!r} cannot be loaded: {first_line(error)}")
 
 
 def base_ref(ref: ModelRef) -> ModelRef:
@@ -239,7 +269,7 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
-        raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -349,6 +379,12 @@ def _base(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel
         if key not in _bases:
             _bases[key] = _read_weights(ref, head, device, dtype)
         return _bases[key]
+
+
+def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:
+    """Whether this kernel holds the base model's weights already."""
+    path = base_ref(ref).path
+    return any((key[0], *key[2:]) == (path, device, dtype) for key in _bases)
 
 
 def _read_weights(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:

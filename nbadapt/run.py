@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import weakref
@@ -78,7 +79,8 @@ class Run:
     def state(self) -> str:
         """One of `nbadapt.events.State`."""
         if self._live is not None:
-            return self.log.state
+            state = self.log.state
+            return state if self.alive or state in FINISHED else "killed"
         return store.read_outcome(self.directory)[0]
 
     @property
@@ -269,11 +271,15 @@ class Run:
             kinds = ", ".join(sorted(method.exports)) or "nothing"
             raise RequestError(f"{method.name} cannot be exported as {kind!r}; it can as: {kinds}")
         outcome = self._usable_outcome()
-        target = Path(folder) if folder is not None else self.directory / "export" / kind
+        target = self.directory / "export" / kind if folder is None else _expanded(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise RequestError(f"{target} exists already: give another folder to export to")
-        target.mkdir(parents=True, exist_ok=True)
-        method.export(kind, outcome, self.job(tables=True), target)
+        job = self.job(tables=kind == "script")
+        try:
+            with store.new_folder(target) as temporary:
+                method.export(kind, outcome, job, temporary)
+        except OSError as error:
+            raise StoreError(f"the run {self.id} could not be exported to {target}: {error}") from None
         return target
 
     # ------------------------------------------------------------------ shown
@@ -294,7 +300,9 @@ class Run:
         except StoreError:
             return {"text/plain": repr(self)}
 
-    @property
-    def finished(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self.state in FINISHED
+
+def _expanded(folder: str | Path) -> Path:
+    """The folder with the user's home for ``~``, as far as it is known."""
+    with contextlib.suppress(RuntimeError):
+        return Path(folder).expanduser()
+    return Path(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import ctypes
 import dataclasses
@@ -26,6 +27,7 @@ from nbadapt.errors import (
     OutOfMemoryError,
     RequestError,
     RunError,
+    StoreError,
     Stopped,
     drop_frames,
 )
@@ -104,7 +106,9 @@ class Plan:
 
 
 def prepare(request: Request) -> Plan:
-    """Look everything up, check it and estimate the cost. Loads no weights and writes nothing.
+    """Look everything up, check it and estimate the cost. Loads no weights and makes no run.
+
+    A packaged model that is used for the first time is unpacked into the user's cache.
 
     Raises:
         NbadaptError: whatever is wrong with the request, in one line.
@@ -120,7 +124,7 @@ def prepare(request: Request) -> Plan:
     model = _find_model(request)
     tables, notices = _read_tables(request)
     task = _task(request, tables, method_class)
-    device, dtype = _device(request), _dtype(request, model)
+    device, dtype = _device(request, model), _dtype(request, model)
     method = method_class()
     labels = request.labels
     if not labels and request.verb == "finetune":
@@ -235,9 +239,12 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
     return values
 
 
-def _device(request: Request) -> str:
+def _device(request: Request, model: ModelRef) -> str:
     import torch
 
+    if model.kind == "run":
+        _refuse_change("device", request.device, model)
+        return store.read_job(Path(model.path), tables=False).device
     if request.device is None:
         return models.best_device()
     try:
@@ -248,11 +255,17 @@ def _device(request: Request) -> str:
     if not available.get(device.type, False) or (device.index or 0) >= max(1, torch.cuda.device_count()):
         here = ", ".join(name for name, there in available.items() if there)
         raise RequestError(f"the device {request.device!r} is not on this machine: use {here}")
-    return request.device
+    return device.type if device.type != "cuda" or device.index is None else f"cuda:{device.index}"
+
+
+def _refuse_change(option: str, value: str | None, model: ModelRef) -> None:
+    if value is not None:
+        raise RequestError(f"--{option} {value} cannot be given with the run {model.name}: it keeps its own {option}")
 
 
 def _dtype(request: Request, model: ModelRef) -> str:
     if model.kind == "run":
+        _refuse_change("dtype", request.dtype, model)
         return store.read_job(Path(model.path), tables=False).dtype
     if request.dtype is None:
         return "auto"
@@ -266,6 +279,8 @@ def _dtype(request: Request, model: ModelRef) -> str:
 def _check_memory(estimate: Estimate, job: Job) -> None:
     free = available_bytes(job.device)
     needed = sum(size for item, size in estimate.memory.items() if item != "activations")
+    if models.is_loaded(job.model, job.device, job.dtype):
+        needed -= estimate.memory.get("weights", 0)
     if free is not None and needed > free:
         raise OutOfMemoryError(
             f"{job.method} on {job.model.name} needs about {gibibytes(estimate.peak)}, {gibibytes(free)} is free on "
@@ -343,22 +358,21 @@ def resume(run: Run) -> Run:
 def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run:
     global _current  # noqa: PLW0603 - the kernel's one place that knows what is going on
     events = store.read_events(job.directory)
+    emit = _Emitter(run, events, job)
     thread = threading.Thread(
         target=contextvars.copy_context().run,  # what the worker prints by accident goes to its own cell
-        args=(_work, run, method, job, notices),
+        args=(_work, run, method, job, notices, emit),
         name=f"nbadapt-{run.id}",
         daemon=True,
     )
-    run.attach(thread, events)
     store.claim(job.directory)
+    run.attach(thread, events)
     _release_openmp_team()
     _current = weakref.ref(run)
-    emit = _Emitter(run, events, job)
     if job.checkpoint is not None:
         relative = job.checkpoint.relative_to(job.directory)
         emit.record(Checkpoint(store.checkpoint_step(job.checkpoint), relative.as_posix()))
     emit.record(StateChange("starting"))
-    emit.close()
     thread.start()
     return run
 
@@ -382,7 +396,7 @@ class _Emitter:
     """What a method calls with its events: records them, measures memory, obeys Pause and Stop."""
 
     def __init__(self, run: Run, events: list[tuple[float, Event]], job: Job) -> None:
-        self._control, self._events = run.control, events
+        self._run, self._events = run, events
         self._log = store.EventLog(job.directory)
         self._device = job.device
         self._measured = 0.0
@@ -392,8 +406,8 @@ class _Emitter:
     def record(self, event: Event) -> None:
         """Write an event down, now, without looking at the switches."""
         now = time.time()
-        self._log.write(now, event)
         self._events.append((now, event))
+        self._log.write(now, event)
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
@@ -409,24 +423,28 @@ class _Emitter:
         self._obey()
 
     def _obey(self) -> None:
-        if self._control.paused and not self._control.stopping:
+        control = self._run.control
+        if control.paused and not control.stopping:
             self.record(StateChange("paused"))
-            self._control.wait_while_paused()
-            if not self._control.stopping:
+            control.wait_while_paused()
+            if not control.stopping:
                 self.record(StateChange("running"))
-        if self._control.stopping and not self._control.obeyed:
-            self.record(StateChange("stopping", self._control.reason))
-            self._control.raise_if_stopping()
+        if control.stopping and not control.obeyed:
+            self.record(StateChange("stopping", control.reason))
+            control.raise_if_stopping()
 
     def close(self) -> None:
         """Close the log."""
         self._log.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can be recorded."""
+        return self._log.closed
 
-def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> None:
+
+def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...], emit: _Emitter) -> None:
     """The worker thread's life: run the method, and write down how it ended, whatever happens."""
-    assert run._live is not None
-    emit = _Emitter(run, run._live, job)
     outcome: Outcome | None = None
     error: NbadaptError | None = None
     state = "failed"
@@ -448,18 +466,27 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> None:
         error = _explain(raised, job)
         drop_frames(raised)
     finally:
-        _end(run, job, emit, state, outcome, error)
+        try:
+            _end(run, job, emit, state, outcome, error)
+        except KeyboardInterrupt:  # the second interrupt came when all was done
+            if not emit.closed:
+                _end(run, job, emit, state, outcome, error)
 
 
 def _end(run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None, error: NbadaptError | None) -> None:
     gc.collect()
     models.release_cached_memory()
-    if error is not None:
-        emit.record(Notice(str(error), "error"))
-    store.write_outcome(job.directory, state, outcome or store.read_outcome(job.directory)[1], str(error or ""))
-    store.release(job.directory)
     run.error = error
-    emit.record(StateChange(state, str(error) if error else run.control.reason))  # type: ignore[arg-type]  # a State
+    try:
+        if error is not None:
+            emit.record(Notice(str(error), "error"))
+        store.write_outcome(job.directory, state, outcome or store.read_outcome(job.directory)[1], str(error or ""))
+        store.release(job.directory)
+    except (OSError, StoreError) as problem:  # a full disk, a folder that was deleted
+        state = "failed"
+        run.error = error or StoreError(f"the end of the run {run.id} could not be written down: {problem}")
+    with contextlib.suppress(OSError):
+        emit.record(StateChange(state, str(run.error or run.control.reason)))  # type: ignore[arg-type]  # a State
     emit.close()
 
 
@@ -470,6 +497,9 @@ def _explain(error: BaseException, job: Job) -> NbadaptError:
             f"{job.method} ran out of memory on {job.device}: lower batch_size or max_length, or use a smaller model"
         )
     path = job.directory / "error.txt"
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     first = (str(error).strip().splitlines() or [""])[0][:200]
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as problem:
+        return RunError(f"{job.method} failed: {type(error).__name__}: {first} (no traceback was kept: {problem})")
     return RunError(f"{job.method} failed: {type(error).__name__}: {first} (traceback in {path})")

@@ -78,16 +78,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends well: whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary, former = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(former)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 class EventLog:
@@ -107,6 +108,11 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return self._file.closed
 
 
 def read_events(directory: Path) -> list[tuple[float, Event]]:
@@ -130,14 +136,29 @@ def read_events(directory: Path) -> list[tuple[float, Event]]:
 
 
 def create(job: Job, estimate: Estimate, title: str) -> Job:
-    """Make the folder of a new run and write down what was asked; returns the job with its folder."""
-    from nbadapt import registry
+    """Make the folder of a new run and write down what was asked; returns the job with its folder.
 
+    Raises:
+        StoreError: the folder of the runs cannot be written.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     directory = root() / f"{stamp}-{job.method}-{secrets.token_hex(2)}"
-    directory.mkdir(parents=True)
     job = dataclasses.replace(job, directory=directory)
-    record = {
+    try:
+        directory.mkdir(parents=True)
+        write_json(directory / "request.json", _record(job, estimate, title))
+    except OSError as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise StoreError(
+            f"no run can be kept in {root()}: {error.strerror or error}; make room or name another folder in $NBADAPT_RUNS"
+        ) from None
+    return job
+
+
+def _record(job: Job, estimate: Estimate, title: str) -> dict[str, Any]:
+    from nbadapt import registry
+
+    return {
         "verb": registry.load(job.method).verb,
         "method": job.method,
         "title": title,
@@ -155,8 +176,6 @@ def create(job: Job, estimate: Estimate, title: str) -> Job:
         "estimate": {**dataclasses.asdict(estimate), "memory": dict(estimate.memory)},
         "versions": _versions(),
     }
-    write_json(directory / "request.json", record)
-    return job
 
 
 def _save_table(examples: Examples | None) -> dict[str, Any] | None:
@@ -172,12 +191,12 @@ def _save_table(examples: Examples | None) -> dict[str, Any] | None:
     return {"source": examples.source, "rows": len(examples), "fingerprint": fingerprint}
 
 
-def _load_table(record: Mapping[str, Any] | None) -> Examples | None:
+def _load_table(directory: Path, record: Mapping[str, Any] | None) -> Examples | None:
     from nbadapt import data
 
     if record is None:
         return None
-    path = root() / "data" / f"{record['fingerprint']}.jsonl"
+    path = directory.parent / "data" / f"{record['fingerprint']}.jsonl"
     if not path.exists():
         raise StoreError(f"the rows of {record['source']!r} are gone from {path}")
     return dataclasses.replace(data.read_jsonl(path), source=record["source"])
@@ -206,11 +225,11 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
     Raises:
         StoreError: a file is missing or damaged.
     """
-    from nbadapt import registry
+    from nbadapt import models, registry
 
     record = read_json(directory / "request.json")
     try:
-        loaded: dict[str, Any] = {name: _load_table(record[name]) if tables else None for name in _TABLES}
+        loaded: dict[str, Any] = {name: _load_table(directory, record[name]) if tables else None for name in _TABLES}
         method = registry.load(record["method"])
         return Job(
             method=record["method"],
@@ -223,7 +242,7 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
             variables=record["variables"],
             labels=tuple(record["labels"]),
             seed=record["seed"],
-            device=record["device"],
+            device=models.present_device(record["device"]),
             dtype=record["dtype"],
         )
     except (KeyError, TypeError, ValueError) as error:

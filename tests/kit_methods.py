@@ -405,6 +405,14 @@ class Empty(Good):
         self.finished = True
 
 
+@breaks("stop")
+class Forgetful(Good):
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        outcome = super().run(job, emit)
+        emit(Stage("saved"))  # a Stop here goes through, and the outcome with it
+        return outcome
+
+
 @breaks("abilities")
 class Boasting(Good):
     def load(self, outcome: Outcome, job: Job) -> Adapted:

@@ -12,8 +12,8 @@ import torch
 
 from nbadapt import models
 from nbadapt.data import Examples
-from nbadapt.errors import RequestError
-from nbadapt.events import Metric, Notice, Parameters, Progress
+from nbadapt.errors import RequestError, Stopped
+from nbadapt.events import Metric, Notice, Parameters, Progress, Stage
 from nbadapt.method import Job
 from nbadapt_plugins._linear_layers import linear_layers, targets
 from nbadapt_plugins._peft import switch_off_dropout
@@ -275,3 +275,30 @@ def test_exports_give_the_same_logits_as_the_run(kind, task, tmp_path):
         np.testing.assert_allclose(model(ids).logits.numpy(), ours.model(ids).logits.numpy(), rtol=1e-4, atol=1e-5)
     if kind == "merged" and task == "classification":
         assert json.loads((target / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_a_stop_in_the_last_evaluation_loses_nothing(architecture, tmp_path):
+    """The run that goes on from there trains no further step, and ends with the figures of an unbroken one."""
+    from dataclasses import replace
+
+    from nbadapt import store
+
+    task = "classification" if architecture == "bert" else "generation"
+    whole, _ = train(make_job(architecture, task, tmp_path / "whole", dropout=0.1))
+    job = make_job(architecture, task, tmp_path / "broken", dropout=0.1)
+    told: list[object] = []
+
+    def stop_at_the_end(event: object) -> None:
+        told.append(event)
+        last = next((e for e in reversed(told) if isinstance(e, Progress)), None)
+        if event == Stage("evaluating") and last is not None and last.step == last.total:
+            raise Stopped
+
+    stopped = Lora().run(job, stop_at_the_end)
+    assert stopped.artifacts
+    events: list[object] = []
+    outcome = Lora().run(replace(job, checkpoint=store.last_checkpoint(job.directory)), events.append)
+    assert not [e for e in events if isinstance(e, Progress)]
+    for name in whole.metrics.keys() - {"train_loss"}:
+        assert outcome.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5), name

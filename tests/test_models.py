@@ -148,6 +148,9 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
+        if self.path.startswith("/someone/busy/"):
+            self.send_error(503)
+            return
         name = self.path.partition("/resolve/main/")[2] or self.path.partition(f"/resolve/{self.commit}/")[2]
         path = self.files / name if name else None
         found = self.path.startswith("/someone/tiny/") and path is not None and path.is_file()
@@ -210,16 +213,36 @@ def test_a_hub_name_is_fetched_and_then_found_offline(hub):
     assert _python(LOAD, **offline) == f"hub {count}"
 
 
-def test_a_name_that_the_hub_does_not_know(hub):
-    code = """
+RESOLVE = """
 from nbadapt import models
 from nbadapt.errors import ModelError
 try:
-    models.resolve("someone/else")
+    models.resolve({!r})
 except ModelError as error:
     print(error)
 """
-    said = _python(code, **hub)
-    assert "someone/else" in said
-    assert "hub does not know it" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("someone/else", "the hub does not know it"), ("someone/busy", "the hub did not give the model")],
+)
+def test_a_name_that_the_hub_does_not_give(hub, name, words):
+    said = _python(RESOLVE.format(name), **hub)
+    assert name in said
+    assert words in said
     assert "\n" not in said
+
+
+def test_a_broken_package_of_a_model_is_named_and_disturbs_no_other(tmp_path):
+    info = tmp_path / "broken_model-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-model\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[nbadapt.models]\nbroken = broken_model:MODEL\n")
+    (tmp_path / "broken_model.py").write_text("raise RuntimeError('half an upload')\n")
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "HF_HUB_OFFLINE": "1"}
+    said = _python(RESOLVE.format("broken"), **path)
+    assert said == "the model 'broken' of broken-model is broken: half an upload"
+    said = _python(RESOLVE.format("someone/else"), **path)
+    assert "brings minilm" in said
+    assert "broken-model" not in said

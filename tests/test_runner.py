@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,6 +318,75 @@ def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
     monkeypatch.setattr(runner, "available_bytes", lambda _device: 1000)
     with pytest.raises(NbadaptError, match=r"needs about .* is free on cpu"):
         runner.submit(request())
+
+
+def test_a_second_run_is_not_charged_for_weights_that_are_loaded(monkeypatch):
+    first = runner.submit(request())
+    needed = sum(size for item, size in first.estimate.memory.items() if item not in {"activations", "weights"})
+    monkeypatch.setattr(runner, "available_bytes", lambda _device: needed + 1)
+    assert runner.submit(request()).state == "done"
+    models.free()
+    with pytest.raises(NbadaptError, match="is free on cpu"):
+        runner.submit(request())
+
+
+def test_a_run_keeps_its_device_and_dtype_and_is_read_on_a_machine_without_that_device():
+    run = runner.submit(request())
+    for option in ({"device": "cpu"}, {"dtype": "bfloat16"}):
+        with pytest.raises(RequestError, match="keeps its own"):
+            runner.submit(Request(verb="prompt", method="zero-shot", model=run, prompt="x", **option))
+    path = run.directory / "request.json"
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda:7"'))
+    expected = run.predict("The film was great.").probabilities
+    run.forget()
+    assert (run.predict("The film was great.").probabilities == expected).all()
+
+
+def test_runs_may_be_moved_to_another_folder(tmp_path):
+    run = start(settings={"epochs": 200, "save_steps": 1, "max_steps": 30})
+    wait_for(lambda: len(steps(run)) > 3)
+    run.stop()
+    run.join(20)
+    moved = (store.root()).rename(tmp_path / "elsewhere")
+    again = store.open(str(moved / run.id))
+    assert (again.export("peft") / "adapter_config.json").is_file()
+    assert (again.export("script") / "train.jsonl").is_file()
+    again.resume()
+    assert again.state == "done"
+
+
+def test_a_folder_that_cannot_hold_runs_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("NBADAPT_RUNS", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"no run can be kept in .*NBADAPT_RUNS"):
+        runner.submit(request())
+
+
+def test_a_run_whose_folder_goes_away_ends_and_says_so():
+    run = start(settings={"epochs": 500})
+    wait_for(lambda: len(steps(run)) > 3)
+    shutil.rmtree(run.directory)
+    run.directory.write_text("in the way")
+    run.stop()
+    run.join(20)
+    assert run.state == "failed"
+    assert "\n" not in str(run.error)
+    with pytest.raises(NbadaptError):
+        run.wait()
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    run = runner.submit(request())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run.export("peft", "~/tuned") == tmp_path / "tuned"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="could not be exported"):
+        run.export("peft", tmp_path / "file" / "below")
+    shutil.rmtree(store.root() / "data")
+    with pytest.raises(StoreError, match="are gone"):
+        run.export("script", tmp_path / "script")
+    assert not (tmp_path / "script").exists()
+    assert run.export("merged", tmp_path / "merged").is_dir()  # needs no rows
 
 
 def test_run_functions_refuse_politely():

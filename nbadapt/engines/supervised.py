@@ -90,10 +90,16 @@ def train(
     _use_only(trainer, reporter)
     emit(Stage("training"))
     try:
-        trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+        with _device(job):
+            trainer.go_on(job.checkpoint)
     except Stopped:  # told between two steps, say during an evaluation: the last step is complete
         trainer.save_checkpoint()
     return reporter.figures
+
+
+def _device(job: Job) -> contextlib.AbstractContextManager[object]:
+    """The Trainer takes the current GPU, whatever device the model is on."""
+    return torch.cuda.device(job.device) if job.device.startswith("cuda") else contextlib.nullcontext()
 
 
 def _encode_all(
@@ -211,6 +217,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
 
     def _get_train_sampler(self, _dataset: Any = None) -> _LengthGroupedSampler:
         return self.sampler
+
+    def go_on(self, checkpoint: Path | None) -> None:
+        """Train to the end, from the start or a checkpoint; where that is the last step, only evaluate."""
+        if checkpoint is None or store.checkpoint_step(checkpoint) < self.args.max_steps:
+            self.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            return
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if self.eval_dataset is not None:
+            self.evaluate()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -21,6 +21,7 @@ from nbadapt.testing import fresh
 from nbadapt.testing.subject import Subject, Trial
 
 QUICK = 10.0  # seconds for the estimate of a tiny job
+LAST = "the last event"
 ABILITIES = frozenset({"generate", "score", "predict"})
 
 
@@ -211,11 +212,12 @@ def _samples(trial: Trial) -> list[Event]:
 
 
 def stop(subject: Subject) -> Iterator[str]:
-    """A Stop acts before the next step but one, and leaves an outcome that loads, or goes through."""
-    for task, _ in subject.trials():
-        for what, at in (("the first event", Event), ("the first step", Progress)):
+    """A Stop acts before the next step but one, and leaves an outcome that loads, or goes through; work done is kept."""
+    for task, undisturbed in subject.trials():
+        last = len(undisturbed.events) - 1
+        for what, at, nth in (("the first event", Event, 0), ("the first step", Progress, 0), (LAST, Event, last)):
             job = subject.job(task)
-            stopper = _Stopper(at)
+            stopper = _Stopper(at, nth)
             trial = subject.observe(job, stopper)
             if not stopper.told:
                 yield f"{task}: there is no event to stop at"
@@ -225,6 +227,8 @@ def stop(subject: Subject) -> Iterator[str]:
                 yield f"{where}: {stopper.later} more steps"
             if trial.error is not None and not isinstance(trial.error, Stopped):
                 yield f"{where}: {type(trial.error).__name__}: {_first_line(trial.error)}"
+            if what == LAST and _has_result(undisturbed) and not _has_result(trial):
+                yield f"{where}: what was done by then is lost"
             if trial.outcome is not None and (trial.outcome.artifacts or subject.method.verb == "prompt"):
                 yield from (f"{where}: {fault}" for fault in _artifact_faults(trial.outcome.artifacts, job.directory))
                 try:
@@ -233,17 +237,23 @@ def stop(subject: Subject) -> Iterator[str]:
                     yield f"{where}: the outcome does not load: {type(error).__name__}: {_first_line(error)}"
 
 
-class _Stopper:
-    """Raises Stopped at the first event of a kind, once, as the runner does; counts the steps after it."""
+def _has_result(trial: Trial) -> bool:
+    return trial.outcome is not None and bool(trial.outcome.artifacts or trial.outcome.metrics or trial.outcome.output)
 
-    def __init__(self, kind: type[Event]) -> None:
-        self._kind, self.told, self.later = kind, False, 0
+
+class _Stopper:
+    """Raises Stopped at the nth event of a kind, once, as the runner does; counts the steps after it."""
+
+    def __init__(self, kind: type[Event], nth: int) -> None:
+        self._kind, self._nth, self.told, self.later = kind, nth, False, 0
 
     def __call__(self, event: Event) -> None:
         self.later += self.told and isinstance(event, Progress)
         if not self.told and isinstance(event, self._kind):
-            self.told = True
-            raise Stopped("stopped by the conformance kit")
+            self._nth -= 1
+            if self._nth < 0:
+                self.told = True
+                raise Stopped("stopped by the conformance kit")
 
 
 def _bare(job: Job) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
 from abc import abstractmethod
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines.training_config import TrainingConfig
+from nbadapt.errors import Stopped
 from nbadapt.events import Stage
 from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
 
@@ -67,7 +69,8 @@ class PeftMethod(Method):
             switch_off_dropout(base)
         model = self._attach(base, job)
         metrics = supervised.train(model, tokenizer, job, emit, _adapted(model, tokenizer, job).answer)
-        emit(Stage("saving"))
+        with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
+            emit(Stage("saving"))
         _save(model, job.directory / ADAPTER)
         return Outcome(metrics=metrics, artifacts={"adapter": ADAPTER})
 
