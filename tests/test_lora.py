@@ -16,7 +16,7 @@ from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Stage
 from nbadapt.method import Job
 from nbadapt_plugins._linear_layers import linear_layers, targets
-from nbadapt_plugins._peft import switch_off_dropout
+from nbadapt_plugins._trained import switch_off_dropout
 from nbadapt_plugins.lora import Lora
 from tests import tiny_models
 
@@ -136,7 +136,7 @@ def test_at_the_start_the_adapted_model_equals_the_base(init, dora, tmp_path):
     batch = tokenizer(["What is the capital"], return_tensors="pt")
     with torch.no_grad():
         expected = base(batch["input_ids"]).logits
-        adapted = Lora()._attach(base, job).eval()
+        adapted = Lora().attach(base, job).eval()
         torch.testing.assert_close(adapted(batch["input_ids"]).logits, expected)
 
 
@@ -163,7 +163,7 @@ def test_the_frozen_bases_own_dropout_is_off_unless_asked_for(architecture, base
 def test_the_update_is_scaled_by_alpha_over_r_or_its_root(rslora, expected, tmp_path):
     job = make_job("llama", "generation", tmp_path, r=4, alpha=16, rslora=rslora)
     base, _ = _base(job)
-    layer = Lora()._attach(base, job).base_model.model.model.layers[0].self_attn.q_proj
+    layer = Lora().attach(base, job).base_model.model.model.layers[0].self_attn.q_proj
     assert layer.scaling["default"] == expected
 
 

@@ -1,10 +1,11 @@
-"""Which linear layers of a model an adapter goes to, and which modules are its head."""
+"""Which linear layers of a model an adapter goes to."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from nbadapt.errors import RequestError, did_you_mean
+from nbadapt_plugins._trained import head_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -14,14 +15,6 @@ ATTENTION = frozenset({
     "q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "q", "v", "query_proj", "value_proj",
     "query_key_value", "qkv_proj", "Wqkv", "c_attn", "in_proj", "qkv",
 })  # fmt: skip
-
-
-def head_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the modules outside the body that have weights: a classifier's head, new and trained whole."""
-    body = model.base_model_prefix
-    if not hasattr(model, body):  # the model is all body
-        return []
-    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:

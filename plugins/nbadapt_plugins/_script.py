@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt_plugins._linear_layers import head_modules
+from nbadapt_plugins._trained import head_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from nbadapt.method import Job
-from nbadapt_plugins._peft import TASK_TYPES, AdapterConfig, PeftMethod
+from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
+from nbadapt_plugins._trained import FrozenBaseConfig
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
 
-class LoraSettings(AdapterConfig):
+class LoraSettings(FrozenBaseConfig):
     """Settings of LoRA."""
 
     r: int = Field(8, ge=1, le=4096, description="rank: the inner size of the two matrices")
@@ -55,18 +56,16 @@ class Lora(PeftMethod):
     verb = "finetune"
     summary = "low-rank matrices beside frozen weights: small, quick, near the quality of training all layers"
     reference = "https://arxiv.org/abs/2106.09685"
-    tasks = frozenset(TASK_TYPES)
     Config = LoraSettings
 
     def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
         """A LoraConfig whose target modules exist in this model and can hold the rank."""
         from peft import LoraConfig
 
-        from nbadapt_plugins._linear_layers import head_modules, stored_transposed, targets
+        from nbadapt_plugins._linear_layers import stored_transposed, targets
 
         settings: LoraSettings = job.config
         chosen, excluded = targets(model, settings.target_modules, settings.r)
-        head = head_modules(model) if job.task == "classification" else []
         return LoraConfig(
             task_type=TASK_TYPES[job.task],
             r=settings.r,
@@ -74,7 +73,6 @@ class Lora(PeftMethod):
             lora_dropout=settings.dropout,
             target_modules=chosen,
             exclude_modules=excluded or None,
-            modules_to_save=head or None,
             fan_in_fan_out=stored_transposed(model, chosen),
             use_rslora=settings.rslora,
             use_dora=settings.dora,

@@ -1,0 +1,171 @@
+"""What all methods share that train part of a transformers model with gradients.
+
+A method says what it puts on the model (`attach`), and how that is stored and put back (`save`, `restore`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from nbadapt import store
+from nbadapt.engines.training_config import TrainingConfig
+from nbadapt.errors import Stopped
+from nbadapt.events import Stage
+from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nbadapt.models import Head
+
+ADAPTER = "artifacts/adapter"
+
+
+class FrozenBaseConfig(TrainingConfig):
+    """The settings that all methods with a frozen base share."""
+
+    base_dropout: bool = Field(
+        False, description="keep the dropout that the model's own layers have: slower, and the frozen base needs none"
+    )
+
+
+class TrainedMethod(Method):
+    """A method that trains parameters on a shared, frozen base and stores them in a folder."""
+
+    requires = ("transformers",)
+    tasks = frozenset({"classification", "generation", "text"})
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel, job: Job) -> PreTrainedModel:
+        """The model with what is trained on it, which alone requires gradients; drawn from the job's seed.
+
+        The model may be on the meta device. Its classification head, if any, is trainable already.
+
+        Raises:
+            RequestError: a setting that the model cannot satisfy.
+        """
+
+    @abstractmethod
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write what was trained into an empty folder."""
+
+    @abstractmethod
+    def restore(self, model: PreTrainedModel, folder: Path, job: Job) -> PreTrainedModel:
+        """The base model with what `save` wrote on it."""
+
+    def estimate(self, job: Job) -> Estimate:
+        """The exact parameters from a model on the meta device, and the predicted peak memory."""
+        from nbadapt.engines import training_estimate
+
+        return training_estimate.estimate(self.attach(skeleton(job), job), job)
+
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        """Train, and save what was trained."""
+        from nbadapt.engines import supervised
+
+        emit(Stage("loading the model"))
+        base, tokenizer = load_base(job)
+        base.config.use_cache = False  # a cache is for generating
+        if not getattr(job.config, "base_dropout", True):
+            switch_off_dropout(base)
+        model = self.attach(base, job)
+        metrics = supervised.train(model, tokenizer, job, emit, adapted(model, tokenizer, job).answer)
+        with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
+            emit(Stage("saving"))
+        with store.new_folder(job.directory / ADAPTER) as folder:
+            self.save(model, folder)
+        return Outcome(metrics=metrics, artifacts={"adapter": ADAPTER})
+
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        """The base model with what was stored on it."""
+        model, tokenizer = self.restored(outcome, job)
+        result: Adapted = adapted(model, tokenizer, job)
+        return result
+
+    def restored(self, outcome: Outcome, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The adapted model, in evaluation mode, and its tokenizer."""
+        base, tokenizer = load_base(job)
+        return self.restore(base, job.directory / outcome.artifacts["adapter"], job).eval(), tokenizer
+
+
+def head_of(job: Job) -> Head:
+    """The head that the job's task needs."""
+    return "classification" if job.task == "classification" else "causal"
+
+
+def skeleton(job: Job) -> PreTrainedModel:
+    """The base model on the meta device; as in training, a classification head alone is trainable."""
+    from nbadapt import models
+
+    model = models.skeleton(job.model, head_of(job), job.labels).requires_grad_(False)
+    if job.task == "classification":
+        for name in head_modules(model):
+            model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def load_base(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model, with a head for the job's task, and its tokenizer."""
+    from nbadapt import models
+
+    if job.task == "classification":
+        return models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
+    return models.load(job.model, job.device, job.dtype)
+
+
+def adapted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> Any:
+    """The model as an Adapted for its task; each has `answer`, for samples."""
+    if job.task == "classification":
+        from nbadapt.engines.classify import Classifier
+
+        return Classifier(model, tokenizer, job.config.max_length)
+    from nbadapt.engines.generate import LanguageModel
+
+    return LanguageModel(model, tokenizer)
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules outside the body that have weights: a classifier's head, new and trained whole."""
+    body = model.base_model_prefix
+    if not hasattr(model, body):  # the model is all body
+        return []
+    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+
+
+@contextlib.contextmanager
+def seeded(job: Job) -> Any:
+    """Random numbers from the job's seed inside, the global random state as it was outside."""
+    import torch
+
+    with torch.random.fork_rng(devices=[job.device] if job.device.startswith("cuda") else []):
+        torch.manual_seed(job.seed)
+        yield
+
+
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout probability in a model to zero: those of its Dropout modules and those of its attention."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def own_weights(model: torch.nn.Module) -> None:
+    """Give the model weights of its own, before something changes them: the base is shared."""
+    owned: dict[int, torch.nn.Parameter] = {}  # a weight that two modules tie stays one weight
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in owned:
+                owned[id(parameter)] = copy.deepcopy(parameter)
+            setattr(module, name, owned[id(parameter)])
