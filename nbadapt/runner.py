@@ -27,8 +27,8 @@ from nbadapt.errors import (
     OutOfMemoryError,
     RequestError,
     RunError,
-    StoreError,
     Stopped,
+    StoreError,
     drop_frames,
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange

@@ -212,7 +212,7 @@ def _samples(trial: Trial) -> list[Event]:
 
 
 def stop(subject: Subject) -> Iterator[str]:
-    """A Stop acts before the next step but one, and leaves an outcome that loads, or goes through; work done is kept."""
+    """A Stop acts before the next step but one, and goes through or leaves an outcome that loads and holds the work."""
     for task, undisturbed in subject.trials():
         last = len(undisturbed.events) - 1
         for what, at, nth in (("the first event", Event, 0), ("the first step", Progress, 0), (LAST, Event, last)):

@@ -101,14 +101,21 @@ const show = {
     ui.bar.setAttribute("aria-valuetext", `step ${step} of ${total}`);
   },
 
+  /** Cells are kept and only their changed texts set: new ones would lay the page out again at every update. */
   figures(ui, rows) {
-    ui.figures.replaceChildren(
-      ...rows.map(([label, text]) => {
-        const cell = make("div", text.length > 18 ? "wide" : "");
-        cell.append(make("dt", "", label), make("dd", "", text));
-        return cell;
-      }),
-    );
+    const cells = ui.figures.children;
+    while (cells.length > rows.length) ui.figures.lastChild.remove();
+    rows.forEach(([label, text], i) => {
+      if (!cells[i]) {
+        const cell = make("div", "");
+        cell.append(make("dt", "", ""), make("dd", "", ""));
+        ui.figures.append(cell);
+      }
+      const [name, figure] = cells[i].children;
+      if (name.textContent !== label) name.textContent = label;
+      if (figure.textContent !== text) figure.textContent = text;
+      cells[i].classList.toggle("wide", text.length > 18);
+    });
   },
 
   samples(ui, { step, more, items }) {
@@ -223,7 +230,6 @@ function render({ model, el }) {
     takeSeries(chart, message, buffers);
     for (const [section, draw] of Object.entries(show)) if (message[section]) draw(ui, message[section]);
     setWindow();
-    followTheme(ui, chart);
   };
   const press = (button, type) => {
     button.disabled = true; // until the kernel answers
