@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbadapt import cells, layouts, sources
 from nbadapt.errors import DataError
-from nbadapt.sources import Table
+from nbadapt.sources import Sheet
 
 if TYPE_CHECKING:
     from nbadapt.method import Task  # pydantic: not at import time
@@ -89,7 +89,7 @@ def read(source: Any, *, name: str, task: Task | None = None, columns: Mapping[s
     return Examples(form.task, rows, labels, table.source)
 
 
-def _rows(table: Table, where: Mapping[str, str], form: layouts.Form) -> list[dict[str, Any]]:
+def _rows(table: Sheet, where: Mapping[str, str], form: layouts.Form) -> list[dict[str, Any]]:
     def cells_of(column: str, convert: Callable[[Any], T]) -> list[T]:
         return _converted(table, where[column], convert)
 
@@ -122,7 +122,7 @@ def _zip(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _converted(table: Table, column: str, convert: Callable[[Any], T]) -> list[T]:
+def _converted(table: Sheet, column: str, convert: Callable[[Any], T]) -> list[T]:
     found = []
     values = table.column(column)
     for number, value in enumerate(values, 1):

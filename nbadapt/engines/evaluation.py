@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import metrics
 from nbadapt.engines.generate import LanguageModel, softmax
-from nbadapt.engines.prompts import as_text
-from nbadapt.engines.tokens import Prompt
+from nbadapt.engines.tokens import Prompt, as_text
 from nbadapt.errors import Stopped
 from nbadapt.events import Metric, Progress, Sample, Stage
 from nbadapt.method import Adapted, Emit, Job, Outcome
@@ -42,7 +41,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What the model said; `probabilities` where it chose from labels."""
 
     text: str
@@ -90,7 +89,7 @@ def steps(queries: Sequence[Query], batch_size: int) -> int:
     return sum(-(-count // batch_size) for count in Counter(query.group for query in queries).values())
 
 
-def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) -> Answer:
+def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) -> Reply:
     """The model's choice for one prompt."""
     emit(Stage("answering"))
     return _predicted(model, [prompt], labels)[0]
@@ -98,7 +97,7 @@ def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) ->
 
 def _answers(
     model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
-) -> Iterator[tuple[list[Query], list[Answer]]]:
+) -> Iterator[tuple[list[Query], list[Reply]]]:
     """Batches of queries with their answers."""
     groups: dict[int, list[Query]] = {}
     for query in queries:
@@ -123,14 +122,14 @@ def _answers(
                 yield batch, write(model, prompts, job, seed, tick)
 
 
-def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
+def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Reply]:
     """Choices between the labels; a classifier has its own and takes none."""
     texts: Any = prompts
     predicted = model.predict(texts, labels if "score" in model.abilities else None)
     return [_chosen(predicted.names, row) for row in predicted.probabilities]
 
 
-def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: Callable[[], None]) -> list[Answer]:
+def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: Callable[[], None]) -> list[Reply]:
     """Free answers, with the job's sampling settings."""
     asked: Any = prompts
     texts = model.generate(
@@ -141,12 +140,12 @@ def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: 
         seed=seed,
         tick=tick,
     )
-    return [Answer(text) for text in texts]
+    return [Reply(text) for text in texts]
 
 
-def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Answer:
+def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Reply:
     by_label = {label: float(p) for label, p in zip(labels, probabilities, strict=True)}
-    return Answer(max(by_label, key=by_label.__getitem__), by_label)
+    return Reply(max(by_label, key=by_label.__getitem__), by_label)
 
 
 def _chunks(queries: Sequence[Query], size: int) -> Iterator[list[Query]]:
@@ -164,11 +163,11 @@ class _Record:
         self._queries, self._figure = queries, figure
         self.compared = queries[0].expected is not None
         self._right = 0
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Reply] = {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("", encoding="utf-8")
 
-    def add(self, batch: Sequence[Query], answers: Sequence[Answer]) -> None:
+    def add(self, batch: Sequence[Query], answers: Sequence[Reply]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             for query, answer in zip(batch, answers, strict=True):
                 self.answers[query.row] = answer
@@ -187,7 +186,7 @@ class _Record:
         temporary.replace(self._path)
         return Outcome(self._figures(done), {"predictions": PREDICTIONS})
 
-    def _line(self, query: Query, answer: Answer) -> str:
+    def _line(self, query: Query, answer: Reply) -> str:
         line: dict[str, Any] = {"row": query.row, "input": query.shown, "output": answer.text}
         if self.compared:
             line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbadapt.engines.evaluation import Query
-from nbadapt.engines.prompts import Shot, as_text, with_shots
-from nbadapt.engines.tokens import Prompt, context_length, encode_completion, encode_prompt
+from nbadapt.engines.prompts import Shot, with_shots
+from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt
 from nbadapt.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Select = Callable[[Sequence[Shot], int], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Questions:
     """What a job comes to, told from its tables and its tokenizer alone.
 
     Attributes:
@@ -89,7 +89,7 @@ class Fitting:
         probes = [encode_completion(tokenizer, label, "?", end=True) for label in labels]
         self._answer = max(map(len, probes), default=1)  # tokens that an answer takes at least
 
-    def plan(self) -> Plan:
+    def plan(self) -> Questions:
         """Raises ModelError where a row, or not even one demonstration, fits."""
         count = available = min(self._wanted, len(self._pool))
         room = self._answer if self._labels else self._job.config.max_new_tokens
@@ -109,7 +109,7 @@ class Fitting:
                 f"the model's context of {self._context:,} tokens with its answer"
             )
         shots = [self._pool[i] for i in self._select(self._pool, count)]
-        return Plan(queries, self._labels, shots, self._separator, longest, tuple(notes))
+        return Questions(queries, self._labels, shots, self._separator, longest, tuple(notes))
 
     def _queries(self, count: int) -> list[Query]:
         """Every row behind `count` demonstrations, none of which is the row itself."""

@@ -17,7 +17,7 @@ from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nbadapt.engines.fitting import Plan, Row
+    from nbadapt.engines.fitting import Questions, Row
     from nbadapt.engines.prompts import Shot
 
 PROMPT = "artifacts/prompt.json"
@@ -98,7 +98,7 @@ class PromptMethod(Method):
 
     # ------------------------------------------------------------------ planning
 
-    def _plan(self, job: Job, config: PretrainedConfig) -> Plan:
+    def _plan(self, job: Job, config: PretrainedConfig) -> Questions:
         """Raises RequestError, DataError or ModelError for what cannot be asked."""
         if _is_classifier(job):
             return self._plan_for_classifier(job)
@@ -112,9 +112,9 @@ class PromptMethod(Method):
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
         return Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job)).plan()
 
-    def _plan_for_classifier(self, job: Job) -> Plan:
+    def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
-        from nbadapt.engines.fitting import Plan
+        from nbadapt.engines.fitting import Questions
 
         if self.wanted(job):
             raise RequestError(
@@ -124,7 +124,7 @@ class PromptMethod(Method):
         labels = store.read_job(Path(job.model.path), tables=False).labels
         _check_labels(job, labels, f"the classifier {job.model.name} knows")
         rows = _rows(job, self._template(job, ()))
-        return Plan([row.query(row.prompt) for row in rows], labels)
+        return Questions([row.query(row.prompt) for row in rows], labels)
 
     def _template(self, job: Job, labels: tuple[str, ...]) -> str:
         """The user's template, or one for the table's columns."""
@@ -226,7 +226,7 @@ def _open(job: Job) -> Adapted:
     return LanguageModel(*models.load(job.model, job.device, job.dtype), job.config.batch_size)
 
 
-def _ask(model: Adapted, plan: Plan, job: Job, emit: Emit) -> Outcome:
+def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     """One prompt: a label and its probabilities, or free text."""
     from nbadapt.engines import evaluation
 
@@ -243,7 +243,7 @@ def _ask(model: Adapted, plan: Plan, job: Job, emit: Emit) -> Outcome:
     return Outcome(answer.probabilities or {}, {}, answer.text)
 
 
-def _write_prompt(job: Job, plan: Plan) -> None:
+def _write_prompt(job: Job, plan: Questions) -> None:
     """What `load` needs to ask in the same way."""
     from nbadapt import store
 
