@@ -408,6 +408,37 @@ def test_a_stop_before_the_first_answer_goes_through(tmp_path: Path) -> None:
             registry.load("zero-shot")().run(make_job("zero-shot", tmp_path, **given), emit)
 
 
+@pytest.mark.parametrize("labels", [(), ("good", "bad")])
+def test_every_row_is_measured_before_the_first_answer(labels: tuple[str, ...], tmp_path: Path) -> None:
+    words, tokens = "The film was great. " * 130, "😀 " * 250  # more characters; more tokens
+    rows = [*({"text": words[: 1900 + i]} for i in range(20)), {"text": tokens}, {"text": "short"}]
+    job = make_job("zero-shot", tmp_path, data=rows, prompt="{{text}}", labels=labels, settings={"max_new_tokens": 1})
+    events: list[Event] = []
+    with pytest.raises(ModelError, match=r"^row 21 of data: a prompt of [\d,]+ tokens is [\d,]+ too long") as caught:
+        registry.load("zero-shot")().run(job, events.append)
+    assert "\n" not in str(caught.value)
+    assert not [event for event in events if isinstance(event, Progress)]
+
+
+@pytest.mark.parametrize("rows", [REVIEWS, TRANSLATIONS], ids=["labels", "free text"])
+def test_what_was_answered_before_an_error_is_kept(rows: Any, tmp_path: Path) -> None:
+    job = make_job("zero-shot", tmp_path, data=rows, settings={"batch_size": 2, "max_new_tokens": 3})
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress) and event.step == 3:
+            raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        registry.load("zero-shot")().run(job, emit)
+    state, outcome, _ = store.read_outcome(job.directory)
+    assert state == "failed"
+    assert outcome is not None
+    assert outcome.metrics["rows"] == 6
+    assert outcome.artifacts == {"predictions": "artifacts/predictions.jsonl", "prompt": "artifacts/prompt.json"}
+    assert [row["row"] for row in predictions(job)] == sorted(row["row"] for row in predictions(job))
+    assert len(predictions(job)) == 6
+
+
 # ---------------------------------------------------------------------------------------------- afterwards
 
 

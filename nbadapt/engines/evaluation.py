@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import metrics
 from nbadapt.engines.generate import LanguageModel, softmax
-from nbadapt.engines.tokens import Prompt, as_text
-from nbadapt.errors import Stopped
+from nbadapt.engines.tokens import Prompt, as_text, encode_completion
+from nbadapt.errors import NbadaptError, Stopped
 from nbadapt.events import Metric, Progress, Sample, Stage
 from nbadapt.method import Adapted, Emit, Job, Outcome
 
@@ -48,7 +48,14 @@ class Reply:
     probabilities: dict[str, float] | None = None
 
 
-def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit) -> Outcome:
+def evaluate(
+    model: Adapted,
+    queries: Sequence[Query],
+    labels: Sequence[str],
+    job: Job,
+    emit: Emit,
+    keep: Callable[[Outcome], None] = lambda _: None,
+) -> Outcome:
     """Answer every query, by labels where there are any.
 
     After a Stop the outcome holds what was answered until then.
@@ -59,10 +66,13 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
         labels: the classes to choose from; empty for free text.
         job: its config is a `PromptConfig`.
         emit: told of every batch.
+        keep: given the outcome of what was answered before an error, which is then raised.
 
     Raises:
+        ModelError: a row that leaves no room for its answer: before the first answer.
         Stopped: before the first answer.
     """
+    _check(model, queries, labels, job, emit)
     record = _Record(job, queries, "accuracy" if labels else "exact_match")
     total = steps(queries, job.config.batch_size)
     try:
@@ -75,6 +85,10 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
         if not record.answers:
             raise
         return record.close()
+    except Exception:  # the graphics card's memory, say: hours of answers are not lost with it
+        if record.answers:
+            keep(record.close())
+        raise
     outcome = record.close()
     try:
         for query in queries[: job.config.samples]:
@@ -82,6 +96,20 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
     except Stopped:
         pass  # everything is answered and stored
     return outcome
+
+
+def _check(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit) -> None:
+    """Refuse a row that the model cannot be asked before the first answer, not after hours of answers."""
+    if not isinstance(model, LanguageModel):
+        return
+    answer = max((len(encode_completion(model.tokenizer, label, "?", end=False)) for label in labels), default=1)
+    for query in queries:
+        emit(Stage("checking the prompts"))
+        try:
+            model.check(query.prompt, answer)
+        except NbadaptError as error:
+            where = f"row {query.row} of {job.data.source}: " if job.data is not None else ""
+            raise type(error)(f"{where}{error}") from None
 
 
 def steps(queries: Sequence[Query], batch_size: int) -> int:

@@ -84,10 +84,9 @@ class PromptMethod(Method):
         model = _open(job)
         _write_prompt(job, plan)
         if job.data is None:
-            outcome = _ask(model, plan, job, emit)
-        else:
-            outcome = evaluation.evaluate(model, plan.queries, plan.labels, job, emit)
-        return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+            return _with_prompt(_ask(model, plan, job, emit))
+        keep = partial(_keep, job)
+        return _with_prompt(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep))
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
@@ -241,6 +240,17 @@ def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     except Stopped:
         pass  # there is nothing left to stop
     return Outcome(answer.probabilities or {}, {}, answer.text)
+
+
+def _with_prompt(outcome: Outcome) -> Outcome:
+    return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+
+
+def _keep(job: Job, outcome: Outcome) -> None:
+    """Store what was answered before an error; the run ends as failed, with this outcome."""
+    from nbadapt import store
+
+    store.write_outcome(job.directory, "failed", _with_prompt(outcome), "")
 
 
 def _write_prompt(job: Job, plan: Questions) -> None:
