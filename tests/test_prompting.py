@@ -163,6 +163,16 @@ def test_free_answers_are_compared_exactly(tmp_path: Path) -> None:
     assert [e.values["exact_match"] for e in events if isinstance(e, Metric)][-1] == 0.25
 
 
+def test_labels_that_are_read_as_free_text_are_told(tmp_path: Path) -> None:
+    rows = [{"text": f"Say {i}", "label": f"answer {i}"} for i in range(21)]
+    job = make_job("zero-shot", tmp_path, data=rows, settings={"max_new_tokens": 1})
+    (note,) = registry.load("zero-shot")().estimate(job).notes
+    assert note.startswith("the labels of data have 21 different values")
+    assert "--labels A,B" in note
+    for given in ({"data": REVIEWS}, {"data": TRANSLATIONS}, {"data": rows, "labels": ("a", "b")}):
+        assert registry.load("zero-shot")().estimate(make_job("zero-shot", tmp_path, **given)).notes == ()
+
+
 def test_rows_without_a_target_are_answered(tmp_path: Path) -> None:
     rows = [{"sentence": "The dog"}, {"sentence": "A tree"}]
     outcome, events = run(make_job("zero-shot", tmp_path, data=rows, settings={"max_new_tokens": 4}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,9 @@ class PromptMethod(Method):
         rows = _rows(job, text)
         pool = self.pool(job, text)
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
-        return Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job)).plan()
+        fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
+        plan = fitting.plan()
+        return replace(plan, notes=(*_free_labels(job, labels), *plan.notes))
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
@@ -172,6 +175,20 @@ def _labels(job: Job) -> tuple[str, ...]:
     if len(set(labels)) == 1:
         raise RequestError(f"there is only the label {labels[0]!r} to choose: name the classes with --labels A,B")
     return tuple(dict.fromkeys(labels))
+
+
+def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
+    """A note where a column of labels is read as free text, because its values are too many or too long."""
+    table = job.data or job.examples
+    if labels or table is None or table.task != "generation":
+        return ()
+    if not any(str(row.get("label", "")) == row["completion"] for row in table.rows):
+        return ()
+    count = len({row["completion"] for row in table.rows})
+    return (
+        f"the labels of {table.source} have {count:,} different values, too many or too long for classes: "
+        "answers are free text and must be equal; to choose from classes, name them with --labels A,B",
+    )
 
 
 def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
