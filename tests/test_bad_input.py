@@ -132,6 +132,7 @@ PROMPT = {
     "blank prompt": Row("", ("the prompt is empty",), "   \n\n"),
     "missing placeholder": Row("", ("{{sentense}}", "did you mean sentence?"), "{{sentense}}"),
     "placeholder that is no column": Row("--data train_df", ("{{txt}}", "text"), "{{txt}}"),
+    "variable that is None": Row("", ("{{unset}}", "whose value is None", "give it a text"), "Say {{unset}}"),
     "unclosed braces": Row("", ("line 1 of the prompt", "{{sentence", "write {{name}}"), "Say {{sentence"),
     "braces around nothing": Row("", ("line 1 of the prompt", "{{}}", "write {{name}}"), "Say {{}}"),
     "one label": Row("--labels good", ("'good'", "give at least two"), "{{sentence}}"),
@@ -176,6 +177,7 @@ def shell() -> Shell:
         "nothing": [],
         "answer": 42,
         "sentence": "Guten Tag",
+        "unset": None,
     }
     for name, value in variables.items():
         made[name] = value

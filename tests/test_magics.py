@@ -350,6 +350,18 @@ def test_prompting_in_python():
     assert isinstance(run.output, str)
     with pytest.raises(RequestError, match=r"\{\{word\}\}, which has no value"):
         nbadapt.prompt("zero-shot", "{{word}}", model=folder("gpt2"))
+    with pytest.raises(RequestError, match=r"\{\{word\}\}, whose value is None: give it a text"):
+        nbadapt.prompt("zero-shot", "{{word}}", model=folder("gpt2"), variables={"word": None})
+
+
+def test_an_instruction_without_an_input_fits_a_template_of_ones_own():
+    rows = [{"instruction": "Say A", "input": None, "output": "a"}, {"instruction": "Say", "input": "B", "output": "b"}]
+    template = "{{instruction}}\n{{input}}"
+    run = nbadapt.prompt("zero-shot", template, model=folder("gpt2"), data=rows, max_new_tokens=1)
+    assert run.metrics["rows"] == 2
+    rows[0]["instruction"] = None
+    with pytest.raises(DataError, match="row 1 .*'instruction': the cell is empty"):
+        nbadapt.prompt("zero-shot", template, model=folder("gpt2"), data=rows, max_new_tokens=1)
 
 
 def test_python_raises_our_own_errors(shell: Shell, tmp_path: Path):
