@@ -118,8 +118,12 @@ def words(line: str) -> list[str]:
 
 
 def asks_for_help(line: str) -> bool:
-    """Whether --help or -h is among the words of a line."""
-    return not HELP.isdisjoint(line.split())
+    """Whether --help or -h is among the words of a line.
+
+    Raises:
+        RequestError: a quote is left open.
+    """
+    return not HELP.isdisjoint(words(line))
 
 
 def example(verb: str) -> str:

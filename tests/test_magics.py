@@ -192,7 +192,7 @@ def test_no_method_shows_the_methods_and_stops_run_all(shell: Shell):
 
 
 @pytest.mark.parametrize(
-    "text", ["%%finetune --help", "%%finetune count -h", "%finetune --help", "%%prompt --help\nhi"]
+    "text", ["%%finetune --help", "%%finetune count -h", '%%finetune count "--help"', "%finetune --help", "%%prompt --help\nhi"]
 )
 def test_help_shows_options_and_methods(shell: Shell, text: str, runs: Path):
     done = shell.run(text)
