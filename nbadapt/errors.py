@@ -87,6 +87,11 @@ def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str
     return f"{kind}: {shown}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def drop_frames(error: BaseException) -> None:
     """Let go of what the frames of an error hold (models, batches, their memory): of its causes too."""
     link: BaseException | None = error

@@ -93,7 +93,10 @@ def _sheet(source: str, names: Sequence[Any], length: int, fetchers: Sequence[Ca
 
 def _named(source: str | Path) -> Sheet:
     name = str(source)
-    path = Path(source).expanduser()  # of "" it is the current folder
+    try:
+        path = Path(source).expanduser()  # of "" it is the current folder
+    except RuntimeError:
+        raise DataError(f"{name}: this machine has no user of that name: correct what follows the ~") from None
     if path.is_file():
         content = files.read(path, name)
         if isinstance(content, files.Columns):

@@ -108,6 +108,7 @@ FINETUNE = {
     "misspelt variable": Row("--data trian_df", ("--data trian_df", "did you mean train_df")),
     "misspelt file": Row("--data god.csv", ("god.csv", "did you mean good.csv")),
     "missing file": Row("--data elsewhere/rows.jsonl", ("rows.jsonl", "check the path")),
+    "home folder of nobody": Row("--data ~no-such-user/rows.csv", ("~no-such-user/rows.csv", "what follows the ~")),
     "file of an unknown kind": Row("--data notes.docx", ("notes.docx", ".docx", ".csv")),
     "empty file": Row("--data empty.csv", ("empty.csv", "empty")),
     "file with a header only": Row("--data header.csv", ("header.csv", "no rows")),

@@ -437,6 +437,16 @@ def test_a_bad_file_is_one_line_with_place_and_fix(file, content, words, tmp_pat
     assert_line(caught.value, [file, *words])
 
 
+def test_an_error_that_says_nothing_is_named_by_its_type(tmp_path, monkeypatch):
+    def fail(_path):
+        raise OSError
+
+    monkeypatch.setattr("pyarrow.parquet.read_table", fail)
+    write(tmp_path / "a.parquet", "text")
+    with pytest.raises(DataError, match=r"a\.parquet is no readable Parquet file \(OSError\): write it again"):
+        read(tmp_path / "a.parquet", name="data")
+
+
 def test_another_encoding_is_named_with_its_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(Path("a.csv"), "text,label\nfein,x\ngrün,y\n", encoding="cp1252")

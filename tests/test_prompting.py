@@ -562,6 +562,20 @@ method().run(job, lambda event: None)
 # ---------------------------------------------------------------------------------------------- estimates and mistakes
 
 
+def test_a_model_without_attention_is_estimated(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, MambaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models.folder("gpt2"))
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4)
+    config.architectures = ["MambaForCausalLM"]
+    for part in (tokenizer, config):
+        part.save_pretrained(tmp_path / "mamba")
+    model = ModelRef("mamba", "folder", str(tmp_path / "mamba"))
+    estimate = registry.load("zero-shot")().estimate(make_job("zero-shot", tmp_path, model=model, data=REVIEWS))
+    assert estimate.memory["weights"] > 0
+    assert estimate.memory["activations"] == 0  # there are no keys and values
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 def test_an_estimate_loads_no_weights_and_counts_exactly(architecture: Any, tmp_path: Path) -> None:
     job = make_job("zero-shot", tmp_path, architecture=architecture, data=REVIEWS)

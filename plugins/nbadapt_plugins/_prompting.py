@@ -223,11 +223,14 @@ def _shape(job: Job) -> tuple[PretrainedConfig, int]:
 
 
 def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
-    """Keys and values of so many tokens."""
+    """Keys and values of so many tokens; none where the model has no attention, as Mamba."""
     text: Any = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * text.num_hidden_layers * heads * size * tokens * width)
+    queries = getattr(text, "num_attention_heads", None)
+    if not queries:
+        return 0
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    size = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // queries
+    return int(2 * getattr(text, "num_hidden_layers", 0) * heads * size * tokens * width)
 
 
 def _open(job: Job) -> Adapted:
