@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 import tiny_models
 
 from nbadapt import data, models, registry, store
+from nbadapt.engines import fitting
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.prompts import Shot, default_template, with_shots
+from nbadapt.engines.tokens import encode_prompt
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped
 from nbadapt.events import Event, Metric, Notice, Progress, Sample, Stage, from_json
 from nbadapt.method import Job, ModelRef
@@ -353,6 +356,32 @@ def test_demonstrations_over_the_context_are_dropped_and_counted(tmp_path: Path)
     assert "context of 512 tokens" in note
     assert Notice(note) in events
     assert outcome.metrics["rows"] == 11
+
+
+def test_as_many_demonstrations_as_fit_are_found_without_trying_each_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [{"text": f"{i} great " + "film " * (i % 7), "label": LABELS[i % 2]} for i in range(1000)]
+    rows = [{"text": f"row {i} was " + "good " * (i % 30), "label": LABELS[i % 2]} for i in range(150)]
+    made = 0
+
+    def counted(*args: Any, **given: Any) -> Any:
+        nonlocal made
+        made += 1
+        return with_shots(*args, **given)
+
+    monkeypatch.setattr(fitting, "with_shots", counted)
+    job = make_job("few-shot", tmp_path, data=[*rows, *examples[:5]], examples=examples, settings={"shots": 1000})
+    method = registry.load("few-shot")()
+    plan = method._plan(job, models.read_config(job.model))
+    kept = len(plan.shots)
+    assert made < 155 * 3 + 20 * 11
+    assert 0 < kept < 1000
+    tokenizer = models.load_tokenizer(job.model)
+    longest = max(len(encode_prompt(tokenizer, query.prompt)) for query in plan.queries)
+    assert longest == plan.longest < 512
+    asked = dataclasses.replace(job, config=type(job.config)(shots=kept + 1))
+    assert len(method._plan(asked, models.read_config(job.model)).shots) == kept  # one more does not fit
 
 
 def stored_shots(job: Job) -> list[Any]:
