@@ -220,7 +220,7 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
     """Values for the placeholders that are no columns of the data.
 
     Raises:
-        RequestError: the prompt is empty, or a placeholder has no value.
+        RequestError: the prompt is empty, or a placeholder has no value, or None.
     """
     if request.verb != "prompt":
         return {}
@@ -230,13 +230,10 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
             raise RequestError("the prompt is empty: write it below the %%prompt line")
         return {}
     assert request.prompt is not None  # said by the line above; for the type checker
-    names = template.placeholders(request.prompt)
-    if rows:
-        data.check_filled(rows, [name for name in names if name in columns])
-    wanted = [name for name in names if name not in columns]
-    values = {name: str(request.variables[name]) for name in wanted if name in request.variables}
-    template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing
-    return values
+    wanted = [name for name in template.placeholders(request.prompt) if name not in columns]
+    values = {name: request.variables[name] for name in wanted if name in request.variables}
+    template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing, or None
+    return {name: str(value) for name, value in values.items()}
 
 
 def _device(request: Request, model: ModelRef) -> str:

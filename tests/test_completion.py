@@ -69,13 +69,15 @@ def test_options_and_settings_of_the_method(shell: Shell):
 def test_values_of_options(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.csv").touch()
+    (tmp_path / "OLD.CSV").touch()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "b.jsonl").touch()
     assert shell.tab("%%finetune lora --model ") == models.names()
     assert shell.tab("%%finetune lora --model=mini") == ["minilm"]
-    assert shell.tab("%%finetune lora --data ") == [*TABLES, "more/", "train.csv"]
+    assert shell.tab("%%finetune lora --data ") == [*TABLES, "OLD.CSV", "more/", "train.csv"]
     assert shell.tab("%%finetune lora --data more/") == ["more/b.jsonl"]
+    assert shell.tab("%%finetune lora --data ~no-such-user/") == []
     assert shell.tab("%%finetune lora --eval tr") == ["train_df", "train.csv"]
     assert shell.tab("%%finetune lora --data train_df --text ") == ["text", "label"]
     assert shell.tab("%%finetune lora --data by_column --label l") == ["label"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 
 from nbadapt import models
 from nbadapt.data import Examples
+from nbadapt.engines.encoding import encode
+from nbadapt.engines.training_estimate import _activations
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Stage
 from nbadapt.method import Job
@@ -195,6 +198,21 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(tmp_path):
 
     assert figures("a", 0) == figures("b", 0)
     assert figures("c", 0) != figures("d", 1)
+
+
+def test_a_text_row_ends_with_eos_where_the_tokenizer_has_one():
+    tokenizer = models.load_tokenizer(models.resolve(str(tiny_models.folder("gpt2"))))
+    rows = Examples("text", ({"text": "The dog"}, {"text": "The dog" + tokenizer.eos_token}))
+    plain = tokenizer("The dog")["input_ids"]
+    ended = [*plain, tokenizer.eos_token_id]
+    assert [row["input_ids"] for row in encode(rows, tokenizer, None, 64).rows] == [ended, ended]
+    tokenizer.eos_token = None
+    assert encode(rows, tokenizer, None, 64).rows[0]["input_ids"] == plain
+
+
+def test_a_config_that_names_its_sizes_otherwise_is_estimated_without_them(tmp_path):
+    job = make_job("llama", "generation", tmp_path, batch_size=3)
+    assert _activations(SimpleNamespace(vocab_size=10), job, 5, 4) == 3 * 5 * 10 * (4 + 4)
 
 
 def test_rows_over_the_limit_are_cut_and_counted(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from nbadapt import body, layouts
+from nbadapt import body, layouts, registry
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Config, Estimate, Method, Outcome, Task
 from nbadapt.options import COLUMNS, OPTIONS, SOURCES, TASKS, options
@@ -253,6 +253,13 @@ class Everything(Method):
     def load(self, outcome: Any, job: Any) -> Adapted: ...
 
 
+class Placed(Everything):
+    """A method with a path among its settings."""
+
+    class Config(Config):
+        place: Path = Path("here")
+
+
 SETTING_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"whole": 0}, ["'whole' of everything is 0", "a whole number, at least 1 and at most 64"]),
     ({"whole": "many"}, ["'whole' of everything is 'many'", "a whole number"]),
@@ -290,6 +297,15 @@ def test_text_on_the_line_stays_text_where_the_setting_is_text():
     assert from_text(Everything, "word", "5") == "5"
     assert from_text(Everything, "whole", "5") == 5
     assert from_text(Everything, "names", "[a, b]") == ["a", "b"]
+
+
+def test_a_line_break_can_be_written_on_the_line_as_help_prints_it():
+    told = {setting.name: setting for setting in describe(registry.load("few-shot"))}
+    line = f"few-shot --model smollm2 --separator {told['separator'].default}"
+    assert parse("prompt", line, "x", {}).settings == {"separator": "\n\n"}
+    line = r'few-shot --model smollm2 --separator "\n---\t\\n\d\n"'
+    assert parse("prompt", line, "x", {}).settings == {"separator": "\n---\t\\n\\d\n"}
+    assert from_text(Placed, "place", r"C:\new\table.csv") == r"C:\new\table.csv"
 
 
 def test_settings_describe_themselves():
