@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -14,7 +16,7 @@ from nbadapt import models
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError
 from nbadapt.events import Metric, Notice, Parameters, Progress
-from nbadapt.method import Job
+from nbadapt.method import Job, Outcome
 from nbadapt_plugins._linear_layers import linear_layers, targets
 from nbadapt_plugins._peft import switch_off_dropout
 from nbadapt_plugins.lora import Lora
@@ -275,3 +277,23 @@ def test_exports_give_the_same_logits_as_the_run(kind, task, tmp_path):
         np.testing.assert_allclose(model(ids).logits.numpy(), ours.model(ids).logits.numpy(), rtol=1e-4, atol=1e-5)
     if kind == "merged" and task == "classification":
         assert json.loads((target / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
+
+
+@pytest.mark.parametrize(("task", "trusted"), [("classification", True), ("generation", False)])
+def test_the_exported_script_names_any_model_and_trusts_as_the_run_did(task, trusted, tmp_path):
+    job = make_job("llama", task, tmp_path / "run")
+    name = 'C:\\Users\\me """ + {x}\nimport this'
+    job = dataclasses.replace(job, model=dataclasses.replace(job.model, name=name, trust_remote_code=trusted))
+    target = tmp_path / "export"
+    target.mkdir()
+    Lora().export("script", Outcome(artifacts={"adapter": "none"}), job, target)
+    text = (target / "train.py").read_text("utf-8")
+    script = ast.parse(text)
+    assert repr(name) in text
+    assert not any(isinstance(node, ast.Import) and node.names[0].name == "this" for node in ast.walk(script))
+    loads = [
+        node for node in ast.walk(script) if isinstance(node, ast.Call) and "from_pretrained" in ast.dump(node.func)
+    ]
+    assert len(loads) == 2, "the tokenizer and the model"
+    for load in loads:
+        assert ("trust_remote_code" in {keyword.arg for keyword in load.keywords}) is trusted
