@@ -22,15 +22,16 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("generation", ("messages",)),
-    Form("preference", ("prompt", "chosen", "rejected")),
-    Form("generation", ("prompt", "completion")),
-    Form("generation", ("instruction", "output")),
     Form("classification", ("text", "label")),
     Form("text", ("text",)),
+    Form("generation", ("messages",)),
+    Form("generation", ("prompt", "completion")),
+    Form("generation", ("instruction", "output")),
+    Form("preference", ("prompt", "chosen", "rejected")),
 )
 OPTIONAL = "input"  # goes with instruction, output
 COLUMNS = (*dict.fromkeys(column for form in FORMS for column in form.columns), OPTIONAL)
+"""Column names that decide the task; an option of the same name says which column plays that part."""
 
 
 def places(table: Sheet, columns: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ Nothing here raises: what goes wrong with the display becomes a notice of the ru
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.events import Event, Notice, Progress, Sample, StateChange
+from nbadapt.store import EventLog
 from nbadapt.widgets.summary import progress_line
 
 if TYPE_CHECKING:
@@ -261,6 +263,8 @@ class KernelView(View):
         try:
             draw()
         except Exception as error:  # noqa: BLE001 - whatever breaks the display must not break the run
+            with contextlib.suppress(Exception):  # or its state would be saved with the notebook
+                self._close()
             self._dashboard = None
             _note(self._run, f"the live display was switched off: {type(error).__name__}: {error}")
             return False
@@ -268,7 +272,13 @@ class KernelView(View):
 
 
 def _note(run: Run, text: str) -> None:
-    run.events.append((time.time(), Notice(text, "warning")))
+    """Make a notice of the run, in memory and on disk; the worker may be writing to the same log."""
+    now, notice = time.time(), Notice(text, "warning")
+    run.events.append((now, notice))
+    with contextlib.suppress(OSError, ValueError):  # such as a full disk: what was to be told is no worse for it
+        log = EventLog(run.directory)
+        log.write(now, notice)
+        log.close()
 
 
 class _Tenths:

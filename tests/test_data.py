@@ -309,7 +309,7 @@ BAD_TABLES = {
     "two tasks": (
         [{"text": "a", "label": "b", "prompt": "c", "completion": "d"}],
         {},
-        ["generation (prompt, completion) or classification (text, label)", "--task"],
+        ["classification (text, label) or generation (prompt, completion)", "--task"],
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -17,7 +19,7 @@ from nbadapt.engines.encoding import encode
 from nbadapt.engines.training_estimate import _activations
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Stage
-from nbadapt.method import Job
+from nbadapt.method import Job, Outcome
 from nbadapt_plugins._linear_layers import linear_layers, targets
 from nbadapt_plugins._peft import switch_off_dropout
 from nbadapt_plugins.lora import Lora
@@ -320,3 +322,23 @@ def test_a_stop_in_the_last_evaluation_loses_nothing(architecture, tmp_path):
     assert not [e for e in events if isinstance(e, Progress)]
     for name in whole.metrics.keys() - {"train_loss"}:
         assert outcome.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize(("task", "trusted"), [("classification", True), ("generation", False)])
+def test_the_exported_script_names_any_model_and_trusts_as_the_run_did(task, trusted, tmp_path):
+    job = make_job("llama", task, tmp_path / "run")
+    name = 'C:\\Users\\me """ + {x}\nimport this'
+    job = dataclasses.replace(job, model=dataclasses.replace(job.model, name=name, trust_remote_code=trusted))
+    target = tmp_path / "export"
+    target.mkdir()
+    Lora().export("script", Outcome(artifacts={"adapter": "none"}), job, target)
+    text = (target / "train.py").read_text("utf-8")
+    script = ast.parse(text)
+    assert repr(name) in text
+    assert not any(isinstance(node, ast.Import) and node.names[0].name == "this" for node in ast.walk(script))
+    loads = [
+        node for node in ast.walk(script) if isinstance(node, ast.Call) and "from_pretrained" in ast.dump(node.func)
+    ]
+    assert len(loads) == 2, "the tokenizer and the model"
+    for load in loads:
+        assert ("trust_remote_code" in {keyword.arg for keyword in load.keywords}) is trusted

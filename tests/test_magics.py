@@ -194,7 +194,14 @@ def test_no_method_shows_the_methods_and_stops_run_all(shell: Shell):
 
 
 @pytest.mark.parametrize(
-    "text", ["%%finetune --help", "%%finetune count -h", '%%finetune count "--help"', "%finetune --help", "%%prompt --help\nhi"]
+    "text",
+    [
+        "%%finetune --help",
+        "%%finetune count -h",
+        '%%finetune count "--help"',
+        "%finetune --help",
+        "%%prompt --help\nhi",
+    ],
 )
 def test_help_shows_options_and_methods(shell: Shell, text: str, runs: Path):
     done = shell.run(text)
@@ -362,7 +369,7 @@ def test_an_instruction_without_an_input_fits_a_template_of_ones_own():
     run = nbadapt.prompt("zero-shot", template, model=folder("gpt2"), data=rows, max_new_tokens=1)
     assert run.metrics["rows"] == 2
     rows[0]["instruction"] = None
-    with pytest.raises(DataError, match="row 1 .*'instruction': the cell is empty"):
+    with pytest.raises(DataError, match=r"row 1 .*'instruction': the cell is empty"):
         nbadapt.prompt("zero-shot", template, model=folder("gpt2"), data=rows, max_new_tokens=1)
 
 

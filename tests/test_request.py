@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from nbadapt import body, layouts, registry
+from nbadapt import body, registry
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Config, Estimate, Method, Outcome, Task
-from nbadapt.options import COLUMNS, OPTIONS, SOURCES, TASKS, options
+from nbadapt.options import COLUMNS, OPTIONS, TASKS, Source, options
 from nbadapt.request import MAX_SEED, Request, parse, words
 from nbadapt.settings import describe, from_text, validate
 
@@ -173,10 +173,10 @@ def test_every_option_is_complete():
         assert option.flag.startswith("--")
         assert option.help
         assert option.field in fields
-        assert option.values in SOURCES
+        assert option.values in get_args(Source)
+    assert {option.values for option in OPTIONS} == set(get_args(Source)), "a source that nothing takes from"
     assert [option.flag for option in OPTIONS] == list(dict.fromkeys(option.flag for option in OPTIONS))
     assert {f"--{column}" for column in COLUMNS} <= options("prompt").keys()
-    assert set(COLUMNS) == set(layouts.COLUMNS)
     assert get_args(Task) == TASKS
 
 

@@ -154,4 +154,3 @@ def _close(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
 def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     marked = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     return {*tokenizer.all_special_ids, *marked}
-

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.encoding import encode, length_limit
 from nbadapt.method import Estimate, Job
+from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ def estimate(model: torch.nn.Module, job: Job) -> Estimate:
     from nbadapt.engines.supervised import optimizer_steps
 
     trainable, total = count_parameters(model)
-    width = {"float32": 4}.get(job.dtype, 2)
+    width = DTYPES[job.dtype]
     rows = len(job.data) if job.data else 0
     longest = _longest(model.config, job)
     memory = {

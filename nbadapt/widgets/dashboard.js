@@ -175,6 +175,13 @@ function describe(ui, chart) {
   ui.evaluationKey.hidden = !chart.evaluation.length;
 }
 
+/** How far back the smoothing reaches, in words: never further than the steps that are done. */
+function windowText(window, done) {
+  if (!window) return "off";
+  if (window > done) return "all steps so far";
+  return `${window >= 10 ? Math.round(window) : Number(window.toFixed(1))} steps`;
+}
+
 /** Pointer, arrow keys and slider of the chart. */
 function wireChart(ui, chart, shown) {
   const read = (step) => {
@@ -198,8 +205,7 @@ function wireChart(ui, chart, shown) {
   const setWindow = () => {
     const steps = Math.max(shown.total, chart.steps?.[1] ?? 0);
     chart.window = (steps * ui.smoothing.value) / 100;
-    const count = chart.window >= 10 ? Math.round(chart.window) : Number(chart.window.toFixed(1));
-    ui.smoothingText.textContent = chart.window ? `${count} steps` : "off";
+    ui.smoothingText.textContent = windowText(chart.window, chart.steps?.[1] ?? 0);
     describe(ui, chart);
     chart.redraw();
   };
