@@ -393,12 +393,13 @@ def free() -> int:
     Raises:
         RequestError: a run is at work with them.
     """
-    from nbadapt import models, runner, store
+    from nbadapt import models, runner
+    from nbadapt.run import Run
 
     busy = runner.current()
     if busy is not None:
         raise RequestError(f"the run {busy.id} is at work: stop it first, with  %nbadapt stop")
-    for run in store.runs():
+    for run in Run.known():
         run.forget()
     gc.collect()
     return models.free()

@@ -34,6 +34,7 @@ from nbadapt.errors import (
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.options import DTYPES
 from nbadapt.run import Run
 from nbadapt.settings import validate
 
@@ -266,8 +267,8 @@ def _dtype(request: Request, model: ModelRef) -> str:
         return store.read_job(Path(model.path), tables=False).dtype
     if request.dtype is None:
         return "auto"
-    if request.dtype not in {"float32", "bfloat16", "float16"}:
-        raise RequestError(f"unknown dtype {request.dtype!r}: use float32, bfloat16 or float16")
+    if request.dtype not in DTYPES:
+        raise RequestError(f"unknown dtype {request.dtype!r}: use {', '.join(DTYPES)}")
     if request.dtype == "float16" and (request.device or models.best_device()) == "cpu":
         raise RequestError("float16 is several times slower than float32 on a CPU: use bfloat16 or float32")
     return request.dtype

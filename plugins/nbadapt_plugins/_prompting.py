@@ -14,6 +14,7 @@ from pydantic import Field
 from nbadapt.errors import DataError, RequestError, Stopped
 from nbadapt.events import Notice, Progress, Sample, Stage
 from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -63,7 +64,7 @@ class PromptMethod(Method):
 
         config, total = _shape(job)
         plan = self._plan(job, config)
-        width = {"float32": 4}.get(job.dtype, 2)
+        width = DTYPES[job.dtype]
         rows = min(job.config.batch_size, len(plan.queries))
         cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
         return Estimate(
