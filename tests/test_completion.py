@@ -13,6 +13,7 @@ from tiny_models import reviews
 
 from nbadapt import models, registry
 from nbadapt.commands import COMMANDS
+from nbadapt.completion import complete
 from nbadapt.options import DTYPES, TASKS, options, setting_flag
 from nbadapt.settings import describe
 
@@ -77,7 +78,7 @@ def test_values_of_options(shell: Shell, tmp_path: Path, monkeypatch: pytest.Mon
     assert shell.tab("%%finetune lora --model=mini") == ["minilm"]
     assert shell.tab("%%finetune lora --data ") == [*TABLES, "OLD.CSV", "more/", "train.csv"]
     assert shell.tab("%%finetune lora --data more/") == ["more/b.jsonl"]
-    assert shell.tab("%%finetune lora --data ~no-such-user/") == []
+    assert complete(["%%finetune lora --data ~no-such-user/"], {}) == ("~no-such-user/", [])
     assert shell.tab("%%finetune lora --eval tr") == ["train_df", "train.csv"]
     assert shell.tab("%%finetune lora --data train_df --text ") == ["text", "label"]
     assert shell.tab("%%finetune lora --data by_column --label l") == ["label"]

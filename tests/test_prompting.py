@@ -450,7 +450,7 @@ def test_a_stop_before_the_first_answer_goes_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [(), ("good", "bad")])
 def test_every_row_is_measured_before_the_first_answer(labels: tuple[str, ...], tmp_path: Path) -> None:
     words, tokens = "The film was great. " * 130, "😀 " * 250  # more characters; more tokens
-    rows = [*({"text": words[: 1900 + i]} for i in range(20)), {"text": tokens}, {"text": "short"}]
+    rows = [*({"text": words[: 800 + i]} for i in range(20)), {"text": tokens}, {"text": "short"}]
     job = make_job("zero-shot", tmp_path, data=rows, prompt="{{text}}", labels=labels, settings={"max_new_tokens": 1})
     events: list[Event] = []
     with pytest.raises(ModelError, match=r"^row 21 of data: a prompt of [\d,]+ tokens is [\d,]+ too long") as caught:
