@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.errors import RequestError, StoreError
 from nbadapt.options import COLUMNS
-from nbadapt.request import Request
+from nbadapt.request import Request, example
 
 if TYPE_CHECKING:
     from nbadapt.manual import MethodInfo
@@ -114,7 +114,7 @@ def finetune(
         evaluation=_table(eval),
         sources=_sources(model=model, data=data, evaluation=eval),
         task=task,
-        columns=dict(columns or {}),
+        columns=_copied(columns),
         split=split,
         settings=_settings(method, "finetune", settings),
         seed=seed,
@@ -221,10 +221,10 @@ def prompt(
         data=_table(data),
         examples=_table(examples),
         sources=_sources(model=model, data=data, examples=examples),
-        columns=dict(columns or {}),
-        labels=tuple(labels),
+        columns=_copied(columns),
+        labels=_listed(labels),
         prompt=template,
-        variables=dict(variables or {}),
+        variables=_copied(variables),
         settings=_settings(method, "prompt", settings),
         seed=seed,
         dry_run=dry_run,
@@ -244,6 +244,20 @@ def _table(table: Any) -> Any:
     return os.fspath(table) if isinstance(table, os.PathLike) else table
 
 
+def _copied(given: Any) -> Any:
+    """A dict of what was given; what is no mapping stays, for `Request` to refuse."""
+    if given is None:
+        return {}
+    return dict(given) if isinstance(given, Mapping) else given
+
+
+def _listed(given: Any) -> Any:
+    """A tuple of what was given; a text stays one, for `Request` to refuse."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else given
+
+
 def _sources(**given: Any) -> dict[str, str]:
     """What messages call the model and each table: its name or file, a run's id, or the parameter."""
     from nbadapt.run import Run
@@ -260,10 +274,12 @@ def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, An
     """The settings, after a look for column names among them.
 
     Raises:
-        RequestError: a column is renamed as in the magic's options.
+        RequestError: a column is renamed as in the magic's options, or the method is no name.
     """
     from nbadapt import registry
 
+    if not isinstance(method, str):
+        raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
     known = registry.load(method, verb).Config.model_fields
     for name, value in settings.items():
         if name in COLUMNS and name not in known:
@@ -377,12 +393,13 @@ def free() -> int:
     Raises:
         RequestError: a run is at work with them.
     """
-    from nbadapt import models, runner, store
+    from nbadapt import models, runner
+    from nbadapt.run import Run
 
     busy = runner.current()
     if busy is not None:
         raise RequestError(f"the run {busy.id} is at work: stop it first, with  %nbadapt stop")
-    for run in store.runs():
+    for run in Run.known():
         run.forget()
     gc.collect()
     return models.free()

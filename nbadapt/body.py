@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, first_line
 
 _FIRST_LINE = 2  # of the body, in the cell
 
@@ -69,8 +69,7 @@ def parse(text: str) -> dict[str, Any]:
         where = f"line {_line(mark)}: " if mark else ""
         raise RequestError(f"{where}this is no YAML ({error.problem}); write settings as  name: value") from None
     except (yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RequestError(f"the body is no YAML ({reason}); write settings as  name: value") from None
+        raise RequestError(f"the body is no YAML ({first_line(error)}); write settings as  name: value") from None
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import sys
 import threading
 import warnings
@@ -37,6 +38,22 @@ class _ThreadSwitch(io.TextIOBase):
     def isatty(self) -> bool:
         return self._stream().isatty()
 
+    # TextIOBase has these itself, empty or failing: __getattr__ is never asked for them.
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute there
+        return self._stream().encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream().errors
+
+    def fileno(self) -> int:
+        return self._stream().fileno()
+
+    def writable(self) -> bool:
+        return self._stream().writable()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
 
@@ -65,14 +82,14 @@ class Capture:
         self._path = path
 
     def __enter__(self) -> Capture:
-        self._thread = threading.get_ident()
+        self._thread: int | None = threading.get_ident()
         self._file = self._path.open("a", encoding="utf-8", buffering=1)
         self._streams = (sys.stdout, sys.stderr)
-        self._switches = tuple(_ThreadSwitch(s, self._thread, self._file) for s in self._streams)
+        self._switches = tuple(_ThreadSwitch(s, threading.get_ident(), self._file) for s in self._streams)
         sys.stdout, sys.stderr = self._switches
         self._showwarning = warnings.showwarning
         warnings.showwarning = self._show  # type: ignore[assignment]  # its last arguments are passed on as they are
-        self._filter = _ThreadLog(self._thread, self._file)
+        self._filter = _ThreadLog(threading.get_ident(), self._file)
         self._handlers = [h for name in _LIBRARIES for h in logging.getLogger(name).handlers]
         for handler in self._handlers:
             handler.addFilter(self._filter)
@@ -93,6 +110,7 @@ class Capture:
             sys.stdout = self._streams[0]
         if sys.stderr is self._switches[1]:
             sys.stderr = self._streams[1]
+        self._thread = None  # a catch_warnings that ends later puts our function back: it only passes on then
         if warnings.showwarning == self._show:
             warnings.showwarning = self._showwarning
         self._file.close()
@@ -110,10 +128,26 @@ def quiet_libraries() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        with _ignored("`is_gradient_checkpointing` is deprecated"):
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _ignored(message: str) -> Iterator[None]:
+    """Without the warnings that begin with `message`.
+
+    The filters are the whole process's. catch_warnings would put back all of them as they were, over what the
+    user's cells set meanwhile; this takes back its own one alone.
+    """
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # a list, whatever its declaration says
+    own = ("ignore", re.compile(re.escape(message)), Warning, None, 0)
+    filters.insert(0, own)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # somebody has reset the filters
+            filters.remove(own)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
 
 IDENTIFIER = "nbadapt.completion"
-FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
 
 _MAGIC = re.compile(r"(?:^|=)\s*%{1,2}(finetune|prompt|nbadapt)[ \t](.*)$")
 _BODY_NAME = re.compile(r"^(\w*)$")
@@ -215,10 +214,12 @@ def _columns(before: list[str], namespace: Mapping[str, Any]) -> list[str]:
 
 def _files(fragment: str) -> list[str]:
     """Data files, and folders that may hold some, below the folder that the fragment names."""
+    from nbadapt.files import READERS
+
     head, slash, _ = fragment.rpartition("/")
     try:
         found = sorted(Path(head + slash or ".").expanduser().iterdir())
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no user of that name behind the ~
         return []
-    names = [p.name + "/" * p.is_dir() for p in found if p.is_dir() or p.suffix in FILES]
+    names = [p.name + "/" * p.is_dir() for p in found if p.is_dir() or p.suffix.lower() in READERS]
     return [head + slash + name for name in names if not name.startswith(".")]

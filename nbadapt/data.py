@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbadapt import cells, layouts, sources
 from nbadapt.errors import DataError
-from nbadapt.sources import Table
+from nbadapt.sources import Sheet
 
 if TYPE_CHECKING:
     from nbadapt.method import Task  # pydantic: not at import time
@@ -61,7 +61,7 @@ class Examples:
 
 
 TARGETS = ("label", "completion", "output", "answer")
-MOST_CLASSES = 20  # a target with more distinct values than this is free text
+MOST_CLASSES = 20  # more distinct values are classes only where they repeat and the column is the label
 LONGEST_CLASS = 50  # characters
 
 
@@ -89,7 +89,7 @@ def read(source: Any, *, name: str, task: Task | None = None, columns: Mapping[s
     return Examples(form.task, rows, labels, table.source)
 
 
-def _rows(table: Table, where: Mapping[str, str], form: layouts.Form) -> list[dict[str, Any]]:
+def _rows(table: Sheet, where: Mapping[str, str], form: layouts.Form) -> list[dict[str, Any]]:
     def cells_of(column: str, convert: Callable[[Any], T]) -> list[T]:
         return _converted(table, where[column], convert)
 
@@ -122,7 +122,7 @@ def _zip(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _converted(table: Table, column: str, convert: Callable[[Any], T]) -> list[T]:
+def _converted(table: Sheet, column: str, convert: Callable[[Any], T]) -> list[T]:
     found = []
     values = table.column(column)
     for number, value in enumerate(values, 1):
@@ -153,9 +153,10 @@ def read_for_prompt(
     """The rows of a table for a prompt template, with all of the source's columns.
 
     The target is the column `label`, or the one that `columns` says is the label or completion, or the first
-    there is of `TARGETS`. A target of a few short values that repeat, or a short one in a column named "label",
-    makes the task classification and stands under "label"; any other makes it generation and stands under
-    "completion". Without a target the task is "text". Cells without a value are None; see `check_filled`.
+    there is of `TARGETS`. A target of short values makes the task classification and stands under "label" where
+    they are few and repeat; where it is the label by its name or by the user's word, one of the two is enough. Any
+    other makes it generation and stands under "completion". Without a target the task is "text". Cells without a
+    value are None; see `check_filled`.
 
     Args:
         source: see `nbadapt.sources.KINDS`.
@@ -173,23 +174,24 @@ def read_for_prompt(
         raise layouts.no_column(table, label, "--label names it")
     values = {column: [_storable(cell) for cell in table.column(column)] for column in table.columns}
     values |= {part: values[column] for part, column in columns.items()}
-    target = label or columns.get("label") or columns.get("completion")
-    target = target or next((column for column in TARGETS if column in where), None)
+    label = label or columns.get("label")
+    target = label or columns.get("completion") or next((column for column in TARGETS if column in where), None)
     if target is None:
         return Examples("text", tuple(_zip(values)), (), table.source)
     answers = _converted(table, target, cells.answer)
-    if not _are_classes(answers, target):
+    if not _are_classes(answers, named=target in (label, "label")):
         values["completion"] = answers
         return Examples("generation", tuple(_zip(values)), (), table.source)
     values["label"] = [answer.strip() for answer in answers]
     return Examples("classification", tuple(_zip(values)), tuple(sorted(set(values["label"]))), table.source)
 
 
-def _are_classes(answers: Sequence[str], column: str) -> bool:
+def _are_classes(answers: Sequence[str], *, named: bool) -> bool:
     distinct = set(answers)
-    if len(distinct) > MOST_CLASSES or any(len(a) > LONGEST_CLASS or "\n" in a for a in distinct):
+    if any(len(a) > LONGEST_CLASS or "\n" in a for a in distinct):
         return False
-    return column == "label" or len(distinct) < len(answers) / 2
+    few, repeat = len(distinct) <= MOST_CLASSES, len(distinct) < len(answers) / 2
+    return (few or repeat) if named else (few and repeat)
 
 
 def _storable(value: Any) -> Any:

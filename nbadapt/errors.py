@@ -69,11 +69,6 @@ def nearest(word: str, valid: Iterable[str], *, most: int = 3) -> list[str]:
     return difflib.get_close_matches(word, list(valid), n=most, cutoff=0.5)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says first; its class where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str:
     """The end of an error line: the nearest valid words, or all of them where none is near.
 
@@ -90,6 +85,11 @@ def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str
         return f"there are no {kind}"
     shown = ", ".join(words[:20]) + (", ..." if len(words) > 20 else "")
     return f"{kind}: {shown}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def drop_frames(error: BaseException) -> None:

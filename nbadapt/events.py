@@ -7,10 +7,11 @@ Sizes are bytes, times are seconds, steps are optimizer steps counted from 1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 Split = Literal["train", "evaluation"]
 State = Literal["starting", "running", "paused", "stopping", "done", "stopped", "failed", "killed"]
@@ -128,9 +129,38 @@ def to_json(event: Event, time: float) -> dict[str, Any]:
 
 
 def from_json(record: Mapping[str, Any]) -> tuple[float, Event] | None:
-    """The stamped event of one log record; None for a kind that this version does not know."""
+    """The stamped event of one log record; None for a kind that this version does not know.
+
+    Raises:
+        ValueError, KeyError, TypeError: no record of an event. A log may come from anywhere, and what is read
+            from it is drawn and counted with.
+    """
+    if not isinstance(record, Mapping):
+        raise TypeError("a record is an object")
     kind = KINDS.get(record.get("event", ""))
     if kind is None:
         return None
-    known = {f.name for f in dataclasses.fields(kind)}
-    return float(record["time"]), kind(**{k: v for k, v in record.items() if k in known})
+    known = _types(kind.kind)
+    return float(record["time"]), kind(**{k: _checked(v, known[k]) for k, v in record.items() if k in known})
+
+
+@functools.cache
+def _types(kind: str) -> dict[str, Any]:
+    """Field names -> their types; Python works them out anew at every question."""
+    hints = get_type_hints(KINDS[kind])
+    return {f.name: hints[f.name] for f in dataclasses.fields(KINDS[kind])}
+
+
+def _checked(value: Any, wanted: Any) -> Any:
+    """The value itself, where it is of the wanted type; of a Literal any text, for a later version has more words."""
+    origin = get_origin(wanted)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{value!r} is no object")
+        return {name: _checked(item, get_args(wanted)[1]) for name, item in value.items()}
+    if origin is types.UnionType:
+        return None if value is None else _checked(value, get_args(wanted)[0])
+    allowed = str if origin is Literal else (int, float) if wanted is float else wanted
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {wanted}")
+    return value

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbadapt.cells import kind
-from nbadapt.errors import DataError, DependencyError, nearest
+from nbadapt.errors import DataError, DependencyError, first_line, nearest
 
 
 class Columns(NamedTuple):
@@ -165,8 +165,7 @@ def _parquet(path: Path, name: str) -> Columns:
     try:
         table = parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{name} is no readable Parquet file ({reason}): write it again") from None
+        raise DataError(f"{name} is no readable Parquet file ({first_line(error)}): write it again") from None
     return Columns(list(table.column_names), [column.to_pylist() for column in table.columns])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nbadapt import cells
 from nbadapt.errors import DataError, nearest
-from nbadapt.sources import Table
+from nbadapt.sources import Sheet
 
 if TYPE_CHECKING:
     from nbadapt.method import Task  # pydantic: not at import time
@@ -22,18 +22,19 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("generation", ("messages",)),
-    Form("preference", ("prompt", "chosen", "rejected")),
-    Form("generation", ("prompt", "completion")),
-    Form("generation", ("instruction", "output")),
     Form("classification", ("text", "label")),
     Form("text", ("text",)),
+    Form("generation", ("messages",)),
+    Form("generation", ("prompt", "completion")),
+    Form("generation", ("instruction", "output")),
+    Form("preference", ("prompt", "chosen", "rejected")),
 )
 OPTIONAL = "input"  # goes with instruction, output
 COLUMNS = (*dict.fromkeys(column for form in FORMS for column in form.columns), OPTIONAL)
+"""Column names that decide the task; an option of the same name says which column plays that part."""
 
 
-def places(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+def places(table: Sheet, columns: Mapping[str, str]) -> dict[str, str]:
     """The column names that a task may ask for -> the table's own column names.
 
     Args:
@@ -51,7 +52,7 @@ def places(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
     return {**{column: column for column in table.columns}, **columns}
 
 
-def no_column(table: Table, column: str, why: str, likely: Sequence[str] | None = None, fix: str = "") -> DataError:
+def no_column(table: Sheet, column: str, why: str, likely: Sequence[str] | None = None, fix: str = "") -> DataError:
     """The error for a column that is not there, with the near names (among `likely`) and all columns."""
     lowered = {name.lower(): name for name in (table.columns if likely is None else likely)}
     close = [lowered[name] for name in nearest(column.lower(), lowered)]
@@ -61,7 +62,7 @@ def no_column(table: Table, column: str, why: str, likely: Sequence[str] | None 
     )
 
 
-def choose(table: Table, where: Mapping[str, str], task: Task | None, columns: Mapping[str, str]) -> Form:
+def choose(table: Sheet, where: Mapping[str, str], task: Task | None, columns: Mapping[str, str]) -> Form:
     """The layout that the columns of a table have.
 
     Args:
@@ -93,7 +94,7 @@ def choose(table: Table, where: Mapping[str, str], task: Task | None, columns: M
     return apart[0]
 
 
-def _no_form(table: Table, where: Mapping[str, str], forms: Sequence[Form], *, decided: bool) -> DataError:
+def _no_form(table: Sheet, where: Mapping[str, str], forms: Sequence[Form], *, decided: bool) -> DataError:
     def share(form: Form) -> float:
         return sum(column in where for column in form.columns) / len(form.columns)
 
@@ -112,7 +113,7 @@ def _layouts() -> str:
     return "; ".join(f"{', '.join(form.columns)}: {form.task}" for form in FORMS)
 
 
-def _check_label_typo(table: Table) -> None:
+def _check_label_typo(table: Sheet) -> None:
     """A column much like "label" beside "text" is more likely a mistake than a wish to model the text alone."""
     for column in table.columns:
         word = column.lower()

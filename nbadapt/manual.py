@@ -39,17 +39,7 @@ class MethodInfo:
 
 def method_table() -> Table[MethodInfo]:
     """All declared methods, the broken ones with what is wrong with them."""
-    ready = {method.name: method for method in registry.methods()}
-    broken = {problem.name: problem for problem in registry.problems()}
-    found = []
-    for name, same_name in registry.entries().items():
-        source = " and ".join(entry.owner for entry in same_name)
-        if name in ready:
-            method = ready[name]
-            tasks = tuple(sorted(method.tasks))
-            found.append(MethodInfo(name, method.verb, method.summary, tasks, source, _status(method)))
-        else:
-            found.append(MethodInfo(name, "", "", (), source, f"broken: {broken[name].message}"))
+    found = [_info(same_name) for same_name in registry.entries().values()]
     columns = {
         "method": lambda info: info.name,
         "magic": lambda info: f"%%{info.verb}" if info.verb else "",
@@ -59,6 +49,14 @@ def method_table() -> Table[MethodInfo]:
         "status": lambda info: info.status,
     }
     return Table(found, columns, empty=NO_METHODS)
+
+
+def _info(same_name: tuple[registry.Entry, ...]) -> MethodInfo:
+    found = registry.attempt(same_name)
+    source = " and ".join(entry.owner for entry in same_name)
+    if isinstance(found, registry.Problem):
+        return MethodInfo(found.name, "", "", (), source, f"broken: {found.message}")
+    return MethodInfo(found.name, found.verb, found.summary, tuple(sorted(found.tasks)), source, _status(found))
 
 
 def _status(method: type[Method]) -> str:

@@ -14,7 +14,7 @@ def accuracy(predicted: Sequence[object], expected: Sequence[object]) -> float:
 def macro_f1(predicted: Sequence[object], expected: Sequence[object]) -> float:
     """Mean of the classes' F1 scores, as scikit-learn's ``f1_score(average="macro", zero_division=0)``."""
     scores = []
-    for name in {*predicted, *expected}:
+    for name in dict.fromkeys([*predicted, *expected]):  # not a set: sums of floats depend on their order
         hits = sum(p == name and e == name for p, e in zip(predicted, expected, strict=True))
         said = sum(p == name for p in predicted)
         there = sum(e == name for e in expected)

@@ -70,7 +70,7 @@ def resolve(name: str, *, trust_remote_code: bool = False) -> ModelRef:
     Raises:
         ModelError: there is no such model, or it is out of reach; the message says what would bring one.
     """
-    folder = Path(os.path.expanduser(name))
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves ~nobody as it is, where Path raises
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")

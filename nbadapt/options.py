@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-Source = Literal["", "model", "table", "column", "task", "device", "dtype", "setting", "label"]
+from nbadapt import layouts
+
+Source = Literal["", "model", "table", "column", "task", "device", "dtype", "setting"]
 """Where an option's values come from, for completion."""
 
-TASKS = ("classification", "generation", "preference", "text")
-DTYPES = ("bfloat16", "float32", "float16")
-DEVICES = ("cpu", "cuda", "mps")
-COLUMNS = (
-    "text",
-    "label",
-    "prompt",
-    "completion",
-    "instruction",
-    "input",
-    "output",
-    "messages",
-    "chosen",
-    "rejected",
-)
-"""Column names that decide the task; an option of the same name says which column plays that part."""
+TASKS = tuple(sorted({form.task for form in layouts.FORMS}))
+COLUMNS = layouts.COLUMNS
+DTYPES: Mapping[str, int] = {"bfloat16": 2, "float32": 4, "float16": 2}
+"""The types that base weights may have, with the bytes of one weight."""
 
-SOURCES: tuple[str, ...] = get_args(Source)
+DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)

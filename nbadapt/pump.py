@@ -50,11 +50,6 @@ class MessagePump:
         MessagePump._entered = False
         channel.give_back()
 
-    @property
-    def live(self) -> bool:
-        """Whether messages are handled; otherwise `poll` just sleeps."""
-        return self._channel is not None
-
     def poll(self, timeout: float) -> None:
         """Handle the messages that are waiting; wait at most `timeout` seconds for the first one."""
         if self._channel is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 from typing import TYPE_CHECKING, Any
@@ -96,21 +96,23 @@ def load(name: str, verb: Verb | None = None) -> type[Method]:
 
 def methods(verb: Verb | None = None) -> list[type[Method]]:
     """Every method that loads, or those of one magic, in alphabetical order."""
-    loaded = [loaded for loaded, _ in _load_all() if loaded is not None]
+    found = [attempt(same_name) for same_name in entries().values()]
+    loaded = [method for method in found if not isinstance(method, Problem)]
     return [method for method in loaded if verb in {None, method.verb}]
 
 
 def problems() -> list[Problem]:
     """What is wrong with the installed plugins; empty when all is well."""
-    return [problem for _, problem in _load_all() if problem is not None]
+    found = [attempt(same_name) for same_name in entries().values()]
+    return [problem for problem in found if isinstance(problem, Problem)]
 
 
-def _load_all() -> Iterator[tuple[type[Method] | None, Problem | None]]:
-    for name, same_name in entries().items():
-        try:
-            yield _load(same_name), None
-        except PluginError as error:
-            yield None, Problem(name, tuple(entry.owner for entry in same_name), str(error))
+def attempt(same_name: tuple[Entry, ...]) -> type[Method] | Problem:
+    """The method of one name's entries, or what is wrong with it; a second try may end otherwise."""
+    try:
+        return _load(same_name)
+    except PluginError as error:
+        return Problem(same_name[0].name, tuple(entry.owner for entry in same_name), str(error))
 
 
 def _load(same_name: tuple[Entry, ...]) -> type[Method]:

@@ -18,10 +18,12 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from nbadapt.cells import brief, kind
 from nbadapt.errors import RequestError, did_you_mean
 from nbadapt.options import Option, options, setting_flag
 
@@ -82,11 +84,43 @@ class Request:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise RequestError(f"the seed is {self.seed!r}: give a whole number from 0 to {MAX_SEED}")
         _check_labels(self.labels)
         if self.name is not None and (not self.name.isidentifier() or keyword.iskeyword(self.name)):
             raise RequestError(f"--as {self.name!r} is no variable name: use letters, digits and _, such as tuned")
+
+
+def _check_types(asked: Request) -> None:
+    """Refuse what only a Python call can give: a value of another type."""
+    share: Any = asked.split
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise RequestError(f"split is {share!r}: give a number between 0 and 1, such as 0.1")
+    if not isinstance(asked.labels, tuple):
+        raise RequestError(f'labels is {brief(asked.labels)}: give a list of texts, as labels=["good", "bad"]')
+    for label in asked.labels:
+        if not isinstance(label, str):
+            raise RequestError(f"labels holds {brief(label)}, {kind(label)}: write it as a text, {str(label)!r:.40}")
+    _check_columns(asked.columns)
+    if not isinstance(asked.variables, Mapping):
+        raise RequestError(f'variables is {brief(asked.variables)}: give a dict, as variables={{"name": value}}')
+    for name in ("prompt", "task", "device", "dtype"):
+        value = getattr(asked, name)
+        if not isinstance(value, str | None):
+            called = "the template" if name == "prompt" else name
+            raise RequestError(f"{called} is {brief(value)}, {kind(value)}: give a text")
+
+
+def _check_columns(columns: Any) -> None:
+    if not isinstance(columns, Mapping):
+        raise RequestError(f'columns is {brief(columns)}: give a dict, as columns={{"text": "review"}}')
+    for part, column in columns.items():
+        if not isinstance(column, str):
+            raise RequestError(
+                f"columns says {brief(column)} for {part!r}, {kind(column)}: give the column's name as a text, "
+                f"{str(column)!r:.40}"
+            )
 
 
 def _check_labels(labels: tuple[str, ...]) -> None:
@@ -118,8 +152,12 @@ def words(line: str) -> list[str]:
 
 
 def asks_for_help(line: str) -> bool:
-    """Whether --help or -h is among the words of a line."""
-    return not HELP.isdisjoint(line.split())
+    """Whether --help or -h is among the words of a line.
+
+    Raises:
+        RequestError: a quote is left open.
+    """
+    return not HELP.isdisjoint(words(line))
 
 
 def example(verb: str) -> str:

@@ -43,6 +43,11 @@ class Run:
         """The run in this folder: the same object for as long as anybody holds it."""
         return cls._known.get(directory) or cls(directory)
 
+    @classmethod
+    def known(cls) -> list[Run]:
+        """All runs that somebody holds here, in whatever folder."""
+        return list(cls._known.values())
+
     # ------------------------------------------------------------------ what it is
 
     @property

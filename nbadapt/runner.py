@@ -27,13 +27,14 @@ from nbadapt.errors import (
     OutOfMemoryError,
     RequestError,
     RunError,
-    StoreError,
     Stopped,
+    StoreError,
     drop_frames,
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.options import DTYPES
 from nbadapt.run import Run
 from nbadapt.settings import validate
 
@@ -220,7 +221,7 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
     """Values for the placeholders that are no columns of the data.
 
     Raises:
-        RequestError: the prompt is empty, or a placeholder has no value.
+        RequestError: the prompt is empty, or a placeholder has no value, or None.
     """
     if request.verb != "prompt":
         return {}
@@ -230,13 +231,10 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
             raise RequestError("the prompt is empty: write it below the %%prompt line")
         return {}
     assert request.prompt is not None  # said by the line above; for the type checker
-    names = template.placeholders(request.prompt)
-    if rows:
-        data.check_filled(rows, [name for name in names if name in columns])
-    wanted = [name for name in names if name not in columns]
-    values = {name: str(request.variables[name]) for name in wanted if name in request.variables}
-    template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing
-    return values
+    wanted = [name for name in template.placeholders(request.prompt) if name not in columns]
+    values = {name: request.variables[name] for name in wanted if name in request.variables}
+    template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing, or None
+    return {name: str(value) for name, value in values.items()}
 
 
 def _device(request: Request, model: ModelRef) -> str:
@@ -269,8 +267,8 @@ def _dtype(request: Request, model: ModelRef) -> str:
         return store.read_job(Path(model.path), tables=False).dtype
     if request.dtype is None:
         return "auto"
-    if request.dtype not in {"float32", "bfloat16", "float16"}:
-        raise RequestError(f"unknown dtype {request.dtype!r}: use float32, bfloat16 or float16")
+    if request.dtype not in DTYPES:
+        raise RequestError(f"unknown dtype {request.dtype!r}: use {', '.join(DTYPES)}")
     if request.dtype == "float16" and (request.device or models.best_device()) == "cpu":
         raise RequestError("float16 is several times slower than float32 on a CPU: use bfloat16 or float32")
     return request.dtype

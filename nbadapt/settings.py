@@ -29,6 +29,9 @@ _BOUNDS = (
     ("minItems", "of length {} or more"),
 )
 
+_ESCAPED = {"n": "\n", "t": "\t", "\\": "\\"}
+_ESCAPE = re.compile(r"\\([nt\\])")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -71,12 +74,18 @@ def validate(method: type[Method], given: Mapping[str, Any]) -> Config:
 
 
 def from_text(method: type[Method], name: str, text: str) -> Any:
-    """The value of a setting that was written on the line, read as YAML unless the setting is text anyway."""
+    r"""The value of a setting that was written on the line, read as YAML unless the setting is text anyway.
+
+    In a text, ``\n``, ``\t`` and ``\\`` are a line break, a tab and a backslash, so that a line can hold what help
+    prints; other backslashes are themselves, and so are all of them in a path.
+    """
     from nbadapt import body
 
     schema = method.Config.model_json_schema()
     part = _resolved(schema["properties"].get(name, {}), schema.get("$defs", {}))
-    return text if part.get("type") == "string" else body.parse_value(text)
+    if part.get("type") != "string":
+        return body.parse_value(text)
+    return text if "format" in part else _ESCAPE.sub(lambda match: _ESCAPED[match[1]], text)
 
 
 def _none_if_meant(method: type[Method], name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whatever a user hands over -> one `Table`: the only part that knows the kinds of tables.
+"""Whatever a user hands over -> one `Sheet`: the only part that knows the kinds of tables.
 
 pandas, polars and datasets are recognised through `sys.modules`: an object of theirs cannot exist before they
 are imported, so nothing is imported here to find out.
@@ -23,7 +23,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Table:
+class Sheet:
     """Named columns of one length; cells are fetched a column at a time.
 
     Attributes:
@@ -42,7 +42,7 @@ class Table:
         return [plain(cell) for cell in self.fetch(name)]
 
 
-def load(source: Any, name: str) -> Table:
+def load(source: Any, name: str) -> Sheet:
     """The table that `source` is or names.
 
     Args:
@@ -56,10 +56,10 @@ def load(source: Any, name: str) -> Table:
     if isinstance(source, str | Path):
         return _named(source)
     if _is(source, "pandas", "DataFrame"):
-        # by position: two columns may have the same name until `_table` has looked
-        return _table(name, source.columns, len(source), [source.iloc[:, i].tolist for i in range(source.shape[1])])
+        # by position: two columns may have the same name until `_sheet` has looked
+        return _sheet(name, source.columns, len(source), [source.iloc[:, i].tolist for i in range(source.shape[1])])
     if _is(source, "polars", "DataFrame"):
-        return _table(name, source.columns, source.height, [series.to_list for series in source.get_columns()])
+        return _sheet(name, source.columns, source.height, [series.to_list for series in source.get_columns()])
     if _is(source, "datasets", "Dataset"):
         return _dataset(source, name)
     if _is(source, "datasets", "DatasetDict"):
@@ -80,7 +80,7 @@ def _is(source: Any, module: str, class_name: str) -> bool:
     return found is not None and isinstance(source, found)
 
 
-def _table(source: str, names: Sequence[Any], length: int, fetchers: Sequence[Callable[[], Sequence[Any]]]) -> Table:
+def _sheet(source: str, names: Sequence[Any], length: int, fetchers: Sequence[Callable[[], Sequence[Any]]]) -> Sheet:
     columns = [str(name) for name in names]
     repeated = next((name for i, name in enumerate(columns) if name in columns[:i]), None)
     if repeated is not None:
@@ -88,17 +88,20 @@ def _table(source: str, names: Sequence[Any], length: int, fetchers: Sequence[Ca
     if not length or not columns:
         raise DataError(f"{source} is empty: it has {len(columns)} columns and no rows; give at least one row")
     by_name = dict(zip(columns, fetchers, strict=True))
-    return Table(source, tuple(columns), length, lambda name: by_name[name]())
+    return Sheet(source, tuple(columns), length, lambda name: by_name[name]())
 
 
-def _named(source: str | Path) -> Table:
+def _named(source: str | Path) -> Sheet:
     name = str(source)
-    path = Path(source).expanduser()  # of "" it is the current folder
+    try:
+        path = Path(source).expanduser()  # of "" it is the current folder
+    except RuntimeError:
+        raise DataError(f"{name}: this machine has no user of that name: correct what follows the ~") from None
     if path.is_file():
         content = files.read(path, name)
         if isinstance(content, files.Columns):
             length = len(content.cells[0]) if content.cells else 0
-            return _table(name, content.names, length, [column.copy for column in content.cells])
+            return _sheet(name, content.names, length, [column.copy for column in content.cells])
         return _from_rows(content, name) if isinstance(content, list) else _from_lists(content, name)
     if path.is_dir() and name:
         inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in files.READERS)
@@ -111,7 +114,7 @@ def _named(source: str | Path) -> Table:
     raise DataError(f"{brief(name)} is no file here and no hub name (org/name): give {KINDS}")
 
 
-def _from_hub(found: Any, name: str) -> Table:
+def _from_hub(found: Any, name: str) -> Sheet:
     if not _is(found, "datasets", "DatasetDict"):
         return _dataset(found, name)
     if len(found) == 1:
@@ -127,7 +130,7 @@ def _which_split(name: str, found: Mapping[str, Any]) -> str:
     return f"say which split, as in {name}[{splits[0]!r}] (splits: {listed(splits)})"
 
 
-def _dataset(source: Any, name: str) -> Table:
+def _dataset(source: Any, name: str) -> Sheet:
     """A datasets.Dataset; class numbers become class names, -1 (unlabelled) becomes None."""
     raw = source.with_format(None)
 
@@ -138,10 +141,10 @@ def _dataset(source: Any, name: str) -> Table:
         return lambda: [names[i] if i is not None and i >= 0 else None for i in raw[column]]
 
     columns = source.column_names
-    return _table(name, columns, len(source), [fetcher(column) for column in columns])
+    return _sheet(name, columns, len(source), [fetcher(column) for column in columns])
 
 
-def _from_lists(source: Mapping[Any, Any], name: str) -> Table:
+def _from_lists(source: Mapping[Any, Any], name: str) -> Sheet:
     cells: dict[str, list[Any]] = {}
     for key, column in source.items():
         unpack = getattr(column, "tolist", None) or getattr(column, "to_list", None)
@@ -156,10 +159,10 @@ def _from_lists(source: Mapping[Any, Any], name: str) -> Table:
         shown = ", ".join(f"{column}: {length}" for column, length in lengths.items())
         raise DataError(f"{name}: the columns differ in length ({shown}): give each the same number of cells")
     length = next(iter(lengths.values()), 0)
-    return _table(name, list(source), length, [values.copy for values in cells.values()])
+    return _sheet(name, list(source), length, [values.copy for values in cells.values()])
 
 
-def _from_rows(source: Sequence[Any], name: str) -> Table:
+def _from_rows(source: Sequence[Any], name: str) -> Sheet:
     columns: dict[str, None] = {}  # keeps the order of first appearance
     rows: list[dict[str, Any]] = []
     for number, row in enumerate(source, 1):
@@ -174,4 +177,4 @@ def _from_rows(source: Sequence[Any], name: str) -> Table:
     def fetcher(column: str) -> Callable[[], Sequence[Any]]:
         return lambda: [row.get(column) for row in rows]
 
-    return _table(name, list(columns), len(rows), [fetcher(column) for column in columns])
+    return _sheet(name, list(columns), len(rows), [fetcher(column) for column in columns])

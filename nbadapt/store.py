@@ -150,7 +150,8 @@ def create(job: Job, estimate: Estimate, title: str) -> Job:
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise StoreError(
-            f"no run can be kept in {root()}: {error.strerror or error}; make room or name another folder in $NBADAPT_RUNS"
+            f"no run can be kept in {root()}: {error.strerror or error}; make room, or name another folder in "
+            "$NBADAPT_RUNS"
         ) from None
     return job
 

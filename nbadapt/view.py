@@ -5,6 +5,7 @@ Nothing here raises: what goes wrong with the display becomes a notice of the ru
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import sys
@@ -15,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.events import Event, Notice, Progress
+from nbadapt.events import Event, Notice, Progress, Sample, StateChange
+from nbadapt.store import EventLog
 from nbadapt.widgets.summary import progress_line
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from nbadapt.run import Run
     from nbadapt.widgets.dashboard import Dashboard
 
-PUSH_SECONDS = 0.2  # between two updates of the dashboard
+# Seconds between two updates of the dashboard. The page that draws them may take its time from the training, so they
+# come often only while a run is young.
+PUSH_SECONDS, LATER_PUSH_SECONDS = 0.25, 1.0
+YOUNG_SECONDS = 15.0
 
 
 def hello_seconds() -> float:
@@ -160,7 +165,8 @@ class KernelView(View):
         self._dashboard: Dashboard | None = None
         self._wanted = live
         self._static = False  # the widget is not on display any more
-        self._pushed = 0.0
+        self._seen = 0  # events looked at
+        self._shown = self._pushed = 0.0
         self._deadline = 0.0
 
     @property
@@ -175,7 +181,8 @@ class KernelView(View):
 
     def show(self) -> None:
         """Display the widget, together with something to read where none is shown."""
-        self._deadline = time.monotonic() + (hello_seconds() if self._wanted else 0.0)
+        self._shown = time.monotonic()
+        self._deadline = self._shown + (hello_seconds() if self._wanted else 0.0)
         if self._wanted:
             self._guard(self._make_dashboard)
         self._guard(self._display)
@@ -209,12 +216,20 @@ class KernelView(View):
             if self._static:  # the front end was slow to answer: give it the widget back
                 self._static = False
                 self._guard(lambda: self._handle.update(self._content(), raw=True))
-            if now - self._pushed >= PUSH_SECONDS:
+            if self._due(now):
                 self._pushed = now
                 self._guard(self._push)
         elif now > self._deadline and self._tenths.passed():
             self._static = True
             self._guard(lambda: self._handle.update(self._content(), raw=True))
+
+    def _due(self, now: float) -> bool:
+        """Whether it is time for an update; a change of state, an answer or a notice is shown at once."""
+        seen, self._seen = self._seen, len(self._run.events)
+        if any(isinstance(event, (StateChange, Sample, Notice)) for _, event in self._run.events[seen : self._seen]):
+            return True
+        young = now - self._shown < YOUNG_SECONDS
+        return now - self._pushed >= (PUSH_SECONDS if young else LATER_PUSH_SECONDS)
 
     def _push(self) -> None:
         if self._dashboard is not None:
@@ -248,6 +263,8 @@ class KernelView(View):
         try:
             draw()
         except Exception as error:  # noqa: BLE001 - whatever breaks the display must not break the run
+            with contextlib.suppress(Exception):  # or its state would be saved with the notebook
+                self._close()
             self._dashboard = None
             _note(self._run, f"the live display was switched off: {type(error).__name__}: {error}")
             return False
@@ -255,7 +272,13 @@ class KernelView(View):
 
 
 def _note(run: Run, text: str) -> None:
-    run.events.append((time.time(), Notice(text, "warning")))
+    """Make a notice of the run, in memory and on disk; the worker may be writing to the same log."""
+    now, notice = time.time(), Notice(text, "warning")
+    run.events.append((now, notice))
+    with contextlib.suppress(OSError, ValueError):  # such as a full disk: what was to be told is no worse for it
+        log = EventLog(run.directory)
+        log.write(now, notice)
+        log.close()
 
 
 class _Tenths:

@@ -406,7 +406,7 @@ class Empty(Good):
 
 
 @breaks("stop")
-class Forgetful(Good):
+class Losing(Good):
     def run(self, job: Job, emit: Emit) -> Outcome:
         outcome = super().run(job, emit)
         emit(Stage("saved"))  # a Stop here goes through, and the outcome with it

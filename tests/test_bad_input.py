@@ -108,6 +108,7 @@ FINETUNE = {
     "misspelt variable": Row("--data trian_df", ("--data trian_df", "did you mean train_df")),
     "misspelt file": Row("--data god.csv", ("god.csv", "did you mean good.csv")),
     "missing file": Row("--data elsewhere/rows.jsonl", ("rows.jsonl", "check the path")),
+    "home folder of nobody": Row("--data ~no-such-user/rows.csv", ("~no-such-user/rows.csv", "what follows the ~")),
     "file of an unknown kind": Row("--data notes.docx", ("notes.docx", ".docx", ".csv")),
     "empty file": Row("--data empty.csv", ("empty.csv", "empty")),
     "file with a header only": Row("--data header.csv", ("header.csv", "no rows")),
@@ -132,6 +133,7 @@ PROMPT = {
     "blank prompt": Row("", ("the prompt is empty",), "   \n\n"),
     "missing placeholder": Row("", ("{{sentense}}", "did you mean sentence?"), "{{sentense}}"),
     "placeholder that is no column": Row("--data train_df", ("{{txt}}", "text"), "{{txt}}"),
+    "variable that is None": Row("", ("{{unset}}", "whose value is None", "give it a text"), "Say {{unset}}"),
     "unclosed braces": Row("", ("line 1 of the prompt", "{{sentence", "write {{name}}"), "Say {{sentence"),
     "braces around nothing": Row("", ("line 1 of the prompt", "{{}}", "write {{name}}"), "Say {{}}"),
     "one label": Row("--labels good", ("'good'", "give at least two"), "{{sentence}}"),
@@ -176,6 +178,7 @@ def shell() -> Shell:
         "nothing": [],
         "answer": 42,
         "sentence": "Guten Tag",
+        "unset": None,
     }
     for name, value in variables.items():
         made[name] = value

@@ -13,6 +13,7 @@ from tiny_models import reviews
 
 from nbadapt import models, registry
 from nbadapt.commands import COMMANDS
+from nbadapt.completion import complete
 from nbadapt.options import DTYPES, TASKS, options, setting_flag
 from nbadapt.settings import describe
 
@@ -69,13 +70,15 @@ def test_options_and_settings_of_the_method(shell: Shell):
 def test_values_of_options(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.csv").touch()
+    (tmp_path / "OLD.CSV").touch()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "b.jsonl").touch()
     assert shell.tab("%%finetune lora --model ") == models.names()
     assert shell.tab("%%finetune lora --model=mini") == ["minilm"]
-    assert shell.tab("%%finetune lora --data ") == [*TABLES, "more/", "train.csv"]
+    assert shell.tab("%%finetune lora --data ") == [*TABLES, "OLD.CSV", "more/", "train.csv"]
     assert shell.tab("%%finetune lora --data more/") == ["more/b.jsonl"]
+    assert complete(["%%finetune lora --data ~no-such-user/"], {}) == ("~no-such-user/", [])
     assert shell.tab("%%finetune lora --eval tr") == ["train_df", "train.csv"]
     assert shell.tab("%%finetune lora --data train_df --text ") == ["text", "label"]
     assert shell.tab("%%finetune lora --data by_column --label l") == ["label"]

@@ -301,6 +301,16 @@ def test_the_smoothing_can_be_changed_by_key(page: Any, wire: Wire) -> None:
     assert page.get_by_text("training, smoothed").is_hidden()
 
 
+def test_the_smoothing_never_claims_more_steps_than_are_done(page: Any, wire: Wire) -> None:
+    desk = Desk(page, wire, started())
+    train(desk.run, 1, 5, 20_000)
+    desk.push()
+    assert desk.text(".nbadapt-smoothing output") == "all steps so far"
+    train(desk.run, 6, 800, 20_000)
+    desk.push()
+    assert desk.text(".nbadapt-smoothing output") == "800 steps"
+
+
 def test_the_page_smooths_as_the_static_figure_does(page: Any, wire: Wire) -> None:
     run = started()
     train(run, 1, 400, 400)

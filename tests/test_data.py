@@ -309,7 +309,7 @@ BAD_TABLES = {
     "two tasks": (
         [{"text": "a", "label": "b", "prompt": "c", "completion": "d"}],
         {},
-        ["generation (prompt, completion) or classification (text, label)", "--task"],
+        ["classification (text, label) or generation (prompt, completion)", "--task"],
     ),
 }
 
@@ -435,6 +435,16 @@ def test_a_bad_file_is_one_line_with_place_and_fix(file, content, words, tmp_pat
     with pytest.raises(DataError) as caught:
         read(Path(file), name="data")
     assert_line(caught.value, [file, *words])
+
+
+def test_an_error_that_says_nothing_is_named_by_its_type(tmp_path, monkeypatch):
+    def fail(_path):
+        raise OSError
+
+    monkeypatch.setattr("pyarrow.parquet.read_table", fail)
+    write(tmp_path / "a.parquet", "text")
+    with pytest.raises(DataError, match=r"a\.parquet is no readable Parquet file \(OSError\): write it again"):
+        read(tmp_path / "a.parquet", name="data")
 
 
 def test_another_encoding_is_named_with_its_line(tmp_path, monkeypatch):
@@ -591,6 +601,8 @@ def test_renamed_columns_stand_under_both_names():
         ("label", ["a", "b"], "classification"),
         ("label", [1, 0, 1.0], "classification"),
         ("label", [f"class {i}" for i in range(21)], "generation"),
+        ("label", [f"class {i}" for i in range(21)] * 3, "classification"),
+        ("answer", [f"class {i}" for i in range(21)] * 3, "generation"),
         ("label", ["x" * 51, "y"], "generation"),
         ("answer", ["a", "b"], "generation"),
         ("answer", ["a", "b", "a", "b", "a"], "classification"),
@@ -612,6 +624,17 @@ def test_the_named_target_goes_first():
     assert read_for_prompt(rows, name="x", label="topic").labels == ("a", "b")
     assert read_for_prompt(rows, name="x", columns={"label": "topic"}).labels == ("a", "b")
     assert read_for_prompt(rows, name="x", columns={"completion": "topic"}).rows[1]["label"] == "b"
+
+
+@pytest.mark.parametrize("how", [{"label": "stars"}, {"columns": {"label": "stars"}}])
+def test_a_column_that_the_user_calls_the_label_has_classes(how):
+    rows = [{"text": f"film {i}", "stars": stars} for i, stars in enumerate([5, 1, 4, 2, 3, 5, 1, 4])]
+    assert read_for_prompt(rows, name="x").task == "text"
+    assert read_for_prompt(rows, name="x", **how).labels == ("1", "2", "3", "4", "5")
+    intents = [{"text": f"{i}", "stars": f"intent {i % 77}"} for i in range(300)]
+    assert len(read_for_prompt(intents, name="x", **how).labels) == 77
+    free = [{"text": f"{i}", "stars": f"answer {i}"} for i in range(30)]
+    assert read_for_prompt(free, name="x", **how).task == "generation"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ import json
 import pytest
 
 from nbadapt import events
-from nbadapt.events import Checkpoint, Metric, Parameters, Progress, Sample, Stage, StateChange, from_json, to_json
+from nbadapt.events import (
+    Checkpoint,
+    Metric,
+    Notice,
+    Parameters,
+    Progress,
+    Sample,
+    Stage,
+    StateChange,
+    from_json,
+    to_json,
+)
 from nbadapt.history import History
 
 EXAMPLES = [
@@ -19,7 +30,7 @@ EXAMPLES = [
     events.Memory(5, 6, None, None, None),
     events.Memory(5, 6, 1, 2, 3),
     Sample(3, "in", "out", None),
-    events.Notice("said", "warning"),
+    Notice("said", "warning"),
     Checkpoint(3, "checkpoints/checkpoint-3"),
 ]
 
@@ -36,6 +47,34 @@ def test_every_kind_of_event_is_tried_above():
 def test_an_event_of_a_later_version_is_passed_over():
     assert from_json({"event": "hologram", "time": 1.0}) is None
     assert from_json({"event": "stage", "time": 1.0, "text": "x", "colour": "red"}) == (1.0, Stage("x"))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"event": "sample", "step": "<b>3</b>", "input": "in", "output": "out"},
+        {"event": "sample", "step": 3, "input": None, "output": "out"},
+        {"event": "sample", "step": 3, "input": "in", "output": "out", "expected": 4},
+        {"event": "progress", "step": True, "total": 9},
+        {"event": "progress", "step": 3, "total": 9, "epoch": "half"},
+        {"event": "metric", "step": 3, "split": "train", "values": {"loss": "low"}},
+        {"event": "metric", "step": 3, "split": "train", "values": [0.5]},
+        {"event": "notice", "text": ["a", "b"]},
+        {"event": ["notice"], "text": "a"},
+        {"event": "stage"},
+        {"event": "stage", "text": "x", "time": "noon"},
+        "stage",
+        None,
+    ],
+)
+def test_what_is_no_record_of_an_event_is_refused(record):
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        from_json({"time": 1.0, **record} if isinstance(record, dict) else record)
+
+
+def test_words_of_a_later_version_and_whole_numbers_are_taken():
+    assert from_json({"event": "notice", "time": 1, "text": "x", "level": "advice"}) == (1.0, Notice("x", "advice"))
+    assert from_json({"event": "progress", "time": 1, "step": 1, "total": 2, "epoch": 1}) == (1.0, Progress(1, 2, 1))
 
 
 def progress(step: int) -> Progress:

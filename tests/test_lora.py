@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ import torch
 
 from nbadapt import models
 from nbadapt.data import Examples
+from nbadapt.engines.encoding import encode
+from nbadapt.engines.training_estimate import _activations
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Stage
-from nbadapt.method import Job
+from nbadapt.method import Job, Outcome
 from nbadapt_plugins._linear_layers import linear_layers, targets
 from nbadapt_plugins._trained import switch_off_dropout
 from nbadapt_plugins.lora import Lora
@@ -197,6 +202,21 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(tmp_path):
     assert figures("c", 0) != figures("d", 1)
 
 
+def test_a_text_row_ends_with_eos_where_the_tokenizer_has_one():
+    tokenizer = models.load_tokenizer(models.resolve(str(tiny_models.folder("gpt2"))))
+    rows = Examples("text", ({"text": "The dog"}, {"text": "The dog" + tokenizer.eos_token}))
+    plain = tokenizer("The dog")["input_ids"]
+    ended = [*plain, tokenizer.eos_token_id]
+    assert [row["input_ids"] for row in encode(rows, tokenizer, None, 64).rows] == [ended, ended]
+    tokenizer.eos_token = None
+    assert encode(rows, tokenizer, None, 64).rows[0]["input_ids"] == plain
+
+
+def test_a_config_that_names_its_sizes_otherwise_is_estimated_without_them(tmp_path):
+    job = make_job("llama", "generation", tmp_path, batch_size=3)
+    assert _activations(SimpleNamespace(vocab_size=10), job, 5, 4) == 3 * 5 * 10 * (4 + 4)
+
+
 def test_rows_over_the_limit_are_cut_and_counted(tmp_path):
     job = make_job("bert", "classification", tmp_path, max_length=8, max_steps=1)
     _, events = train(job)
@@ -302,3 +322,23 @@ def test_a_stop_in_the_last_evaluation_loses_nothing(architecture, tmp_path):
     assert not [e for e in events if isinstance(e, Progress)]
     for name in whole.metrics.keys() - {"train_loss"}:
         assert outcome.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize(("task", "trusted"), [("classification", True), ("generation", False)])
+def test_the_exported_script_names_any_model_and_trusts_as_the_run_did(task, trusted, tmp_path):
+    job = make_job("llama", task, tmp_path / "run")
+    name = 'C:\\Users\\me """ + {x}\nimport this'
+    job = dataclasses.replace(job, model=dataclasses.replace(job.model, name=name, trust_remote_code=trusted))
+    target = tmp_path / "export"
+    target.mkdir()
+    Lora().export("script", Outcome(artifacts={"adapter": "none"}), job, target)
+    text = (target / "train.py").read_text("utf-8")
+    script = ast.parse(text)
+    assert repr(name) in text
+    assert not any(isinstance(node, ast.Import) and node.names[0].name == "this" for node in ast.walk(script))
+    loads = [
+        node for node in ast.walk(script) if isinstance(node, ast.Call) and "from_pretrained" in ast.dump(node.func)
+    ]
+    assert len(loads) == 2, "the tokenizer and the model"
+    for load in loads:
+        assert ("trust_remote_code" in {keyword.arg for keyword in load.keywords}) is trusted

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from distributions import Site
 from IPython.core.error import UsageError
@@ -192,7 +194,14 @@ def test_no_method_shows_the_methods_and_stops_run_all(shell: Shell):
 
 
 @pytest.mark.parametrize(
-    "text", ["%%finetune --help", "%%finetune count -h", "%finetune --help", "%%prompt --help\nhi"]
+    "text",
+    [
+        "%%finetune --help",
+        "%%finetune count -h",
+        '%%finetune count "--help"',
+        "%finetune --help",
+        "%%prompt --help\nhi",
+    ],
 )
 def test_help_shows_options_and_methods(shell: Shell, text: str, runs: Path):
     done = shell.run(text)
@@ -350,6 +359,18 @@ def test_prompting_in_python():
     assert isinstance(run.output, str)
     with pytest.raises(RequestError, match=r"\{\{word\}\}, which has no value"):
         nbadapt.prompt("zero-shot", "{{word}}", model=folder("gpt2"))
+    with pytest.raises(RequestError, match=r"\{\{word\}\}, whose value is None: give it a text"):
+        nbadapt.prompt("zero-shot", "{{word}}", model=folder("gpt2"), variables={"word": None})
+
+
+def test_an_instruction_without_an_input_fits_a_template_of_ones_own():
+    rows = [{"instruction": "Say A", "input": None, "output": "a"}, {"instruction": "Say", "input": "B", "output": "b"}]
+    template = "{{instruction}}\n{{input}}"
+    run = nbadapt.prompt("zero-shot", template, model=folder("gpt2"), data=rows, max_new_tokens=1)
+    assert run.metrics["rows"] == 2
+    rows[0]["instruction"] = None
+    with pytest.raises(DataError, match=r"row 1 .*'instruction': the cell is empty"):
+        nbadapt.prompt("zero-shot", template, model=folder("gpt2"), data=rows, max_new_tokens=1)
 
 
 def test_python_raises_our_own_errors(shell: Shell, tmp_path: Path):
@@ -368,6 +389,48 @@ def test_python_raises_our_own_errors(shell: Shell, tmp_path: Path):
         nbadapt.finetune("count", model=None, data=rows)
     with pytest.raises(RequestError, match="the seed is True"):
         nbadapt.finetune("count", model=shell["model"], data=rows, seed=True)
+
+
+PYTHON_MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"labels": "good,bad"}, 'labels is \'good,bad\': give a list of texts, as labels=["good", "bad"]'),
+    ({"labels": [1, 2]}, "labels holds 1, an int: write it as a text, '1'"),
+    ({"labels": 2}, "labels is 2: give a list of texts"),
+    ({"columns": "text"}, "columns is 'text': give a dict"),
+    ({"columns": {"text": 0}}, "columns says 0 for 'text', an int: give the column's name as a text, '0'"),
+    ({"variables": ["word"]}, "variables is ['word']: give a dict"),
+    ({"template": 5}, "the template is 5, an int: give a text"),
+    ({"device": 0}, "device is 0, an int: give a text"),
+    ({"dtype": float}, "dtype is <class 'float'>, a type: give a text"),
+    ({"method": 5}, "the method is 5: give its name, such as 'zero-shot'"),
+]
+
+
+@pytest.mark.parametrize(("given", "told"), PYTHON_MISTAKES)
+def test_a_value_of_another_type_is_one_line(given: dict[str, Any], told: str, runs: Path):
+    asked = {"method": "zero-shot", "template": "hi", "model": folder("gpt2"), **given}
+    with pytest.raises(RequestError) as raised:
+        nbadapt.prompt(asked.pop("method"), asked.pop("template"), **asked)
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("split", ["0.1", None, True])
+def test_a_share_that_is_no_number_is_one_line(split: Any, shell: Shell):
+    with pytest.raises(RequestError, match=f"split is {split!r}: give a number between 0 and 1"):
+        nbadapt.finetune("count", model=shell["model"], data=shell["rows"], split=split)
+
+
+def test_what_is_left_out_may_be_none(shell: Shell):
+    plan = nbadapt.prompt(
+        "zero-shot", "hi", model=folder("gpt2"), labels=None, columns=None, variables=None, dry_run=True
+    )
+    assert plan.job.labels == ()
+    share = np.float32(0.25)
+    assert nbadapt.finetune("count", model=shell["model"], data=shell["rows"], split=share, dry_run=True).job.evaluation
+    series = pd.Series(["good", "bad"])
+    plan = nbadapt.prompt("zero-shot", "hi", model=folder("gpt2"), labels=series, dry_run=True)
+    assert plan.job.labels == ("good", "bad")
 
 
 def test_public_names():

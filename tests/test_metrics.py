@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 from scipy.stats import binomtest
@@ -26,3 +29,20 @@ def test_accuracy_and_f1_equal_scikit_learns(seed):
 def test_the_wilson_interval_equals_scipys(hits, n):
     expected = binomtest(hits, n).proportion_ci(method="wilson")
     assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+def test_f1_is_the_same_to_the_last_digit_in_every_process():
+    """A set of texts has another order in each."""
+    code = (
+        "import random; from nbadapt.metrics import macro_f1; draw = random.Random(0)\n"
+        "names = [f'class {i}' for i in range(12)]\n"
+        "print(*(repr(macro_f1(draw.choices(names, k=97), draw.choices(names, k=97))) for _ in range(20)))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in "1234"
+    }  # fmt: skip
+    assert len(said) == 1

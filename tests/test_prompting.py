@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 import tiny_models
 
 from nbadapt import data, models, registry, store
+from nbadapt.engines import fitting
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.prompts import Shot, default_template, with_shots
+from nbadapt.engines.tokens import encode_prompt
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped
 from nbadapt.events import Event, Metric, Notice, Progress, Sample, Stage, from_json
 from nbadapt.method import Job, ModelRef
@@ -161,6 +164,16 @@ def test_free_answers_are_compared_exactly(tmp_path: Path) -> None:
     assert [row["output"] for row in predictions(job)[:7]] == answers
     assert [row["correct"] for row in predictions(job)] == [True, True, *[False] * 6]
     assert [e.values["exact_match"] for e in events if isinstance(e, Metric)][-1] == 0.25
+
+
+def test_labels_that_are_read_as_free_text_are_told(tmp_path: Path) -> None:
+    rows = [{"text": f"Say {i}", "label": f"answer {i}"} for i in range(21)]
+    job = make_job("zero-shot", tmp_path, data=rows, settings={"max_new_tokens": 1})
+    (note,) = registry.load("zero-shot")().estimate(job).notes
+    assert note.startswith("the labels of data have 21 different values")
+    assert "--labels A,B" in note
+    for given in ({"data": REVIEWS}, {"data": TRANSLATIONS}, {"data": rows, "labels": ("a", "b")}):
+        assert registry.load("zero-shot")().estimate(make_job("zero-shot", tmp_path, **given)).notes == ()
 
 
 def test_rows_without_a_target_are_answered(tmp_path: Path) -> None:
@@ -345,6 +358,32 @@ def test_demonstrations_over_the_context_are_dropped_and_counted(tmp_path: Path)
     assert outcome.metrics["rows"] == 11
 
 
+def test_as_many_demonstrations_as_fit_are_found_without_trying_each_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [{"text": f"{i} great " + "film " * (i % 7), "label": LABELS[i % 2]} for i in range(1000)]
+    rows = [{"text": f"row {i} was " + "good " * (i % 30), "label": LABELS[i % 2]} for i in range(150)]
+    made = 0
+
+    def counted(*args: Any, **given: Any) -> Any:
+        nonlocal made
+        made += 1
+        return with_shots(*args, **given)
+
+    monkeypatch.setattr(fitting, "with_shots", counted)
+    job = make_job("few-shot", tmp_path, data=[*rows, *examples[:5]], examples=examples, settings={"shots": 1000})
+    method = registry.load("few-shot")()
+    plan = method._plan(job, models.read_config(job.model))
+    kept = len(plan.shots)
+    assert made < 155 * 3 + 20 * 11
+    assert 0 < kept < 1000
+    tokenizer = models.load_tokenizer(job.model)
+    longest = max(len(encode_prompt(tokenizer, query.prompt)) for query in plan.queries)
+    assert longest == plan.longest < 512
+    asked = dataclasses.replace(job, config=type(job.config)(shots=kept + 1))
+    assert len(method._plan(asked, models.read_config(job.model)).shots) == kept  # one more does not fit
+
+
 def stored_shots(job: Job) -> list[Any]:
     return list(json.loads((job.directory / "artifacts/prompt.json").read_text())["shots"])
 
@@ -406,6 +445,37 @@ def test_a_stop_before_the_first_answer_goes_through(tmp_path: Path) -> None:
     for given in ({"data": REVIEWS}, {"prompt": "The dog"}):
         with pytest.raises(Stopped):
             registry.load("zero-shot")().run(make_job("zero-shot", tmp_path, **given), emit)
+
+
+@pytest.mark.parametrize("labels", [(), ("good", "bad")])
+def test_every_row_is_measured_before_the_first_answer(labels: tuple[str, ...], tmp_path: Path) -> None:
+    words, tokens = "The film was great. " * 130, "😀 " * 250  # more characters; more tokens
+    rows = [*({"text": words[: 800 + i]} for i in range(20)), {"text": tokens}, {"text": "short"}]
+    job = make_job("zero-shot", tmp_path, data=rows, prompt="{{text}}", labels=labels, settings={"max_new_tokens": 1})
+    events: list[Event] = []
+    with pytest.raises(ModelError, match=r"^row 21 of data: a prompt of [\d,]+ tokens is [\d,]+ too long") as caught:
+        registry.load("zero-shot")().run(job, events.append)
+    assert "\n" not in str(caught.value)
+    assert not [event for event in events if isinstance(event, Progress)]
+
+
+@pytest.mark.parametrize("rows", [REVIEWS, TRANSLATIONS], ids=["labels", "free text"])
+def test_what_was_answered_before_an_error_is_kept(rows: Any, tmp_path: Path) -> None:
+    job = make_job("zero-shot", tmp_path, data=rows, settings={"batch_size": 2, "max_new_tokens": 3})
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress) and event.step == 3:
+            raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        registry.load("zero-shot")().run(job, emit)
+    state, outcome, _ = store.read_outcome(job.directory)
+    assert state == "failed"
+    assert outcome is not None
+    assert outcome.metrics["rows"] == 6
+    assert outcome.artifacts == {"predictions": "artifacts/predictions.jsonl", "prompt": "artifacts/prompt.json"}
+    assert [row["row"] for row in predictions(job)] == sorted(row["row"] for row in predictions(job))
+    assert len(predictions(job)) == 6
 
 
 # ---------------------------------------------------------------------------------------------- afterwards
@@ -519,6 +589,20 @@ method().run(job, lambda event: None)
 
 
 # ---------------------------------------------------------------------------------------------- estimates and mistakes
+
+
+def test_a_model_without_attention_is_estimated(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, MambaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models.folder("gpt2"))
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4)
+    config.architectures = ["MambaForCausalLM"]
+    for part in (tokenizer, config):
+        part.save_pretrained(tmp_path / "mamba")
+    model = ModelRef("mamba", "folder", str(tmp_path / "mamba"))
+    estimate = registry.load("zero-shot")().estimate(make_job("zero-shot", tmp_path, model=model, data=REVIEWS))
+    assert estimate.memory["weights"] > 0
+    assert estimate.memory["activations"] == 0  # there are no keys and values
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])

@@ -230,10 +230,10 @@ def test_a_second_pump_and_other_threads_only_sleep(kernel: Kernel):
     cell = kernel.run(
         "live = []\n"
         "def try_it():\n"
-        "    with MessagePump() as pump: live.append(pump.live); pump.poll(0.01)\n"
+        "    with MessagePump() as pump: live.append(pump._channel is not None); pump.poll(0.01)\n"
         "with MessagePump() as outer:\n"
         "    try_it()\n"
-        "    live.append(outer.live)\n"
+        "    live.append(outer._channel is not None)\n"
         "thread = threading.Thread(target=try_it); thread.start(); thread.join()\n"
         "try_it()"
     )
@@ -250,7 +250,7 @@ def test_without_a_kernel_that_it_knows_the_pump_sleeps(kernel_object):
         "from nbadapt.pump import MessagePump\n"
         "start = time.monotonic()\n"
         "with MessagePump() as pump:\n"
-        "    assert not pump.live\n"
+        "    assert pump._channel is None\n"
         "    pump.poll(0.2)\n"
         "assert 0.2 <= time.monotonic() - start < 5\n"
         "print('slept')"
@@ -262,7 +262,7 @@ def test_without_a_kernel_that_it_knows_the_pump_sleeps(kernel_object):
 def test_in_a_script_the_pump_sleeps():
     start = time.monotonic()
     with MessagePump() as pump:
-        assert not pump.live
+        assert pump._channel is None
         pump.poll(0.1)
     assert time.monotonic() - start >= 0.1
     assert threading.current_thread() is threading.main_thread()

@@ -15,7 +15,8 @@ from PIL import Image
 from watching import HOSTILE, QuietRun, started, train
 
 from nbadapt.errors import OutOfMemoryError
-from nbadapt.events import Metric, Notice, Progress, Sample, StateChange
+from nbadapt.events import Memory, Metric, Notice, Progress, Sample, StateChange
+from nbadapt.memory import gibibytes
 from nbadapt.method import Outcome
 from nbadapt.widgets import report, summary
 
@@ -217,6 +218,28 @@ def test_a_progress_line_is_one_line() -> None:
     )
 
 
+def test_words_of_a_later_version_are_shown_as_far_as_they_are_known() -> None:
+    run = started()
+    run.tell(Notice("the moon is full", "advice"))  # type: ignore[arg-type]  # what is tested
+    both = report.bundle(run)
+    assert "Note: the moon is full" in both["text/plain"]
+    assert "<b>Note:</b> the moon is full" in both["text/html"]
+
+
+def test_a_step_that_is_no_number_is_text() -> None:
+    run = started()
+    run.tell(Sample(HOSTILE, "in", "out"))  # type: ignore[arg-type]  # what is tested
+    assert report.bundle(run)["text/html"].count("<img") == 0
+
+
+def test_an_accelerators_memory_is_shown_with_what_it_has() -> None:
+    run = started()
+    run.tell(Memory(2**30, 2**30, 3 * 2**30, 4 * 2**30, 80 * 2**30))
+    assert Page(report.bundle(run)["text/html"]).figures["VRAM"] == "3.00 GiB of 80.00 GiB, peak 4.00 GiB"
+    run.tell(Memory(2**30, 2**30, 3 * 2**30))
+    assert Page(report.bundle(run)["text/html"]).figures["VRAM"] == "3.00 GiB"
+
+
 @pytest.mark.parametrize(
     ("shown", "wanted"),
     [
@@ -228,8 +251,8 @@ def test_a_progress_line_is_one_line() -> None:
         (summary.number(float("nan")), "nan"),
         (summary.amount(1240), "1,240"),
         (summary.amount(22.7e6), "22.7 M"),
-        (summary.size(3 * 2**20), "3 MiB"),
-        (summary.size(5 * 2**30), "5.00 GiB"),
+        (gibibytes(3 * 2**20), "3 MiB"),
+        (gibibytes(5 * 2**30), "5.00 GiB"),
         (summary.duration(3.25), "3.2 s"),
         (summary.duration(59.7), "1 min 00 s"),
         (summary.duration(185), "3 min 05 s"),

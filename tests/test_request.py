@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from nbadapt import body, layouts
+from nbadapt import body, registry
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Config, Estimate, Method, Outcome, Task
-from nbadapt.options import COLUMNS, OPTIONS, SOURCES, TASKS, options
+from nbadapt.options import COLUMNS, OPTIONS, TASKS, Source, options
 from nbadapt.request import MAX_SEED, Request, parse, words
 from nbadapt.settings import describe, from_text, validate
 
@@ -173,10 +173,10 @@ def test_every_option_is_complete():
         assert option.flag.startswith("--")
         assert option.help
         assert option.field in fields
-        assert option.values in SOURCES
+        assert option.values in get_args(Source)
+    assert {option.values for option in OPTIONS} == set(get_args(Source)), "a source that nothing takes from"
     assert [option.flag for option in OPTIONS] == list(dict.fromkeys(option.flag for option in OPTIONS))
     assert {f"--{column}" for column in COLUMNS} <= options("prompt").keys()
-    assert set(COLUMNS) == set(layouts.COLUMNS)
     assert get_args(Task) == TASKS
 
 
@@ -253,6 +253,13 @@ class Everything(Method):
     def load(self, outcome: Any, job: Any) -> Adapted: ...
 
 
+class Placed(Everything):
+    """A method with a path among its settings."""
+
+    class Config(Config):
+        place: Path = Path("here")
+
+
 SETTING_MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"whole": 0}, ["'whole' of everything is 0", "a whole number, at least 1 and at most 64"]),
     ({"whole": "many"}, ["'whole' of everything is 'many'", "a whole number"]),
@@ -290,6 +297,15 @@ def test_text_on_the_line_stays_text_where_the_setting_is_text():
     assert from_text(Everything, "word", "5") == "5"
     assert from_text(Everything, "whole", "5") == 5
     assert from_text(Everything, "names", "[a, b]") == ["a", "b"]
+
+
+def test_a_line_break_can_be_written_on_the_line_as_help_prints_it():
+    told = {setting.name: setting for setting in describe(registry.load("few-shot"))}
+    line = f"few-shot --model smollm2 --separator {told['separator'].default}"
+    assert parse("prompt", line, "x", {}).settings == {"separator": "\n\n"}
+    line = r'few-shot --model smollm2 --separator "\n---\t\\n\d\n"'
+    assert parse("prompt", line, "x", {}).settings == {"separator": "\n---\t\\n\\d\n"}
+    assert from_text(Placed, "place", r"C:\new\table.csv") == r"C:\new\table.csv"
 
 
 def test_settings_describe_themselves():

@@ -1,4 +1,4 @@
-"""What generating and scoring share: batches of similar length, left padding, inference mode."""
+"""What generating, scoring and classifying share: batches of similar length, left padding, inference mode."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nbadapt.engines.batches import inference
 from nbadapt.engines.encoding import collate, length_limit
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Predictions
@@ -60,17 +61,10 @@ class Classifier(Adapted):
         return Predictions(self.names, probabilities)
 
     def _probabilities(self, ids: list[list[int]]) -> np.ndarray[Any, Any]:
-        import torch
-
         batch = collate([{"input_ids": i, "labels": 0} for i in ids], self.tokenizer.pad_token_id)
         del batch["labels"]
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits  # (B, k)
-        finally:
-            self.model.train(training)
+        with inference(self.model):
+            logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits  # (B, k)
         result: np.ndarray[Any, Any] = logits.float().softmax(-1).cpu().double().numpy()
         result /= result.sum(axis=1, keepdims=True)
         return result

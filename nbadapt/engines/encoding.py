@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.tokens import encode_completion, encode_prompt
+from nbadapt.engines.tokens import encode_completion, encode_prompt, eos
 from nbadapt.errors import DataError
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def _language(examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: int
         if examples.task == "text":
             prompt: list[int] = []
             ids = tokenizer(row["text"], truncation=False, verbose=False)["input_ids"]
-            answer = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+            end = eos(tokenizer)
+            answer = ids if ids[-1:] == end else [*ids, *end]
         else:
             prompt = encode_prompt(tokenizer, row["prompt"])
             answer = encode_completion(tokenizer, row["completion"], row["prompt"], end=True)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import metrics
 from nbadapt.engines.generate import LanguageModel, softmax
-from nbadapt.engines.prompts import as_text
-from nbadapt.engines.tokens import Prompt
-from nbadapt.errors import Stopped
+from nbadapt.engines.tokens import Prompt, as_text, encode_completion
+from nbadapt.errors import NbadaptError, Stopped
 from nbadapt.events import Metric, Progress, Sample, Stage
 from nbadapt.method import Adapted, Emit, Job, Outcome
 
@@ -42,14 +41,21 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What the model said; `probabilities` where it chose from labels."""
 
     text: str
     probabilities: dict[str, float] | None = None
 
 
-def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit) -> Outcome:
+def evaluate(
+    model: Adapted,
+    queries: Sequence[Query],
+    labels: Sequence[str],
+    job: Job,
+    emit: Emit,
+    keep: Callable[[Outcome], None] = lambda _: None,
+) -> Outcome:
     """Answer every query, by labels where there are any.
 
     After a Stop the outcome holds what was answered until then.
@@ -60,10 +66,13 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
         labels: the classes to choose from; empty for free text.
         job: its config is a `PromptConfig`.
         emit: told of every batch.
+        keep: given the outcome of what was answered before an error, which is then raised.
 
     Raises:
+        ModelError: a row that leaves no room for its answer: before the first answer.
         Stopped: before the first answer.
     """
+    _check(model, queries, labels, job, emit)
     record = _Record(job, queries, "accuracy" if labels else "exact_match")
     total = steps(queries, job.config.batch_size)
     try:
@@ -76,6 +85,10 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
         if not record.answers:
             raise
         return record.close()
+    except Exception:  # the graphics card's memory, say: hours of answers are not lost with it
+        if record.answers:
+            keep(record.close())
+        raise
     outcome = record.close()
     try:
         for query in queries[: job.config.samples]:
@@ -85,12 +98,26 @@ def evaluate(model: Adapted, queries: Sequence[Query], labels: Sequence[str], jo
     return outcome
 
 
+def _check(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit) -> None:
+    """Refuse a row that the model cannot be asked before the first answer, not after hours of answers."""
+    if not isinstance(model, LanguageModel):
+        return
+    answer = max((len(encode_completion(model.tokenizer, label, "?", end=False)) for label in labels), default=1)
+    for query in queries:
+        emit(Stage("checking the prompts"))
+        try:
+            model.check(query.prompt, answer)
+        except NbadaptError as error:
+            where = f"row {query.row} of {job.data.source}: " if job.data is not None else ""
+            raise type(error)(f"{where}{error}") from None
+
+
 def steps(queries: Sequence[Query], batch_size: int) -> int:
     """How many batches the queries make."""
     return sum(-(-count // batch_size) for count in Counter(query.group for query in queries).values())
 
 
-def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) -> Answer:
+def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) -> Reply:
     """The model's choice for one prompt."""
     emit(Stage("answering"))
     return _predicted(model, [prompt], labels)[0]
@@ -98,7 +125,7 @@ def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) ->
 
 def _answers(
     model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
-) -> Iterator[tuple[list[Query], list[Answer]]]:
+) -> Iterator[tuple[list[Query], list[Reply]]]:
     """Batches of queries with their answers."""
     groups: dict[int, list[Query]] = {}
     for query in queries:
@@ -123,14 +150,14 @@ def _answers(
                 yield batch, write(model, prompts, job, seed, tick)
 
 
-def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
+def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Reply]:
     """Choices between the labels; a classifier has its own and takes none."""
     texts: Any = prompts
     predicted = model.predict(texts, labels if "score" in model.abilities else None)
     return [_chosen(predicted.names, row) for row in predicted.probabilities]
 
 
-def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: Callable[[], None]) -> list[Answer]:
+def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: Callable[[], None]) -> list[Reply]:
     """Free answers, with the job's sampling settings."""
     asked: Any = prompts
     texts = model.generate(
@@ -141,12 +168,12 @@ def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: 
         seed=seed,
         tick=tick,
     )
-    return [Answer(text) for text in texts]
+    return [Reply(text) for text in texts]
 
 
-def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Answer:
+def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Reply:
     by_label = {label: float(p) for label, p in zip(labels, probabilities, strict=True)}
-    return Answer(max(by_label, key=by_label.__getitem__), by_label)
+    return Reply(max(by_label, key=by_label.__getitem__), by_label)
 
 
 def _chunks(queries: Sequence[Query], size: int) -> Iterator[list[Query]]:
@@ -164,11 +191,11 @@ class _Record:
         self._queries, self._figure = queries, figure
         self.compared = queries[0].expected is not None
         self._right = 0
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Reply] = {}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("", encoding="utf-8")
 
-    def add(self, batch: Sequence[Query], answers: Sequence[Answer]) -> None:
+    def add(self, batch: Sequence[Query], answers: Sequence[Reply]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             for query, answer in zip(batch, answers, strict=True):
                 self.answers[query.row] = answer
@@ -187,7 +214,7 @@ class _Record:
         temporary.replace(self._path)
         return Outcome(self._figures(done), {"predictions": PREDICTIONS})
 
-    def _line(self, query: Query, answer: Answer) -> str:
+    def _line(self, query: Query, answer: Reply) -> str:
         line: dict[str, Any] = {"row": query.row, "input": query.shown, "output": answer.text}
         if self.compared:
             line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}

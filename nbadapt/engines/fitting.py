@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbadapt.engines.evaluation import Query
-from nbadapt.engines.prompts import Shot, as_text, with_shots
-from nbadapt.engines.tokens import Prompt, context_length, encode_completion, encode_prompt
+from nbadapt.engines.prompts import Shot, with_shots
+from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt
 from nbadapt.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Select = Callable[[Sequence[Shot], int], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Questions:
     """What a job comes to, told from its tables and its tokenizer alone.
 
     Attributes:
@@ -88,17 +88,18 @@ class Fitting:
         self._texts = [as_text(shot.prompt) for shot in pool]
         probes = [encode_completion(tokenizer, label, "?", end=True) for label in labels]
         self._answer = max(map(len, probes), default=1)  # tokens that an answer takes at least
+        self._room = self._answer if labels else job.config.max_new_tokens
 
-    def plan(self) -> Plan:
+    def plan(self) -> Questions:
         """Raises ModelError where a row, or not even one demonstration, fits."""
-        count = available = min(self._wanted, len(self._pool))
-        room = self._answer if self._labels else self._job.config.max_new_tokens
-        while True:
-            queries = self._queries(count)
-            longest, worst = self._longest(queries)
-            if self._context is None or longest + room <= self._context or not count:
-                break
+        available = min(self._wanted, len(self._pool))
+        count = self._most(available)
+        queries = self._queries(count, self._rows)
+        longest, worst = self._longest(queries)
+        while count and not self._fits(longest):  # a row that is shown itself has a longer demonstration in its place
             count -= 1
+            queries = self._queries(count, self._rows)
+            longest, worst = self._longest(queries)
         self._check(longest, worst, dropped_all=available > count == 0)
         notes = []
         if available < self._wanted:
@@ -109,16 +110,33 @@ class Fitting:
                 f"the model's context of {self._context:,} tokens with its answer"
             )
         shots = [self._pool[i] for i in self._select(self._pool, count)]
-        return Plan(queries, self._labels, shots, self._separator, longest, tuple(notes))
+        return Questions(queries, self._labels, shots, self._separator, longest, tuple(notes))
 
-    def _queries(self, count: int) -> list[Query]:
-        """Every row behind `count` demonstrations, none of which is the row itself."""
+    def _most(self, available: int) -> int:
+        """The most demonstrations with which the longest rows fit; found by halving, as a thousand may be asked for."""
+        rows = sorted(self._rows, key=lambda row: -len(as_text(row.prompt)))[:LOOKED_AT]
+        if self._fits(self._longest(self._queries(available, rows))[0]):
+            return available
+        fitting, over = 0, available
+        while over - fitting > 1:
+            middle = (fitting + over) // 2
+            if self._fits(self._longest(self._queries(middle, rows))[0]):
+                fitting = middle
+            else:
+                over = middle
+        return fitting
+
+    def _fits(self, longest: int) -> bool:
+        return self._context is None or longest + self._room <= self._context
+
+    def _queries(self, count: int, rows: Sequence[Row]) -> list[Query]:
+        """Rows behind `count` demonstrations, none of which is the row itself."""
         chat = bool(self._tokenizer.chat_template)
         usual = self._select(self._pool, count)
         shown = {self._texts[i] for i in usual}
         groups: dict[tuple[int, ...], int] = {}
         queries = []
-        for row in self._rows:
+        for row in rows:
             text = as_text(row.prompt)
             chosen = self._without(text, count) if text in shown else usual
             shots = [self._pool[i] for i in chosen]

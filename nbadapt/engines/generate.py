@@ -183,6 +183,15 @@ class LanguageModel(Adapted):
             raise RequestError("the prompt is empty: write at least one word")
         return ids
 
+    def check(self, prompt: Prompt, answer: int = 1) -> None:
+        """Refuse a prompt that leaves no room for an answer of `answer` tokens.
+
+        Raises:
+            ModelError: it does not fit the model's context.
+            RequestError: it is empty, or the chat template refuses it.
+        """
+        self.room(len(self._prompt_ids(prompt)), answer, at_least=answer)
+
     def room(self, length: int, wanted: int, at_least: int = 1) -> int:
         """How many tokens may follow a prompt of `length` tokens: `wanted`, or what the context leaves.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from nbadapt import data, template
 from nbadapt.data import Examples
-from nbadapt.engines.tokens import Prompt
+from nbadapt.engines.tokens import Prompt, plain_text, turns
 from nbadapt.errors import DataError, RequestError
 from nbadapt.method import Task
 
@@ -85,8 +85,8 @@ def fill(text: str, row: Mapping[str, Any], where: str = "") -> Prompt:
     """
     names = template.placeholders(text)
     if len(names) == 1 and template.PLACEHOLDER.fullmatch(text) and isinstance(row.get(names[0]), list):
-        turns: list[Mapping[str, str]] = row[names[0]]
-        return turns
+        talk: list[Mapping[str, str]] = row[names[0]]
+        return talk
     try:
         return template.fill(text, row).strip()
     except RequestError as error:
@@ -139,29 +139,14 @@ def with_shots(shots: Sequence[Shot], prompt: Prompt, *, chat: bool, separator: 
     if not shots:
         return prompt
     if chat:
-        turns: list[Mapping[str, str]] = []
+        talk: list[Mapping[str, str]] = []
         for shot in shots:
-            turns += [*_turns(shot.prompt), {"role": "assistant", "content": shot.answer}]
-        return [*turns, *_turns(prompt)]
-    blocks = [f"{_text(shot.prompt)}{_space(shot)}{shot.answer}" for shot in shots]
-    return separator.join([*blocks, _text(prompt)])
-
-
-def as_text(prompt: Prompt) -> str:
-    """A prompt as a person reads it."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-
-
-def _turns(prompt: Prompt) -> list[Mapping[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-
-
-def _text(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else as_text(prompt) + "\nassistant:"
+            talk += [*turns(shot.prompt), {"role": "assistant", "content": shot.answer}]
+        return [*talk, *turns(prompt)]
+    blocks = [f"{plain_text(shot.prompt)}{_space(shot)}{shot.answer}" for shot in shots]
+    return separator.join([*blocks, plain_text(prompt)])
 
 
 def _space(shot: Shot) -> str:
     """One space before the answer, unless there is white space: as `encode_completion` has it."""
-    return "" if _text(shot.prompt)[-1:].isspace() or shot.answer[:1].isspace() else " "
+    return "" if plain_text(shot.prompt)[-1:].isspace() or shot.answer[:1].isspace() else " "

@@ -24,6 +24,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from nbadapt import store
 from nbadapt.engines.encoding import IGNORED, Encoded, collate, encode, length_limit
+from nbadapt.engines.tokens import as_text
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.errors import RunError, StoreError, Stopped
 from nbadapt.events import Checkpoint, Metric, Notice, Parameters, Progress, Sample, Stage
@@ -383,7 +384,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
         inputs = [row[source] for row in rows]
         answers = self._answer(inputs, lambda: self._emit(Stage("answering samples")))
         for row, said in zip(rows, answers, strict=True):
-            self._emit(Sample(step, _as_text(row[source]), said, row.get(target)))
+            self._emit(Sample(step, as_text(row[source]), said, row.get(target)))
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -391,10 +392,3 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
         self._saved_at = time.monotonic()
         relative = checkpoint.relative_to(self._job.directory)
         self._emit(Checkpoint(state.global_step, relative.as_posix()))
-
-
-def _as_text(prompt: Any) -> str:
-    """A prompt as one text, also where it is a list of chat messages."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -31,7 +31,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     Raises:
         RequestError: the chat template refuses the conversation.
     """
-    return _ids(tokenizer, _prompt_text(tokenizer, prompt))
+    return _ids(tokenizer, _before(tokenizer, prompt))
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, prompt: Prompt, *, end: bool) -> list[int]:
@@ -49,28 +49,34 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, promp
     Raises:
         RequestError: the chat template refuses the conversation.
     """
-    before = _prompt_text(tokenizer, prompt)
+    before = _before(tokenizer, prompt)
     if not tokenizer.chat_template:
         space = "" if not before or before[-1].isspace() or completion[:1].isspace() else " "
         answer = _following(tokenizer, before, space + completion)
-        return [*answer, *_eos(tokenizer)] if end else answer
-    turns = [*_messages(prompt), {"role": "assistant", "content": completion}]
-    whole = _render(tokenizer, turns, start_answer=False)
+        return [*answer, *eos(tokenizer)] if end else answer
+    talk = [*turns(prompt), {"role": "assistant", "content": completion}]
+    whole = _render(tokenizer, talk, start_answer=False)
     if not whole.startswith(before):  # a template that opens its own answers otherwise than it renders given ones
         answer = _following(tokenizer, before, completion)
-        return [*answer, *_eos(tokenizer)] if end else answer
+        return [*answer, *eos(tokenizer)] if end else answer
     ids = _following(tokenizer, before, whole[len(before) :])
     close = _close(tokenizer, ids)
     if not end:
         return ids[:close]
-    return ids[: close + 1] if close < len(ids) else [*ids, *_eos(tokenizer)]
+    return ids[: close + 1] if close < len(ids) else [*ids, *eos(tokenizer)]
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer: eos, and the chat template's end of turn."""
     probe = [{"role": "user", "content": "?"}]
     last = encode_completion(tokenizer, "!", probe, end=True)[-1:]
-    return sorted({*_special(tokenizer).intersection(last), *_eos(tokenizer)})
+    return sorted({*_special(tokenizer).intersection(last), *eos(tokenizer)})
+
+
+def eos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that ends a text, in a list; an empty list where the tokenizer has none."""
+    token: Any = tokenizer.eos_token_id
+    return [] if token is None else [int(token)]
 
 
 def context_length(config: PretrainedConfig) -> int | None:
@@ -80,22 +86,34 @@ def context_length(config: PretrainedConfig) -> int | None:
     return int(length) if length else None
 
 
-def _prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    if tokenizer.chat_template:
-        return _render(tokenizer, _messages(prompt), start_answer=True)
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join([*(f"{turn['role']}: {turn['content']}" for turn in prompt), "assistant:"])
-
-
-def _messages(prompt: Prompt) -> list[Mapping[str, str]]:
+def turns(prompt: Prompt) -> list[Mapping[str, str]]:
+    """A prompt as a conversation; a text is one user message."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], *, start_answer: bool) -> str:
+def as_text(prompt: Prompt) -> str:
+    """A prompt as a person reads it."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
+def plain_text(prompt: Prompt) -> str:
+    """A prompt as a model without a chat template is asked it: a conversation ends where the answer begins."""
+    return prompt if isinstance(prompt, str) else as_text(prompt) + "\nassistant:"
+
+
+def _before(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """The text after which the answer follows."""
+    if tokenizer.chat_template:
+        return _render(tokenizer, turns(prompt), start_answer=True)
+    return plain_text(prompt)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, talk: Sequence[Mapping[str, str]], *, start_answer: bool) -> str:
     from jinja2.exceptions import TemplateError
 
-    conversation: Any = [dict(turn) for turn in turns]
+    conversation: Any = [dict(turn) for turn in talk]
     try:
         text = tokenizer.apply_chat_template(conversation, add_generation_prompt=start_answer, tokenize=False)
     except TemplateError as error:
@@ -136,8 +154,3 @@ def _close(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
 def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     marked = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     return {*tokenizer.all_special_ids, *marked}
-
-
-def _eos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    eos: Any = tokenizer.eos_token_id
-    return [] if eos is None else [int(eos)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.encoding import encode, length_limit
 from nbadapt.method import Estimate, Job
+from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ def estimate(model: torch.nn.Module, job: Job) -> Estimate:
     from nbadapt.engines.supervised import optimizer_steps
 
     trainable, total = count_parameters(model)
-    width = {"float32": 4}.get(job.dtype, 2)
+    width = DTYPES[job.dtype]
     rows = len(job.data) if job.data else 0
     longest = _longest(model.config, job)
     memory = {
@@ -61,9 +62,10 @@ def _longest(config: Any, job: Job) -> int:
 
 
 def _activations(config: Any, job: Job, longest: int, width: int) -> int:
-    """Bytes that the backward pass needs of a batch of the longest rows."""
+    """Bytes that the backward pass needs of a batch of the longest rows; without what the config does not tell."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    hidden, layers, words = (getattr(text, name, 0) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
     tokens = job.config.batch_size * longest
-    blocks = tokens * text.hidden_size * text.num_hidden_layers * WIDTHS_KEPT * width
-    logits = 0 if job.task == "classification" else tokens * text.vocab_size * (width + 4)
+    blocks = tokens * hidden * layers * WIDTHS_KEPT * width
+    logits = 0 if job.task == "classification" else tokens * words * (width + 4)
     return int(blocks + logits)

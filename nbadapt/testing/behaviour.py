@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nbadapt.errors import NbadaptError, RequestError, Stopped
+from nbadapt.errors import NbadaptError, RequestError, Stopped, first_line
 from nbadapt.events import Checkpoint, Event, Memory, Metric, Parameters, Progress, Sample, StateChange, to_json
 from nbadapt.method import Adapted, Job, Method, Outcome
 from nbadapt.testing import fresh
@@ -30,7 +30,7 @@ def tasks(subject: Subject) -> Iterator[str]:
     for task in subject.tasks:
         error = subject.failure(task)
         if error is not None:
-            yield f"{task}: {type(error).__name__}: {_first_line(error)}"
+            yield f"{task}: {type(error).__name__}: {first_line(error)}"
 
 
 def estimate_weightless(subject: Subject) -> Iterator[str]:
@@ -47,7 +47,7 @@ def estimate_weightless(subject: Subject) -> Iterator[str]:
             try:
                 subject.estimate(bare)
             except Exception as error:  # noqa: BLE001 - any failure is the finding
-                yield f"{task}: without a weights file: {type(error).__name__}: {_first_line(error)}"
+                yield f"{task}: without a weights file: {type(error).__name__}: {first_line(error)}"
             seconds = time.monotonic() - start
         if seconds > QUICK:
             yield f"{task}: it took {seconds:.0f} s"
@@ -212,7 +212,7 @@ def _samples(trial: Trial) -> list[Event]:
 
 
 def stop(subject: Subject) -> Iterator[str]:
-    """A Stop acts before the next step but one, and leaves an outcome that loads, or goes through; work done is kept."""
+    """A Stop acts before the next step but one, and goes through or leaves an outcome that loads and holds the work."""
     for task, undisturbed in subject.trials():
         last = len(undisturbed.events) - 1
         for what, at, nth in (("the first event", Event, 0), ("the first step", Progress, 0), (LAST, Event, last)):
@@ -226,7 +226,7 @@ def stop(subject: Subject) -> Iterator[str]:
             if stopper.later > 1:
                 yield f"{where}: {stopper.later} more steps"
             if trial.error is not None and not isinstance(trial.error, Stopped):
-                yield f"{where}: {type(trial.error).__name__}: {_first_line(trial.error)}"
+                yield f"{where}: {type(trial.error).__name__}: {first_line(trial.error)}"
             if what == LAST and _has_result(undisturbed) and not _has_result(trial):
                 yield f"{where}: what was done by then is lost"
             if trial.outcome is not None and (trial.outcome.artifacts or subject.method.verb == "prompt"):
@@ -234,7 +234,7 @@ def stop(subject: Subject) -> Iterator[str]:
                 try:
                     subject.method().load(trial.outcome, _bare(job))
                 except Exception as error:  # noqa: BLE001 - any failure is the finding
-                    yield f"{where}: the outcome does not load: {type(error).__name__}: {_first_line(error)}"
+                    yield f"{where}: the outcome does not load: {type(error).__name__}: {first_line(error)}"
 
 
 def _has_result(trial: Trial) -> bool:
@@ -295,7 +295,7 @@ def _ability_faults(adapted: Adapted, ability: str) -> Iterator[str]:
     try:
         said = ask()
     except Exception as error:  # noqa: BLE001 - any failure is the finding
-        yield f"{ability} raises {type(error).__name__}: {_first_line(error)}"
+        yield f"{ability} raises {type(error).__name__}: {first_line(error)}"
         return
     if ability == "generate":
         if len(said) != len(fresh.PROMPTS) or not all(isinstance(text, str) for text in said):
@@ -349,13 +349,9 @@ def _export_fault(method: Method, kind: str, trial: Trial) -> str | None:
         try:
             method.export(kind, trial.outcome, trial.job, Path(room))
         except Exception as error:  # noqa: BLE001 - any failure is the finding
-            return f"raises {type(error).__name__}: {_first_line(error)}"
+            return f"raises {type(error).__name__}: {first_line(error)}"
         written = [path for path in Path(room).rglob("*") if path.is_file() and path.stat().st_size]
     return None if written else "writes nothing"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _short(value: Any) -> str:

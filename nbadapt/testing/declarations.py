@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, get_args
 
+from nbadapt.errors import first_line
 from nbadapt.method import CONTRACT, Config, Method, Task, Verb
 from nbadapt.testing.subject import Subject, UnusableError
 
@@ -111,7 +112,7 @@ def config_json(subject: Subject) -> Iterator[str]:
     try:
         restored = subject.method.Config.model_validate(stored)
     except ValueError as error:
-        yield f"they are refused when read again: {str(error).splitlines()[0]}"
+        yield f"they are refused when read again: {first_line(error)}"
         return
     if restored != config:
         yield f"{restored!r} came back instead of {config!r}"

@@ -101,14 +101,21 @@ const show = {
     ui.bar.setAttribute("aria-valuetext", `step ${step} of ${total}`);
   },
 
+  /** Cells are kept and only their changed texts set: new ones would lay the page out again at every update. */
   figures(ui, rows) {
-    ui.figures.replaceChildren(
-      ...rows.map(([label, text]) => {
-        const cell = make("div", text.length > 18 ? "wide" : "");
-        cell.append(make("dt", "", label), make("dd", "", text));
-        return cell;
-      }),
-    );
+    const cells = ui.figures.children;
+    while (cells.length > rows.length) ui.figures.lastChild.remove();
+    rows.forEach(([label, text], i) => {
+      if (!cells[i]) {
+        const cell = make("div", "");
+        cell.append(make("dt", "", ""), make("dd", "", ""));
+        ui.figures.append(cell);
+      }
+      const [name, figure] = cells[i].children;
+      if (name.textContent !== label) name.textContent = label;
+      if (figure.textContent !== text) figure.textContent = text;
+      cells[i].classList.toggle("wide", text.length > 18);
+    });
   },
 
   samples(ui, { step, more, items }) {
@@ -168,6 +175,13 @@ function describe(ui, chart) {
   ui.evaluationKey.hidden = !chart.evaluation.length;
 }
 
+/** How far back the smoothing reaches, in words: never further than the steps that are done. */
+function windowText(window, done) {
+  if (!window) return "off";
+  if (window > done) return "all steps so far";
+  return `${window >= 10 ? Math.round(window) : Number(window.toFixed(1))} steps`;
+}
+
 /** Pointer, arrow keys and slider of the chart. */
 function wireChart(ui, chart, shown) {
   const read = (step) => {
@@ -191,8 +205,7 @@ function wireChart(ui, chart, shown) {
   const setWindow = () => {
     const steps = Math.max(shown.total, chart.steps?.[1] ?? 0);
     chart.window = (steps * ui.smoothing.value) / 100;
-    const count = chart.window >= 10 ? Math.round(chart.window) : Number(chart.window.toFixed(1));
-    ui.smoothingText.textContent = chart.window ? `${count} steps` : "off";
+    ui.smoothingText.textContent = windowText(chart.window, chart.steps?.[1] ?? 0);
     describe(ui, chart);
     chart.redraw();
   };
@@ -223,7 +236,6 @@ function render({ model, el }) {
     takeSeries(chart, message, buffers);
     for (const [section, draw] of Object.entries(show)) if (message[section]) draw(ui, message[section]);
     setWindow();
-    followTheme(ui, chart);
   };
   const press = (button, type) => {
     button.disabled = true; // until the kernel answers

@@ -27,7 +27,8 @@ MOST_NOTICES = 6
 LINE_BYTES = 240
 
 MARKS = {"done": "✓", "stopped": "■", "failed": "✗", "killed": "✗", "paused": "‖"}
-LEVELS = {"info": "Note", "warning": "Warning", "error": "Error"}
+LEVELS = {"warning": "Warning", "error": "Error"}
+NOTE = "Note"  # for any other level, also one that a later version may have written
 
 FRAME = "max-width:860px;border:1px solid rgba(128,128,128,0.4);border-radius:6px;padding:10px 14px"
 CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0"
@@ -58,7 +59,7 @@ def bundle(run: Reported) -> dict[str, Any]:
         _picture(history),
         _table(rows),
         _samples(history, opened=run.verb == "prompt" and answer is None),
-        *(f"<div><b>{LEVELS[level]}:</b> {_text(text)}</div>" for level, text in notices),
+        *(f"<div><b>{LEVELS.get(level, NOTE)}:</b> {_text(text)}</div>" for level, text in notices),
     ]
     html = f'<div style="{FRAME}">{"".join(blocks)}</div>'
     return {"text/html": html, "text/plain": _plain(f"{title}: {head}", rows, notices, answer)}
@@ -117,8 +118,9 @@ def _samples(history: History, *, opened: bool) -> str:
     )
     total = len(latest["items"]) + latest["more"]
     count = f" ({len(latest['items'])} of {total})" if latest["more"] else ""
+    title = _text(f"Samples at step {latest['step']}{count}")
     return (
-        f"<details{' open' if opened else ''}><summary>Samples at step {latest['step']}{count}</summary>"
+        f"<details{' open' if opened else ''}><summary>{title}</summary>"
         f'<table style="margin:4px 0;border-collapse:collapse"><tr>{head}</tr>{lines}</table></details>'
     )
 
@@ -127,4 +129,4 @@ def _plain(head: str, rows: list[tuple[str, str]], notices: list[tuple[str, str]
     width = max(len(label) for label, _ in rows)
     lines = [head, *([answer, ""] if answer is not None else [])]
     lines += [f"  {label:<{width}}  {text}" for label, text in rows]
-    return "\n".join([*lines, *(f"{LEVELS[level]}: {text}" for level, text in notices)])
+    return "\n".join([*lines, *(f"{LEVELS.get(level, NOTE)}: {text}" for level, text in notices)])

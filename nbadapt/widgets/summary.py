@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nbadapt.events import FINISHED, Event, Progress, Stage, StateChange
+from nbadapt.memory import gibibytes
 from nbadapt.widgets.texts import clip
 
 if TYPE_CHECKING:
@@ -32,11 +33,6 @@ def amount(value: float) -> str:
         if value >= one:
             return f"{value / one:.3g} {unit}"
     return f"{value:,.0f}"
-
-
-def size(count: float) -> str:
-    """Bytes as MiB or GiB."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:
@@ -120,10 +116,11 @@ def _quality(history: History, final: Mapping[str, float]) -> list[tuple[str, st
 def _resources(history: History) -> list[tuple[str, str]]:
     rows = []
     if (memory := history.memory) is not None:
-        rows.append(("RAM", f"{size(memory.ram)}, peak {size(memory.ram_peak)}"))
+        rows.append(("RAM", f"{gibibytes(memory.ram)}, peak {gibibytes(memory.ram_peak)}"))
         if memory.vram is not None:
-            peak = f", peak {size(memory.vram_peak)}" if memory.vram_peak is not None else ""
-            rows.append(("VRAM", size(memory.vram) + peak))
+            there = f" of {gibibytes(memory.vram_total)}" if memory.vram_total is not None else ""
+            peak = f", peak {gibibytes(memory.vram_peak)}" if memory.vram_peak is not None else ""
+            rows.append(("VRAM", gibibytes(memory.vram) + there + peak))
     if (parameters := history.parameters) is not None and parameters.total:
         share = 100 * parameters.trainable / parameters.total
         rows.append(("Trained parameters", f"{parameters.trainable:,} of {parameters.total:,} ({share:.3g} %)"))

@@ -9,8 +9,6 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-BUCKET_BYTES = 16  # one uint32 and three float32
-
 
 class Bucket(NamedTuple):
     """Neighbouring points in one. A single point has low = mean = high; all are NaN where no value is finite."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from pydantic import Field
 from nbadapt.errors import DataError, RequestError, Stopped
 from nbadapt.events import Notice, Progress, Sample, Stage
 from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nbadapt.engines.fitting import Plan, Row
+    from nbadapt.engines.fitting import Questions, Row
     from nbadapt.engines.prompts import Shot
 
 PROMPT = "artifacts/prompt.json"
@@ -62,7 +64,7 @@ class PromptMethod(Method):
 
         config, total = _shape(job)
         plan = self._plan(job, config)
-        width = {"float32": 4}.get(job.dtype, 2)
+        width = DTYPES[job.dtype]
         rows = min(job.config.batch_size, len(plan.queries))
         cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
         return Estimate(
@@ -84,10 +86,9 @@ class PromptMethod(Method):
         model = _open(job)
         _write_prompt(job, plan)
         if job.data is None:
-            outcome = _ask(model, plan, job, emit)
-        else:
-            outcome = evaluation.evaluate(model, plan.queries, plan.labels, job, emit)
-        return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+            return _with_prompt(_ask(model, plan, job, emit))
+        keep = partial(_keep, job)
+        return _with_prompt(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep))
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
@@ -98,7 +99,7 @@ class PromptMethod(Method):
 
     # ------------------------------------------------------------------ planning
 
-    def _plan(self, job: Job, config: PretrainedConfig) -> Plan:
+    def _plan(self, job: Job, config: PretrainedConfig) -> Questions:
         """Raises RequestError, DataError or ModelError for what cannot be asked."""
         if _is_classifier(job):
             return self._plan_for_classifier(job)
@@ -110,11 +111,13 @@ class PromptMethod(Method):
         rows = _rows(job, text)
         pool = self.pool(job, text)
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
-        return Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job)).plan()
+        fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
+        plan = fitting.plan()
+        return replace(plan, notes=(*_free_labels(job, labels), *plan.notes))
 
-    def _plan_for_classifier(self, job: Job) -> Plan:
+    def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
-        from nbadapt.engines.fitting import Plan
+        from nbadapt.engines.fitting import Questions
 
         if self.wanted(job):
             raise RequestError(
@@ -124,7 +127,7 @@ class PromptMethod(Method):
         labels = store.read_job(Path(job.model.path), tables=False).labels
         _check_labels(job, labels, f"the classifier {job.model.name} knows")
         rows = _rows(job, self._template(job, ()))
-        return Plan([row.query(row.prompt) for row in rows], labels)
+        return Questions([row.query(row.prompt) for row in rows], labels)
 
     def _template(self, job: Job, labels: tuple[str, ...]) -> str:
         """The user's template, or one for the table's columns."""
@@ -175,6 +178,20 @@ def _labels(job: Job) -> tuple[str, ...]:
     return tuple(dict.fromkeys(labels))
 
 
+def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
+    """A note where a column of labels is read as free text, because its values are too many or too long."""
+    table = job.data or job.examples
+    if labels or table is None or table.task != "generation":
+        return ()
+    if not any(str(row.get("label", "")) == row["completion"] for row in table.rows):
+        return ()
+    count = len({row["completion"] for row in table.rows})
+    return (
+        f"the labels of {table.source} have {count:,} different values, too many or too long for classes: "
+        "answers are free text and must be equal; to choose from classes, name them with --labels A,B",
+    )
+
+
 def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
     for table in (job.data, job.examples):
         for number, row in enumerate(table.rows if table is not None and table.task == "classification" else (), 1):
@@ -207,11 +224,14 @@ def _shape(job: Job) -> tuple[PretrainedConfig, int]:
 
 
 def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
-    """Keys and values of so many tokens."""
+    """Keys and values of so many tokens; none where the model has no attention, as Mamba."""
     text: Any = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return int(2 * text.num_hidden_layers * heads * size * tokens * width)
+    queries = getattr(text, "num_attention_heads", None)
+    if not queries:
+        return 0
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    size = getattr(text, "head_dim", None) or getattr(text, "hidden_size", 0) // queries
+    return int(2 * getattr(text, "num_hidden_layers", 0) * heads * size * tokens * width)
 
 
 def _open(job: Job) -> Adapted:
@@ -226,7 +246,7 @@ def _open(job: Job) -> Adapted:
     return LanguageModel(*models.load(job.model, job.device, job.dtype), job.config.batch_size)
 
 
-def _ask(model: Adapted, plan: Plan, job: Job, emit: Emit) -> Outcome:
+def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     """One prompt: a label and its probabilities, or free text."""
     from nbadapt.engines import evaluation
 
@@ -243,7 +263,18 @@ def _ask(model: Adapted, plan: Plan, job: Job, emit: Emit) -> Outcome:
     return Outcome(answer.probabilities or {}, {}, answer.text)
 
 
-def _write_prompt(job: Job, plan: Plan) -> None:
+def _with_prompt(outcome: Outcome) -> Outcome:
+    return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+
+
+def _keep(job: Job, outcome: Outcome) -> None:
+    """Store what was answered before an error; the run ends as failed, with this outcome."""
+    from nbadapt import store
+
+    store.write_outcome(job.directory, "failed", _with_prompt(outcome), "")
+
+
+def _write_prompt(job: Job, plan: Questions) -> None:
     """What `load` needs to ask in the same way."""
     from nbadapt import store
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TRIED = 50  # rows on which the script's own tokenising is compared with the run's
 
-HEADER = '''"""Finetunes {model} with {method}, as the run {run} did. Needs torch, transformers, peft and accelerate.
+HEADER = '''"""Finetunes a model as the run named below did. Needs torch, transformers, peft and accelerate.
 
 Run it in this folder:  python train.py
 The adapter is written to the folder "adapter"; the last line printed is the loss on the held-out rows.
@@ -33,6 +33,7 @@ from peft import {config_class}, get_peft_model
 from transformers import {auto_class}, AutoTokenizer, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+# The run was {run!r}: {method!r} on the model {model!r}.
 MODEL = {path!r}
 SEED = {seed}
 BATCH = {batch}
@@ -45,7 +46,7 @@ def read(name):
         return [json.loads(line) for line in file]
 
 
-tokenizer = AutoTokenizer.from_pretrained(MODEL)
+tokenizer = AutoTokenizer.from_pretrained(MODEL{trust})
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 '''
 
@@ -61,7 +62,7 @@ def encode(row):
 
 model = AutoModelForSequenceClassification.from_pretrained(
     MODEL, dtype=torch.{dtype}, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)), label2id=ids,
-    ignore_mismatched_sizes=True,
+    ignore_mismatched_sizes=True{trust},
 )
 model.config.pad_token_id = tokenizer.pad_token_id
 # A new head in float32, drawn from the seed.
@@ -79,7 +80,7 @@ for name in {head!r}:
 """
 
 TRAINED_CLASSIFIER = """
-model = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.{dtype})
+model = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.{dtype}{trust})
 model.config.pad_token_id = tokenizer.pad_token_id
 for name in {head!r}:  # the checkpoint's own head goes on in float32
     model.get_submodule(name).float().register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
@@ -127,7 +128,7 @@ def encode(row):
 
 LANGUAGE_MODEL = """
 
-model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype})
+model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype}{trust})
 model.config.use_cache = False
 """
 
@@ -260,6 +261,7 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, encode: str) 
         config_class=type(config).__name__,
         auto_class="AutoModelForSequenceClassification" if classify else "AutoModelForCausalLM",
         path=job.model.path,
+        trust=_trust(job),
         seed=job.seed,
         batch=job.config.batch_size,
         accumulation=job.config.gradient_accumulation_steps,
@@ -270,7 +272,9 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, encode: str) 
         arguments=_keyword_lines(arguments),
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )
-    model = _classifier(skeleton, job) if classify else encode + LANGUAGE_MODEL.format(dtype=job.dtype)
+    model = (
+        _classifier(skeleton, job) if classify else encode + LANGUAGE_MODEL.format(dtype=job.dtype, trust=_trust(job))
+    )
     return header + model + training
 
 
@@ -278,14 +282,20 @@ def _classifier(skeleton: PreTrainedModel, job: Job) -> str:
     from nbadapt import models
 
     if models.keeps_head(job.model, job.labels, job.device, job.dtype):
-        return TRAINED_CLASSIFIER.format(dtype=job.dtype, head=head_modules(skeleton))
+        return TRAINED_CLASSIFIER.format(dtype=job.dtype, head=head_modules(skeleton), trust=_trust(job))
     names = skeleton.config.id2label
     return CLASSIFIER.format(
         labels=[names[i] for i in range(len(names))],
         dtype=job.dtype,
         head=head_modules(skeleton),
         scale=getattr(skeleton.config, "initializer_range", None) or 0.02,
+        trust=_trust(job),
     )
+
+
+def _trust(job: Job) -> str:
+    """One more argument of `from_pretrained`, where the user let the model's own code run."""
+    return ", trust_remote_code=True" if job.model.trust_remote_code else ""
 
 
 def _literal(config: PeftConfig) -> str:
