@@ -133,7 +133,7 @@ class Subject:
             labels=() if prompting else labels,
         )
         if not prompting:
-            return _with(job, prompt=None)
+            return self._suited(_with(job, prompt=None))
         if task == "text":
             job = _with(job, prompt="{{text}}")
         try:
@@ -144,9 +144,23 @@ class Subject:
             return job
         return job
 
+    def _suited(self, job: Job) -> Job:
+        """The job, on a model with biases where the method refuses one without."""
+        if job.task == "classification":
+            return job
+        try:
+            self.method().estimate(job)
+        except RequestError:
+            return _with(job, model=ModelRef("tiny", "folder", str(self._folder("qwen2"))))
+        except Exception:  # noqa: BLE001 - other checks report it
+            return job
+        return job
+
     def _model(self, task: str) -> Path:
         encoder = task == "classification" and self.method.verb == "finetune"
-        architecture: Architecture = "bert" if encoder else "llama"
+        return self._folder("bert" if encoder else "llama")
+
+    def _folder(self, architecture: Architecture) -> Path:
         folder = self._room / architecture
         return folder if folder.exists() else tiny_model(architecture, folder)
 

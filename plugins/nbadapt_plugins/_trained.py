@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +73,11 @@ class TrainedMethod(Method):
 
         emit(Stage("loading the model"))
         base, tokenizer = load_base(job)
-        base.config.use_cache = False  # a cache is for generating
         if not getattr(job.config, "base_dropout", True):
             switch_off_dropout(base)
         model = self.attach(base, job)
-        metrics = supervised.train(model, tokenizer, job, emit, adapted(model, tokenizer, job).answer)
+        with _without_cache(base.config):
+            metrics = supervised.train(model, tokenizer, job, emit, adapted(model, tokenizer, job).answer)
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:
@@ -93,6 +94,19 @@ class TrainedMethod(Method):
         """The adapted model, in evaluation mode, and its tokenizer."""
         base, tokenizer = load_base(job)
         return self.restore(base, job.directory / outcome.artifacts["adapter"], job).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def _without_cache(config: Any) -> Iterator[None]:
+    """Keys and values are for generating: none are kept inside, and a config saved later says what it said before."""
+    used = getattr(config, "use_cache", None)
+    if used:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        if used:
+            config.use_cache = used
 
 
 def head_of(job: Job) -> Head:
@@ -151,14 +165,19 @@ def seeded(job: Job) -> Any:
 
 def switch_off_dropout(model: torch.nn.Module) -> None:
     """Set every dropout probability in a model to zero: those of its Dropout modules and those of its attention."""
+    for module in model.modules():
+        switch_off_own_dropout(module)
+
+
+def switch_off_own_dropout(module: torch.nn.Module) -> None:
+    """Set the dropout probabilities of one module to zero, not those of the modules inside it."""
     import torch
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+    for name, value in vars(module).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(module, name, 0.0)
 
 
 def own_weights(model: torch.nn.Module) -> None:

@@ -1,29 +1,37 @@
-"""Finetuning II: all layers are trained (Raschka 2023, "Finetuning Large Language Models"; Howard and Ruder 2018).
+"""Finetuning II: all layers are trained (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146).
 
 ::
 
-    x  (B, T)  ->  embeddings  ->  block 1  ->  ...  ->  block L  ->  head  ->  logits
-                   trained         trained               trained      trained
+    tokens  ->  embeddings  ->  block 1  ->  ...  ->  block L  ->  head  ->  logits
+                 trained        trained              trained      trained
 
-Sizes: every parameter is trained; AdamW keeps two moments of each, so training takes 16 bytes a parameter in
-float32 (weight, gradient, two moments), beside the shared base that other runs may be using. The weights are
-float32 copies; where the machine is quicker in bfloat16, the products are computed in it (mixed precision,
-Micikevicius et al. 2018, arXiv:1710.03740).
+    W <- W - AdamW(dL/dW)      for every W, in float32; products in bfloat16 where the machine is quicker in it
+
+Sizes: every parameter is trained, tied ones once. AdamW keeps two moments of each, so training takes 16 bytes a
+parameter (weight, gradient, two moments) beside the shared base, which other runs may be using and which stays as
+it is: the weights that change are float32 copies (mixed precision, Micikevicius et al. 2018, arXiv:1710.03740).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from nbadapt.capture import quiet_libraries
 from nbadapt.engines.training_config import TrainingConfig
-from nbadapt.method import Job, Outcome
-from nbadapt_plugins._trained import TrainedMethod, own_weights
+from nbadapt.memory import gibibytes
+from nbadapt.method import Estimate, Job, Outcome
+from nbadapt_plugins._trained import TrainedMethod, head_modules, own_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+KEPT_CHECKPOINTS = 2
+CHECKPOINT_BYTES = 12  # of a parameter: its value and AdamW's two moments
 
 
 class FullSettings(TrainingConfig):
@@ -38,10 +46,26 @@ class Full(TrainedMethod):
 
     name = "full"
     verb = "finetune"
-    summary = "all layers (finetuning II): the most quality and by far the most memory"
+    summary = "all layers (finetuning II), on a float32 copy of the model: by far the most memory and disk"
     reference = "https://arxiv.org/abs/1801.06146"
     exports = frozenset({"merged"})
     Config = FullSettings
+
+    def estimate(self, job: Job) -> Estimate:
+        """The copy comes on top of the shared base; a note says how much that is."""
+        found = super().estimate(job)
+        half = job.dtype != "float32"
+        memory = dict(found.memory)
+        memory["weights"] = found.total * (2 if half else 4)
+        memory["activations"] += found.total * 2 if half else 0  # the products' copies of the weights
+        more = sum(memory[item] for item in ("adapter", "gradients", "optimizer"))
+        disk = KEPT_CHECKPOINTS * CHECKPOINT_BYTES * found.trainable
+        note = (
+            f"all layers are trained on a copy: {gibibytes(more)} of memory beside the base's "
+            f"{gibibytes(memory['weights'])}, {gibibytes(found.artifact)} on disk for the result and up to "
+            f"{gibibytes(disk)} for checkpoints; lora, adapter and bitfit need a small part of that"
+        )
+        return dataclasses.replace(found, memory=memory, notes=(*found.notes, note))
 
     def attach(self, model: PreTrainedModel, job: Job) -> PreTrainedModel:
         """The model with float32 weights of its own, all trained."""
@@ -49,17 +73,28 @@ class Full(TrainedMethod):
         return model.float().requires_grad_(True)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write a transformers folder."""
-        model.save_pretrained(folder)
+        """Write a transformers folder, in float32."""
+        with quiet_libraries():
+            model.save_pretrained(folder)
 
     def restore(self, model: PreTrainedModel, folder: Path, job: Job) -> PreTrainedModel:
-        """The stored model, in the type of the base."""
+        """The stored model: its body in the base's type, its classification head in float32, as in training."""
         import torch
 
-        return type(model).from_pretrained(folder, dtype=getattr(torch, job.dtype)).to(job.device)
+        with quiet_libraries():
+            stored: PreTrainedModel = type(model).from_pretrained(folder, dtype=torch.float32)
+        heads = head_modules(model) if job.task == "classification" else []
+        for name in heads:  # the new model's heads take float32 whatever the body gives
+            head = model.get_submodule(name)
+            head.load_state_dict(stored.get_submodule(name).state_dict())
+            setattr(stored, name, head)
+        for parameter in (stored.base_model if heads else stored).parameters():
+            parameter.data = parameter.data.to(getattr(torch, job.dtype))
+        return stored.to(job.device)
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "merged": the whole model with its tokenizer."""
-        model, tokenizer = self.restored(outcome, job)
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+        from nbadapt import models
+
+        shutil.copytree(job.directory / outcome.artifacts["adapter"], target, dirs_exist_ok=True)
+        models.load_tokenizer(job.model).save_pretrained(target)

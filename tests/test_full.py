@@ -1,0 +1,84 @@
+"""Training all layers: what is special to it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nbadapt import models
+from nbadapt_plugins.full import Full
+from tests.trained_jobs import CASES, base, logits, make_job, train
+
+
+@pytest.fixture(autouse=True)
+def _forget_bases():
+    yield
+    models.free()
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+def test_every_parameter_is_trained_and_tied_ones_count_once(architecture, task, tmp_path):
+    job = make_job(Full, architecture, task, tmp_path)
+    plain, _ = base(job)
+    assert Full().estimate(job).trainable == Full().estimate(job).total == sum(p.numel() for p in plain.parameters())
+
+
+def test_the_estimate_says_what_the_copy_costs(tmp_path):
+    job = make_job(Full, "llama", "generation", tmp_path, dtype="bfloat16")
+    estimate = Full().estimate(job)
+    copy = sum(estimate.memory[item] for item in ("adapter", "gradients", "optimizer"))
+    assert copy == 16 * estimate.total  # weight, gradient, two moments, 4 bytes each
+    assert estimate.memory["weights"] == 2 * estimate.total
+    assert estimate.artifact == 4 * estimate.total
+    assert any("trained on a copy" in note and "on disk" in note for note in estimate.notes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tied_weights_stay_tied_in_the_copy_and_in_what_is_stored(dtype, tmp_path):
+    job = make_job(Full, "gpt2", "generation", tmp_path, dtype=dtype)
+    shared, _ = base(job)
+    model = Full().attach(base(job)[0], job)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert model.lm_head.weight is not shared.lm_head.weight
+    outcome, _ = train(Full, job)
+    loaded = Full().load(outcome, job).model
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_a_loaded_classifier_keeps_its_head_in_float32(architecture, tmp_path):
+    job = make_job(Full, architecture, "classification", tmp_path, dtype="bfloat16")
+    outcome, _ = train(Full, job)
+    model = Full().load(outcome, job).model
+    head = model.classifier if architecture == "bert" else model.score
+    assert head.weight.dtype == torch.float32
+    assert head._forward_pre_hooks
+    assert model.base_model.dtype == torch.bfloat16
+    assert logits(model, models.load_tokenizer(job.model)).dtype == torch.float32
+
+
+def test_rotary_positions_stay_in_float32(tmp_path):
+    job = make_job(Full, "llama", "generation", tmp_path, dtype="bfloat16")
+    outcome, _ = train(Full, job)
+    loaded = Full().load(outcome, job).model
+    torch.testing.assert_close(loaded.model.rotary_emb.inv_freq, base(job)[0].model.rotary_emb.inv_freq)
+    assert loaded.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_one_step_equals_plain_adamw(tmp_path):
+    """All rows in one batch, a constant rate, no decay: what plain PyTorch does to a plain model."""
+    job = make_job(
+        Full, "llama", "classification", tmp_path, max_steps=1, batch_size=32, learning_rate=1e-3,
+        weight_decay=0.0, lr_scheduler_type="constant", max_grad_norm=0.0,
+    )  # fmt: skip
+    model, tokenizer = base(job)
+    model = Full().attach(model, job)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    batch = tokenizer([row["text"] for row in job.data.rows], return_tensors="pt", padding=True)
+    labels = torch.tensor([model.config.label2id[row["label"]] for row in job.data.rows])
+    model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+    optimizer.step()
+    outcome, _ = train(Full, job)
+    ours = dict(Full().load(outcome, job).model.named_parameters())
+    for name, expected in model.named_parameters():
+        torch.testing.assert_close(ours[name], expected.detach(), rtol=1e-3, atol=1e-4)
