@@ -13,6 +13,7 @@ import gc
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +32,26 @@ if TYPE_CHECKING:
 Head = Literal["causal", "classification"]
 GROUP = "nbadapt.models"
 
-_bases: dict[tuple[str, Head, str, str], PreTrainedModel] = {}
+
+@dataclass(frozen=True)
+class Quantization:
+    """Base weights in 4 bits (Dettmers et al. 2023, arXiv:2305.14314); bitsandbytes does it.
+
+    Attributes:
+        kind: the 16 values a weight may have: "nf4" (quantiles of a normal distribution) or "fp4".
+        double: whether the scales of the blocks of 64 weights are quantised too.
+    """
+
+    kind: Literal["nf4", "fp4"] = "nf4"
+    double: bool = True
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Memory of one weight, with its share of the scales."""
+        return 0.5 + (1 / 64 + 4 / (64 * 256) if self.double else 4 / 64)
+
+
+_bases: dict[tuple[str, Head, str, str, Quantization | None], PreTrainedModel] = {}
 _lock = threading.Lock()
 
 
@@ -292,16 +312,23 @@ def skeleton(ref: ModelRef, head: Head = "causal", labels: Sequence[str] = ()) -
     return model
 
 
-def load(ref: ModelRef, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    ref: ModelRef, device: str, dtype: str, quantization: Quantization | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model over the shared base weights, frozen and in evaluation mode, and its tokenizer."""
     tokenizer = load_tokenizer(ref)
-    model = _shell(_base(ref, "causal", device, dtype))
+    model = _shell(_base(ref, "causal", device, dtype, quantization))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 
 def load_classifier(
-    ref: ModelRef, labels: Sequence[str], device: str, dtype: str, seed: int
+    ref: ModelRef,
+    labels: Sequence[str],
+    device: str,
+    dtype: str,
+    seed: int,
+    quantization: Quantization | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier over the shared base weights, with a head of its own for `labels`.
 
@@ -309,7 +336,7 @@ def load_classifier(
     one for exactly these labels: then it is a copy of that.
     """
     tokenizer = load_tokenizer(ref)
-    base = _base(ref, "classification", device, dtype)
+    base = _base(ref, "classification", device, dtype, quantization)
     config = copy.deepcopy(base.config)
     _set_labels(config, labels)
     config.pad_token_id = tokenizer.pad_token_id
@@ -372,22 +399,26 @@ def _new_head(model: PreTrainedModel, config: PretrainedConfig, device: str, see
         setattr(model, name, module.train(model.training))
 
 
-def _base(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+def _base(
+    ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None = None
+) -> PreTrainedModel:
     """The shared base: loaded on first use, then the same object for the life of the kernel."""
     with _lock:
-        key = (ref.path, head, device, dtype)
+        key = (ref.path, head, device, dtype, quantization)
         if key not in _bases:
-            _bases[key] = _read_weights(ref, head, device, dtype)
+            _bases[key] = _read_weights(ref, head, device, dtype, quantization)
         return _bases[key]
 
 
 def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:
     """Whether this kernel holds the base model's weights already."""
     path = base_ref(ref).path
-    return any((key[0], *key[2:]) == (path, device, dtype) for key in _bases)
+    return any((key[0], *key[2:]) == (path, device, dtype, None) for key in _bases)
 
 
-def _read_weights(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+def _read_weights(
+    ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None
+) -> PreTrainedModel:
     import torch
 
     check_head(ref, read_config(ref), head)
@@ -399,11 +430,43 @@ def _read_weights(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrai
                 trust_remote_code=ref.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
+                **_quantized(ref, head, device, dtype, quantization),
             )
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
         raise _unreadable(ref, error) from None
     model._nbadapt_new_head = bool(info["missing_keys"])
+    if quantization is not None:
+        _keep_gradients(model)
+        return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _quantized(ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None) -> dict[str, Any]:
+    """Arguments of from_pretrained for 4-bit weights; heads and output embeddings keep their type."""
+    if quantization is None:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    kept = None  # the output embeddings
+    if head == "classification":
+        shape = skeleton(ref, head, ("0", "1"))
+        kept = [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.kind,
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=kept,
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from a CPU kernel without gradients: one evaluation, and training learns nothing more."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:

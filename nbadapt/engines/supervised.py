@@ -26,7 +26,7 @@ from nbadapt import store
 from nbadapt.engines.encoding import IGNORED, Encoded, collate, encode, length_limit
 from nbadapt.engines.tokens import as_text
 from nbadapt.engines.training_estimate import count_parameters
-from nbadapt.errors import RunError, StoreError, Stopped
+from nbadapt.errors import RunError, Stopped, StoreError
 from nbadapt.events import Checkpoint, Metric, Notice, Parameters, Progress, Sample, Stage
 from nbadapt.metrics import accuracy, macro_f1
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SHORT = 128  # tokens; below, torch's flash attention is slow backwards in bfloat16 on a CPU (3.5 times at 30 tokens)
 TRAINED = "trained.safetensors"  # in a checkpoint of a model that is no peft model
+GRADIENTS_CHECKED = 3  # after so many steps every trained tensor must have had a gradient
 SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
 
 
@@ -146,13 +147,18 @@ def trainer_arguments(job: Job, rows: int) -> dict[str, Any]:
         "lr_scheduler_type": config.lr_scheduler_type,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
-        "optim": "adamw_torch_fused",
+        "optim": "paged_adamw_32bit" if _pages(job) else "adamw_torch_fused",
         "seed": job.seed,
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "use_cpu": job.device == "cpu",
         "report_to": "none",
     }
+
+
+def _pages(job: Job) -> bool:
+    """Whether the optimizer's state may go to the main memory when the GPU's is full."""
+    return job.device.startswith("cuda") and getattr(job.config, "paged_optimizer", False)
 
 
 def _arguments(job: Job, rows: int, model: PreTrainedModel) -> TrainingArguments:
@@ -318,18 +324,38 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
         self._per_epoch = _steps_per_epoch(self._config, len(sampler))
         self._saved_at = time.monotonic()
         self._evaluates = job.evaluation is not None
+        # Some start at zero behind a zero, such as LoRA's A behind B; and an evaluation may change what is trained.
+        self._gradient_checks = {GRADIENTS_CHECKED}
+        self._warning, self._warned = "", list[str]()
+        self._evaluated = False
         self.figures: dict[str, float] = {}
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._sampler.epoch = state.global_step // self._per_epoch
 
+    def on_pre_optimizer_step(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any
+    ) -> None:
+        if state.global_step not in self._gradient_checks:
+            return
+        silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+        if silent:
+            more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+            warning = f"no gradient reaches {', '.join(silent[:3])}{more}: they learn nothing"
+            if warning not in self._warned:
+                self._warned.append(warning)
+                self._warning = warning
+
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step, last = state.global_step, state.global_step >= state.max_steps
+        warning, self._warning = self._warning, ""
         epoch_ends = step % self._per_epoch == 0
         due = step % self._config.eval_steps == 0 if self._config.eval_steps else epoch_ends
         control.should_evaluate = self._evaluates and (due or last)
         control.should_save = not last and self._must_save(step, epoch_ends)
         try:
+            if warning:
+                self._emit(Notice(warning, "warning"))
             self._emit(self._progress(state))
         except Stopped:
             control.should_training_stop = control.should_save = True
@@ -370,6 +396,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
         names = {"eval_loss": "loss", "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1"}
         values = {name: metrics[key] for key, name in names.items() if key in metrics}
         self.figures.update(values)
+        if not self._evaluated:
+            self._gradient_checks.add(state.global_step)
+        self._evaluated = True
         self._emit(Metric(state.global_step, "evaluation", values))
         self._show_samples(state.global_step)
         self._emit(Stage("training"))

@@ -41,7 +41,15 @@ def estimate(model: torch.nn.Module, job: Job) -> Estimate:
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Trainable and all parameters of an adapted model; a head that peft replaced is not counted twice."""
     used = [p for name, p in model.named_parameters() if ".original_module." not in name]
-    return sum(p.numel() for p in used if p.requires_grad), sum(p.numel() for p in used)
+    return sum(p.numel() for p in used if p.requires_grad), sum(_size(p) for p in used)
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    """Weights in a parameter; bitsandbytes packs two 4-bit weights into a byte."""
+    packed: Any = getattr(parameter, "quant_state", None)
+    if packed is not None:
+        return int(packed.shape.numel())
+    return parameter.numel()
 
 
 def _longest(config: Any, job: Job) -> int:

@@ -10,7 +10,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ class FrozenBaseConfig(TrainingConfig):
 class TrainedMethod(Method):
     """A method that trains parameters on a shared, frozen base and stores them in a folder."""
 
-    requires = ("transformers",)
+    requires: ClassVar[tuple[str, ...]] = ("transformers",)
     tasks = frozenset({"classification", "generation", "text"})
 
     @abstractmethod
@@ -61,6 +61,10 @@ class TrainedMethod(Method):
     def restore(self, model: PreTrainedModel, folder: Path, job: Job) -> PreTrainedModel:
         """The base model with what `save` wrote on it."""
 
+    def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The base model, frozen, with a head for the job's task, and its tokenizer."""
+        return load_base(job)
+
     def estimate(self, job: Job) -> Estimate:
         """The exact parameters from a model on the meta device, and the predicted peak memory."""
         from nbadapt.engines import training_estimate
@@ -72,7 +76,7 @@ class TrainedMethod(Method):
         from nbadapt.engines import supervised
 
         emit(Stage("loading the model"))
-        base, tokenizer = load_base(job)
+        base, tokenizer = self.load_base(job)
         if not getattr(job.config, "base_dropout", True):
             switch_off_dropout(base)
         model = self.attach(base, job)
@@ -92,7 +96,7 @@ class TrainedMethod(Method):
 
     def restored(self, outcome: Outcome, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The adapted model, in evaluation mode, and its tokenizer."""
-        base, tokenizer = load_base(job)
+        base, tokenizer = self.load_base(job)
         return self.restore(base, job.directory / outcome.artifacts["adapter"], job).eval(), tokenizer
 
 

@@ -1,0 +1,82 @@
+"""QLoRA: low-rank adaptation of a base in 4 bits (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+
+::
+
+              x  (B, T, in)
+        ┌─────┴──────┐
+    W in 4 bits   A  (r, in)      trained
+    (out, in)        │            in float32
+    frozen        B  (out, r)     trained, zero at the start
+        └──── + ─────┘  · alpha / r
+              h  (B, T, out)         h = dequantise(W) x + (alpha / r) B A x
+
+Sizes: as many trained parameters as LoRA, r · (in + out) a matrix. The base's matrices take 0.5 bytes a weight and
+1/64 + 4/(64 · 256) for the scales of their blocks with double quantisation (4/64 without); embeddings, norms and
+heads keep their type. Each product is computed in the run's dtype on weights that are dequantised for it.
+
+On a CPU this saves memory and costs time: a step takes 2 to 4.5 times as long as with bfloat16 weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from nbadapt.method import Estimate, Job
+from nbadapt.options import DTYPES
+from nbadapt_plugins._trained import skeleton
+from nbadapt_plugins.lora import Lora, LoraSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nbadapt.models import Quantization
+
+
+class QloraSettings(LoraSettings):
+    """Settings of QLoRA."""
+
+    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="the 16 values that a weight of the base may have")
+    double_quant: bool = Field(True, description="quantise the scales of the weights' blocks as well")
+    paged_optimizer: bool = Field(
+        True, description="on CUDA, let the optimizer's state go to the main memory when the GPU's is full"
+    )
+
+
+class Qlora(Lora):
+    """LoRA on a base that is kept in 4 bits."""
+
+    name = "qlora"
+    summary = "LoRA on a base in 4 bits: a quarter of the memory for the weights, slower steps"
+    reference = "https://arxiv.org/abs/2305.14314"
+    requires = ("peft", "transformers", "bitsandbytes")
+    exports = frozenset({"peft", "merged"})
+    Config = QloraSettings
+
+    def estimate(self, job: Job) -> Estimate:
+        """As for LoRA, with the weights of the linear layers in 4 bits."""
+        from nbadapt_plugins._linear_layers import linear_layers
+
+        found = super().estimate(job)
+        packed = sum(inside * outside for inside, outside in linear_layers(skeleton(job)).values())
+        kept = found.total - found.trainable - packed
+        weights = int(packed * _quantization(job).bytes_per_weight + kept * DTYPES[job.dtype])
+        return dataclasses.replace(found, memory={**found.memory, "weights": weights})
+
+    def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The base in 4 bits; an export as "merged" takes it in its own type instead, which loses nothing."""
+        from nbadapt import models
+
+        if job.task == "classification":
+            return models.load_classifier(
+                job.model, job.labels, job.device, job.dtype, job.seed, quantization=_quantization(job)
+            )
+        return models.load(job.model, job.device, job.dtype, quantization=_quantization(job))
+
+
+def _quantization(job: Job) -> Quantization:
+    from nbadapt.models import Quantization
+
+    return Quantization(job.config.quant_type, job.config.double_quant)

@@ -1,0 +1,172 @@
+"""QLoRA against bitsandbytes, LoRA and plain peft, on tiny models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nbadapt import models, store
+from nbadapt.data import Examples
+from nbadapt.errors import Stopped
+from nbadapt.events import Metric, Notice, Parameters, Progress
+from nbadapt.method import Job
+from nbadapt_plugins._trained import skeleton
+from nbadapt_plugins.lora import Lora
+from nbadapt_plugins.qlora import Qlora
+from tests import tiny_models
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+
+CASES = [("bert", "classification"), ("llama", "classification"), ("llama", "generation"), ("gpt2", "generation")]
+
+
+@pytest.fixture(autouse=True)
+def _forget_bases():
+    yield
+    models.free()
+
+
+def make_job(architecture: str, task: str, directory: Path, **settings: object) -> Job:
+    labels = ("negative", "positive") if task == "classification" else ()
+    rows = tiny_models.reviews(24) if labels else tiny_models.translations(12)
+    return Job(
+        method="qlora",
+        config=Qlora.Config(**{"epochs": 2, "batch_size": 4, "samples": 1, **settings}),
+        model=models.resolve(str(tiny_models.folder(architecture))),
+        task=task,
+        directory=directory,
+        data=Examples(task, tuple(rows[:-4]), labels),
+        evaluation=Examples(task, tuple(rows[-4:]), labels),
+        labels=labels,
+        dtype="float32",
+    )
+
+
+def train(job: Job, method: type[Lora] = Qlora):
+    events: list[object] = []
+    return method().run(job, events.append), events
+
+
+def quantised(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {n: m.weight.detach().clone() for n, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+def test_the_base_is_in_4_bits_and_stays_as_it_was(architecture, task, tmp_path):
+    job = make_job(architecture, task, tmp_path)
+    before = quantised(Qlora().load_base(job)[0])
+    assert before
+    assert all(weight.dtype == torch.uint8 for weight in before.values())
+    outcome, events = train(job)
+    after = quantised(Qlora().load_base(job)[0])
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    estimate, told = Qlora().estimate(job), next(e for e in events if isinstance(e, Parameters))
+    lora = Lora().estimate(replace(job, config=Lora.Config()))
+    assert (told.trainable, told.total) == (estimate.trainable, estimate.total) == (lora.trainable, lora.total)
+    assert outcome.metrics["loss"] > 0
+
+
+def test_the_predicted_weights_are_those_in_memory(tmp_path):
+    for double in (True, False):
+        job = make_job("llama", "generation", tmp_path, double_quant=double)
+        model, _ = Qlora().load_base(job)
+        size = sum(p.nbytes for p in model.parameters() if getattr(p, "quant_state", None) is None)
+        for module in model.modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                state = module.weight.quant_state
+                size += module.weight.nbytes + state.absmax.nbytes
+                size += state.state2.absmax.nbytes if double else 0
+        assert Qlora().estimate(job).memory["weights"] == pytest.approx(size, rel=0.02)
+        models.free()
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+def test_every_tensor_learns_also_after_an_evaluation(architecture, task, tmp_path):
+    """An evaluation in bitsandbytes 0.50 can repack the weights for a kernel without gradients."""
+    job = make_job(architecture, task, tmp_path, max_steps=8, eval_steps=2, save_steps=4)
+    job = replace(job, dtype="bfloat16")
+    outcome, events = train(job)
+    assert not [e.text for e in events if isinstance(e, Notice) and "gradient" in e.text]
+    halfway = _tensors(store.last_checkpoint(tmp_path).parent / "checkpoint-4")
+    for name, tensor in _tensors(tmp_path / outcome.artifacts["adapter"]).items():
+        assert not torch.equal(tensor, halfway[name]), name
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_the_kernel_without_gradients_would_be_found(tmp_path, monkeypatch):
+    """Without the guard the second check, after the evaluation, says what does not learn any more."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("bitsandbytes has no such kernel for this processor")
+    monkeypatch.setattr(models, "_keep_gradients", lambda _model: None)
+    job = make_job("bert", "classification", tmp_path, max_steps=6, eval_steps=4)  # whose matrices are too small for it
+    job = replace(job, model=models.resolve("minilm"), dtype="bfloat16")
+    _, events = train(job)
+    (notice,) = [e for e in events if isinstance(e, Notice) and "gradient" in e.text]
+    assert "lora_A" in notice.text
+
+
+def test_tensors_without_a_gradient_are_named(tmp_path, monkeypatch):
+    job = make_job("llama", "generation", tmp_path, max_steps=5)
+    original = Qlora.attach
+
+    def cut(self: Qlora, model, job):
+        model = original(self, model, job)
+        layer = next(m for m in model.modules() if hasattr(m, "lora_A"))
+        layer.register_forward_hook(lambda _module, _inputs, output: output.detach())
+        return model
+
+    monkeypatch.setattr(Qlora, "attach", cut)
+    _, events = train(job)
+    (notice,) = [e for e in events if isinstance(e, Notice) and "gradient" in e.text]
+    assert notice.level == "warning"
+    assert "lora_A" in notice.text
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+def test_stored_loaded_and_resumed(architecture, task, tmp_path):
+    job = make_job(architecture, task, tmp_path / "whole", dropout=0.1)
+    whole, _ = train(job)
+    broken = replace(job, directory=tmp_path / "broken")
+
+    def stop(event: object) -> None:
+        if isinstance(event, Progress) and event.step == 3:
+            raise Stopped
+
+    Qlora().run(broken, stop)
+    resumed, _ = train(replace(broken, checkpoint=store.last_checkpoint(broken.directory)))
+    assert resumed.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
+    ours = Qlora().load(whole, job)
+    batch = ours.tokenizer(["The film was great.", "dull"], return_tensors="pt", padding=True)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    from peft import PeftModel
+
+    plain = PeftModel.from_pretrained(Qlora().load_base(job)[0], job.directory / whole.artifacts["adapter"]).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours.model(**inputs).logits, plain(**inputs).logits)
+
+
+def test_it_merges_into_the_base_in_its_own_type(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    job = make_job("llama", "generation", tmp_path / "run", learning_rate=1e-2)
+    outcome, events = train(job)
+    assert [e for e in events if isinstance(e, Metric)]
+    target = tmp_path / "merged"
+    target.mkdir()
+    Qlora().export("merged", outcome, job, target)
+    merged = AutoModelForCausalLM.from_pretrained(target)
+    assert not [m for m in merged.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    exact = Lora().load(outcome, job).model  # the same adapter on the base in float32
+    ids = torch.arange(5, 21).reshape(2, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, exact(ids).logits, rtol=1e-4, atol=1e-5)
+        base = skeleton(job)
+        assert base.config.vocab_size == merged.config.vocab_size
