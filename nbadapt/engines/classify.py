@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.encoding import collate, length_limit
+from nbadapt.engines.encoding import collate, length_limit, virtual_tokens
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Predictions
 
@@ -23,7 +23,7 @@ class Classifier(Adapted):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.limit = length_limit(model.config, max_length)
+        self.limit = length_limit(model.config, max_length, virtual_tokens(model))
         names = model.config.id2label
         self.names = tuple(names[i] for i in range(len(names)))
 
