@@ -270,7 +270,7 @@ def test_another_start_is_drawn_from_the_vocabulary_by_the_seed(variant, tmp_pat
     assert not torch.allclose(start(0), start(0, init="random"))
     if variant == "prompt-tuning":
         table = load_base(make_job(variant, "llama", "generation", tmp_path))[0].get_input_embeddings().weight
-        assert (torch.cdist(start(0)[0], table).min(dim=1).values < 1e-5).all()
+        assert all((table == row).all(dim=1).any() for row in start(0)[0])
 
 
 @pytest.mark.parametrize(("variant", "architecture", "task"), [c for c in CASES if c[2] == "classification"])

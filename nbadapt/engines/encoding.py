@@ -58,7 +58,8 @@ def length_limit(config: Any, max_length: int | None, virtual: int = 0) -> int:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     positions = getattr(text, "max_position_embeddings", None) or LONGEST + virtual
     if getattr(text, "model_type", "") in {"roberta", "xlm-roberta", "camembert"}:
-        positions -= 2  # their position ids start behind the padding index
+        padding = getattr(text, "pad_token_id", None)
+        positions -= 2 if padding is None else padding + 1  # their position ids start behind the padding index
     return min(positions - virtual, max_length or LONGEST)
 
 
