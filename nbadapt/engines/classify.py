@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.batches import inference
-from nbadapt.engines.encoding import collate, length_limit
+from nbadapt.engines.encoding import collate, length_limit, virtual_tokens
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Predictions
 
@@ -24,7 +24,7 @@ class Classifier(Adapted):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.limit = length_limit(model.config, max_length)
+        self.limit = length_limit(model.config, max_length, virtual_tokens(model))
         names = model.config.id2label
         self.names = tuple(names[i] for i in range(len(names)))
 

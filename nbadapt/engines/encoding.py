@@ -41,13 +41,26 @@ class Encoded:
         return [len(row["input_ids"]) for row in self.rows]
 
 
-def length_limit(config: Any, max_length: int | None) -> int:
-    """The longest row in tokens: what the user asked for, and no more than the model has positions."""
+def virtual_tokens(model: Any) -> int:
+    """How many positions the model gives to learned tokens before the text (peft's prompt learning)."""
+    configs = getattr(model, "peft_config", {}).values()
+    return sum(config.num_virtual_tokens for config in configs if getattr(config, "is_prompt_learning", False))
+
+
+def length_limit(config: Any, max_length: int | None, virtual: int = 0) -> int:
+    """The longest row in tokens: what the user asked for, and no more than the model has positions.
+
+    Args:
+        config: the model's.
+        max_length: what the user asked for.
+        virtual: positions that `virtual_tokens` take.
+    """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    positions = getattr(text, "max_position_embeddings", None) or LONGEST
+    positions = getattr(text, "max_position_embeddings", None) or LONGEST + virtual
     if getattr(text, "model_type", "") in {"roberta", "xlm-roberta", "camembert"}:
-        positions -= 2  # their position ids start behind the padding index
-    return min(positions, max_length or LONGEST)
+        padding = getattr(text, "pad_token_id", None)
+        positions -= 2 if padding is None else padding + 1  # their position ids start behind the padding index
+    return min(positions - virtual, max_length or LONGEST)
 
 
 def encode(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.batches import by_length, inference, left_padded
+from nbadapt.engines.encoding import virtual_tokens
 from nbadapt.engines.score import log_likelihoods
 from nbadapt.engines.tokens import Prompt, context_length, encode_completion, encode_prompt, end_ids
 from nbadapt.errors import ModelError, RequestError
@@ -30,7 +31,8 @@ class LanguageModel(Adapted):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = BATCH) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.context = context_length(model.config)
+        context = context_length(model.config)
+        self.context = context and context - virtual_tokens(model)
 
     def generate(
         self,

@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from nbadapt import store
-from nbadapt.engines.encoding import IGNORED, Encoded, collate, encode, length_limit
+from nbadapt.engines.encoding import IGNORED, Encoded, collate, encode, length_limit, virtual_tokens
 from nbadapt.engines.tokens import as_text
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.errors import RunError, Stopped, StoreError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nbadapt.method import Emit, Job
 
 SHORT = 128  # tokens; below, torch's flash attention is slow backwards in bfloat16 on a CPU (3.5 times at 30 tokens)
-TRAINED = "trained.safetensors"  # in a checkpoint of a model that is no peft model
+TRAINED = "trained.safetensors"  # in a checkpoint
 GRADIENTS_CHECKED = 3  # after so many steps every trained tensor must have had a gradient
 SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
 
@@ -110,7 +110,7 @@ def _encode_all(
     job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, emit: Emit
 ) -> tuple[Encoded, Encoded | None]:
     assert job.data is not None
-    limit = length_limit(model.config, job.config.max_length)
+    limit = length_limit(model.config, job.config.max_length, virtual_tokens(model))
     label2id = model.config.label2id if job.task == "classification" else None
     training = encode(job.data, tokenizer, label2id, limit)
     evaluation = encode(job.evaluation, tokenizer, label2id, limit) if job.evaluation else None
@@ -248,19 +248,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
         return self.sampler
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """A checkpoint holds what is trained: the frozen base would only fill the disk."""
-        if hasattr(self.model, "peft_config"):
-            super()._save(output_dir, state_dict)
-            return
+        """A checkpoint holds what is trained: the frozen base would only fill the disk.
+
+        Not what peft saves, which for a prompt encoder is its output alone: training could not go on from there.
+        """
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained_tensors(self.model), folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if hasattr(self.model, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_trained(self.model, Path(resume_from_checkpoint) / TRAINED)
+        load_trained(self.model, Path(resume_from_checkpoint) / TRAINED)
 
     def go_on(self, checkpoint: Path | None) -> None:
         """Train to the end, from the start or a checkpoint; where that is the last step, only evaluate."""
@@ -291,9 +288,10 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
     def _causal_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> tuple[torch.Tensor, Any]:
         targets = inputs["labels"][:, 1:]  # (B, T-1)
         kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (K,) positions that any row learns from
-        extra = {"logits_to_keep": kept} if self._keeps else {}
+        columns = kept - inputs["labels"].shape[1]  # from the end: virtual tokens may stand before the text
+        extra = {"logits_to_keep": columns} if self._keeps else {}
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **extra)
-        logits = outputs.logits if self._keeps else outputs.logits[:, kept]  # (B, K, V)
+        logits = outputs.logits if self._keeps else outputs.logits[:, columns]  # (B, K, V)
         loss = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.encoding import encode, length_limit
+from nbadapt.engines.encoding import encode, length_limit, virtual_tokens
 from nbadapt.method import Estimate, Job
 from nbadapt.options import DTYPES
 
@@ -27,7 +27,8 @@ def estimate(model: torch.nn.Module, job: Job) -> Estimate:
     trainable, total = count_parameters(model)
     width = DTYPES[job.dtype]
     rows = len(job.data) if job.data else 0
-    longest = _longest(model.config, job)
+    virtual = virtual_tokens(model)
+    longest = _longest(model.config, job, virtual) + virtual
     memory = {
         "weights": (total - trainable) * width,
         "adapter": trainable * 4,
@@ -52,13 +53,13 @@ def _size(parameter: torch.nn.Parameter) -> int:
     return parameter.numel()
 
 
-def _longest(config: Any, job: Job) -> int:
+def _longest(config: Any, job: Job, virtual: int) -> int:
     """Tokens of the longest of the first rows, at most what a row may have."""
     import dataclasses
 
     from nbadapt import models
 
-    limit = length_limit(config, job.config.max_length)
+    limit = length_limit(config, job.config.max_length, virtual)
     if job.data is None:
         return limit
     # Character counts find the long rows; only those are tokenised.

@@ -71,4 +71,8 @@ class PeftMethod(TrainedMethod):
             tokenizer.save_pretrained(target)
         else:
             model = skeleton(job)
-            _script.write(self._config_with_head(model, job), model, job, target)
+            _script.write(self._config_with_head(model, job), model, job, target, self.script_start(model, job))
+
+    def script_start(self, model: PreTrainedModel, job: Job) -> str:
+        """Lines that an exported script needs between putting the adapter on `model` and training it."""
+        return ""

@@ -136,7 +136,7 @@ TRAINING = '''
 torch.manual_seed(SEED)
 model.requires_grad_(False){no_dropout}
 model = get_peft_model(model, {config})
-model.print_trainable_parameters()
+{start}model.print_trainable_parameters()
 
 
 def collate(rows):
@@ -203,7 +203,7 @@ for module in model.modules():  # the frozen base needs no dropout
             setattr(module, name, 0.0)"""
 
 
-def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path) -> None:
+def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path, start: str = "") -> None:
     """Write train.py, train.jsonl and evaluation.jsonl into the folder `target`.
 
     Args:
@@ -211,45 +211,48 @@ def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path)
         skeleton: the base model, on the meta device.
         job: with its tables.
         target: an empty folder.
+        start: lines that the script runs on `model` once the adapter is on it.
     """
+    from nbadapt.engines import encoding
+
     rows: dict[str, Sequence[Mapping[str, Any]]] = {
         "train.jsonl": job.data.rows if job.data else (),
         "evaluation.jsonl": job.evaluation.rows if job.evaluation else (),
     }
-    plain = job.task == "classification" or _encodes_alike(skeleton, job)
+    virtual = getattr(config, "num_virtual_tokens", 0)
+    limit = encoding.length_limit(skeleton.config, job.config.max_length, virtual)
+    plain = job.task == "classification" or _encodes_alike(job, limit)
     for name, table in rows.items():
-        lines = table if plain else _encoded(skeleton, job, table)
+        lines = table if plain else _encoded(job, limit, table)
         (target / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines), "utf-8")
-    (target / "train.py").write_text(_text(config, skeleton, job, ENCODE_LANGUAGE if plain else ENCODED), "utf-8")
+    encode = ENCODE_LANGUAGE if plain else ENCODED
+    (target / "train.py").write_text(_text(config, skeleton, job, limit, encode, start), "utf-8")
 
 
-def _encoded(skeleton: PreTrainedModel, job: Job, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _encoded(job: Job, limit: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     from nbadapt import models
     from nbadapt.data import Examples
     from nbadapt.engines import encoding
 
-    limit = encoding.length_limit(skeleton.config, job.config.max_length)
     table = Examples(job.task, tuple(rows))
     return encoding.encode(table, models.load_tokenizer(job.model), None, limit).rows
 
 
-def _encodes_alike(skeleton: PreTrainedModel, job: Job) -> bool:
+def _encodes_alike(job: Job, limit: int) -> bool:
     """Whether the script's few lines give the tokens that the run was trained on; tried on the first rows."""
     from nbadapt import models
-    from nbadapt.engines import encoding
 
-    limit = encoding.length_limit(skeleton.config, job.config.max_length)
     scope: dict[str, Any] = {"tokenizer": models.load_tokenizer(job.model), "LIMIT": limit}
     exec(ENCODE_LANGUAGE, scope)  # noqa: S102 - our own text from above
     rows = job.data.rows[:TRIED] if job.data else ()
     try:
-        return [scope["encode"](row) for row in rows] == _encoded(skeleton, job, rows)
+        return [scope["encode"](row) for row in rows] == _encoded(job, limit, rows)
     except (ValueError, TypeError):  # such as a template whose turns end without the eos token
         return False
 
 
-def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, encode: str) -> str:
-    from nbadapt.engines import encoding, supervised
+def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, limit: int, encode: str, start: str) -> str:
+    from nbadapt.engines import supervised
 
     rows = len(job.data) if job.data else 0
     arguments = supervised.trainer_arguments(job, rows)
@@ -265,10 +268,11 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, encode: str) 
         seed=job.seed,
         batch=job.config.batch_size,
         accumulation=job.config.gradient_accumulation_steps,
-        limit=encoding.length_limit(skeleton.config, job.config.max_length),
+        limit=limit,
     )
     training = TRAINING.format(
         config=_literal(config),
+        start=start,
         arguments=_keyword_lines(arguments),
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )

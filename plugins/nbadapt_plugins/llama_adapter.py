@@ -1,0 +1,123 @@
+"""LLaMA-Adapter: adaption prompts behind a gate that starts closed (Zhang et al. 2023, https://arxiv.org/abs/2303.16199).
+
+::
+
+    attention of one of the top blocks, its weights frozen
+
+    x  (B, T, d) ── W_q ── queries ──┬── attends to the text ──────────────────────────────── W_o ── + ── h
+                                     │                                                               │
+    prompt  (K, d) trained ── W_k, W_v ── attends to the prompt, softmax ── · gate (trained) ── W_o ─┘
+
+    h = W_o (softmax(q k^T / sqrt(s)) v  +  gate · softmax(q k_p^T / sqrt(s)) v_p)
+
+Sizes: K d + 1 in each of the top blocks. The gate is 0 at the start, so the adapted model equals the base, and opens
+as the prompt becomes useful. The prompt has a softmax of its own and takes no positions. For GPT-2 peft leaves out
+the last W_o. No classification: peft's adaption prompts keep no head.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from nbadapt.errors import RequestError
+from nbadapt.method import Job
+from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
+from nbadapt_plugins._trained import FrozenBaseConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+
+class LlamaAdapterSettings(FrozenBaseConfig):
+    """Settings of LLaMA-Adapter."""
+
+    adapter_len: int = Field(10, ge=1, le=4096, description="learned tokens in each adapted block")
+    adapter_layers: int | None = Field(
+        None, ge=1, le=1024, description="how many blocks are adapted, from the top; none: all but the lowest two"
+    )
+    learning_rate: float = Field(1e-2, gt=0, le=10, description="peak learning rate of AdamW")
+
+
+class LlamaAdapter(PeftMethod):
+    """Trains prompts in the attention of the top blocks, and the gates that let them in."""
+
+    name = "llama-adapter"
+    verb = "finetune"
+    summary = "learned prompts in the top blocks' attention, behind gates that start closed"
+    reference = "https://arxiv.org/abs/2303.16199"
+    tasks = frozenset({"generation", "text"})
+    exports = frozenset({"peft"})
+    Config = LlamaAdapterSettings
+
+    def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
+        """An AdaptionPromptConfig for a model that peft has adaption prompts for."""
+        from peft import AdaptionPromptConfig
+        from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
+
+        settings: LlamaAdapterSettings = job.config
+        kind, blocks = model.config.model_type, model.config.num_hidden_layers
+        head = getattr(model.config, "head_dim", None)
+        if kind not in TRANSFORMERS_MODEL_CONFIG:
+            raise RequestError(
+                f"llama-adapter does not work with {kind}, only with {', '.join(TRANSFORMERS_MODEL_CONFIG)}: "
+                "use prompt-tuning or lora"
+            )
+        if head and head * model.config.num_attention_heads != model.config.hidden_size:
+            raise RequestError(
+                f"llama-adapter does not work with this {kind}, whose heads are not as wide as it: use lora"
+            )
+        if (settings.adapter_layers or 0) > blocks:
+            raise RequestError(
+                f"adapter_layers: {settings.adapter_layers} are more than the {blocks} blocks of {kind}: "
+                f"use at most {blocks}"
+            )
+        return AdaptionPromptConfig(
+            task_type=TASK_TYPES[job.task],
+            adapter_len=settings.adapter_len,
+            adapter_layers=settings.adapter_layers or max(1, blocks - 2),
+        )
+
+    def attach(self, model: PreTrainedModel, job: Job) -> PeftModel:
+        """The model with new prompts and closed gates."""
+        adapted = super().attach(model, job)
+        train_in_float32(adapted)
+        return adapted
+
+    def save(self, model: PeftModel, folder: Path) -> None:
+        """Write a peft adapter folder, with the prompts as they were trained."""
+        tensors = model.state_dict()
+        trained = {_own_name(name): tensor for name, tensor in tensors.items() if name.endswith(ORIGINAL)}
+        model.save_pretrained(folder, state_dict={**tensors, **trained})
+
+
+ORIGINAL = ".original"  # torch's name for the tensor behind a parametrization
+
+
+def train_in_float32(model: PeftModel) -> None:
+    """Keep prompts and gates in float32 where peft has them in the type of the base, which loses small updates."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    class Cast(torch.nn.Module):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__()
+            self.dtype = dtype
+
+        def forward(self, exact: torch.Tensor) -> torch.Tensor:
+            return exact.to(self.dtype)
+
+    found = [(m, n, p) for m in model.modules() for n, p in m.named_parameters(recurse=False) if p.requires_grad]
+    for module, name, parameter in found:
+        if parameter.dtype != torch.float32:
+            setattr(module, name, torch.nn.Parameter(parameter.detach().float()))
+            parametrize.register_parametrization(module, name, Cast(parameter.dtype), unsafe=True)
+
+
+def _own_name(parametrized: str) -> str:
+    """``a.parametrizations.weight.original`` -> ``a.weight``."""
+    return parametrized.removesuffix(ORIGINAL).replace(".parametrizations.", ".")
