@@ -9,7 +9,7 @@ import contextlib
 import copy
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ class FrozenBaseConfig(TrainingConfig):
 class TrainedMethod(Method):
     """A method that trains parameters on a shared, frozen base and stores them in a folder."""
 
-    requires = ("transformers",)
+    requires: ClassVar[tuple[str, ...]] = ("transformers",)
     tasks = frozenset({"classification", "generation", "text"})
 
     @abstractmethod
