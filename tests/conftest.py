@@ -16,6 +16,7 @@ os.environ["IPYTHONDIR"] = _ROOM + "/ipython"
 os.environ["JUPYTER_CONFIG_DIR"] = _ROOM + "/jupyter"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for each other
 os.environ["NBADAPT_RUNS"] = _ROOM + "/runs"
+os.environ["NBADAPT_EMBEDDINGS"] = _ROOM + "/embeddings"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

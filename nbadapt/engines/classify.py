@@ -1,4 +1,4 @@
-"""A sequence classifier in memory, ready to use."""
+"""Classifiers in memory, ready to use: a whole transformers model, or something on a backbone's vectors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from nbadapt.method import Adapted, Predictions
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nbadapt.engines.embed import Embedder
 
 BATCH = 32  # texts in one forward pass
 
@@ -43,11 +45,7 @@ class Classifier(Adapted):
         """
         import numpy as np
 
-        if labels is not None and set(labels) != set(self.names):
-            raise RequestError(f"this classifier was trained for the labels {', '.join(self.names)}: leave labels out")
-        wrong = next((t for t in texts if not isinstance(t, str)), None)
-        if wrong is not None:
-            raise RequestError(f"predict takes texts, not {type(wrong).__name__}: {wrong!r:.40}")
+        _check(texts, labels, self.names)
         probabilities: np.ndarray[Any, Any] = np.zeros((len(texts), len(self.names)))
         if not texts:
             return Predictions(self.names, probabilities)
@@ -72,3 +70,62 @@ class Classifier(Adapted):
     def answer(self, texts: list[str], tick: Callable[[], None]) -> list[str]:
         """The labels of n texts, for the samples of an evaluation."""
         return self.predict(texts, tick=tick).labels
+
+
+class FeatureClassifier(Adapted):
+    """A classifier on the vectors of a frozen backbone.
+
+    Args:
+        embedder: turns texts into vectors.
+        names: the k classes.
+        probabilities: vectors (n, d) -> probabilities (n, k), for n >= 1.
+    """
+
+    abilities = frozenset({"predict"})
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        names: Sequence[str],
+        probabilities: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
+    ) -> None:
+        self.embedder, self.names, self._probabilities = embedder, tuple(names), probabilities
+
+    def predict(
+        self, texts: Sequence[str], labels: Sequence[str] | None = None, tick: Callable[[], None] | None = None
+    ) -> Predictions:
+        """Class probabilities of n texts.
+
+        Args:
+            texts: n texts; each is cut at the length that the classifier was trained with.
+            labels: must be the classifier's own classes, or None.
+            tick: called between batches; may raise to leave early.
+
+        Raises:
+            RequestError: other labels than the classifier was trained for, or a text that is no str.
+        """
+        import numpy as np
+
+        _check(texts, labels, self.names)
+        if not texts:
+            return Predictions(self.names, np.zeros((0, len(self.names))))
+
+        def each(_done: int) -> None:
+            if tick is not None:
+                tick()
+
+        vectors = self.embedder.embed(texts, each, keep_few=False).vectors
+        probabilities = self._probabilities(vectors).astype(float)
+        return Predictions(self.names, probabilities / probabilities.sum(axis=1, keepdims=True))
+
+    def answer(self, inputs: list[Any], tick: Callable[[], None]) -> list[str]:
+        """The labels of n texts, for the samples of an evaluation."""
+        return self.predict(inputs, tick=tick).labels
+
+
+def _check(texts: Sequence[Any], labels: Sequence[str] | None, names: Sequence[str]) -> None:
+    if labels is not None and set(labels) != set(names):
+        raise RequestError(f"this classifier was trained for the labels {', '.join(names)}: leave labels out")
+    wrong = next((t for t in texts if not isinstance(t, str)), None)
+    if wrong is not None:
+        raise RequestError(f"predict takes texts, not {type(wrong).__name__}: {wrong!r:.40}")

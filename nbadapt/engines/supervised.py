@@ -12,6 +12,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from nbadapt import store
-from nbadapt.engines.encoding import IGNORED, Encoded, collate, encode, length_limit, virtual_tokens
+from nbadapt.engines.encoding import IGNORED, Encoded, Row, collate, encode, length_limit, virtual_tokens
 from nbadapt.engines.tokens import as_text
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.errors import RunError, Stopped, StoreError
@@ -49,12 +50,30 @@ class Answer(Protocol):
         """One answer an input."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a Trainer is fed.
+
+    Attributes:
+        training: the rows to learn from.
+        evaluation: the held-out rows.
+        collate: rows -> the arguments of the model's forward pass; `input_ids`, `labels` and others.
+        elsewhere: parameters of the adapted model that the trained one does not hold, because their work is done.
+    """
+
+    training: Encoded
+    evaluation: Encoded | None
+    collate: Callable[[list[Row]], dict[str, torch.Tensor]]
+    elsewhere: int = 0
+
+
 def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     job: Job,
     emit: Emit,
     answer: Answer,
+    prepared: Prepared | None = None,
 ) -> dict[str, float]:
     """Train whatever of `model` requires gradients on the job's data.
 
@@ -64,6 +83,7 @@ def train(
         job: its config is a TrainingConfig; its checkpoint, if any, is where training goes on from.
         emit: told of every step; a Stop it raises ends training after that step, with a checkpoint.
         answer: used to show a few answers at each evaluation.
+        prepared: the rows, where they are not to be tokenised from the job's data.
 
     Returns:
         The last figures: "train_loss"; of the held-out rows "loss", and for classification "accuracy" and
@@ -74,9 +94,10 @@ def train(
         RunError: the loss is no longer a finite number; the last checkpoint is kept.
     """
     config: TrainingConfig = job.config
-    emit(Stage("tokenising"))
-    training, evaluation = _encode_all(job, model, tokenizer, emit)
-    emit(Parameters(*count_parameters(model)))
+    prepared = prepared or _prepare(job, model, tokenizer, emit)
+    training, evaluation = prepared.training, prepared.evaluation
+    trainable, total = count_parameters(model)
+    emit(Parameters(trainable, total + prepared.elsewhere))
     arguments = _arguments(job, len(training.rows), model)
     sampler = _LengthGroupedSampler(training, config, job.seed)
     reporter = _Reporter(job, emit, sampler, answer)
@@ -85,7 +106,7 @@ def train(
         args=arguments,
         train_dataset=training.rows,
         eval_dataset=None if evaluation is None else evaluation.rows,
-        data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
+        data_collator=prepared.collate,
         compute_metrics=_classification_metrics if job.task == "classification" else None,
         preprocess_logits_for_metrics=_most_likely if job.task == "classification" else None,
         sampler=sampler,
@@ -106,10 +127,9 @@ def _device(job: Job) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(job.device) if job.device.startswith("cuda") else contextlib.nullcontext()
 
 
-def _encode_all(
-    job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, emit: Emit
-) -> tuple[Encoded, Encoded | None]:
+def _prepare(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, emit: Emit) -> Prepared:
     assert job.data is not None
+    emit(Stage("tokenising"))
     limit = length_limit(model.config, job.config.max_length, virtual_tokens(model))
     label2id = model.config.label2id if job.task == "classification" else None
     training = encode(job.data, tokenizer, label2id, limit)
@@ -120,7 +140,7 @@ def _encode_all(
             emit(Notice(f"{encoded.cut:,} of {total:,} {name} rows were longer than {limit} tokens and were cut"))
     if evaluation is not None:  # the order does not matter there, and even lengths waste less padding
         evaluation.rows.sort(key=lambda row: len(row["input_ids"]))
-    return training, evaluation
+    return Prepared(training, evaluation, partial(collate, pad_token_id=tokenizer.pad_token_id))
 
 
 def optimizer_steps(config: TrainingConfig, rows: int) -> int:

@@ -221,19 +221,27 @@ class Subject:
 
     @contextlib.contextmanager
     def _elsewhere(self, job: Job) -> Iterator[list[str]]:
-        """Work in an empty folder, with an empty folder for temporary files; at the end tells what was written."""
+        """Work in an empty folder, with an empty folder for temporary files; at the end tells what was written.
+
+        Nothing is embedded beforehand either, so that the same job tells the same events each time.
+        """
         strays: list[str] = []
         places = [Path(tempfile.mkdtemp(prefix="place-", dir=self._room)) for _ in range(2)]
         watched = [*places, Path(job.model.path)]
         before = [_files(place) for place in watched]
         home, temporary = Path.cwd(), tempfile.tempdir
+        cache = os.environ.get("NBADAPT_EMBEDDINGS")
         os.chdir(places[0])
         tempfile.tempdir = str(places[1])
+        os.environ["NBADAPT_EMBEDDINGS"] = tempfile.mkdtemp(prefix="embeddings-", dir=self._room)
         try:
             yield strays
         finally:
             os.chdir(home)
             tempfile.tempdir = temporary
+            del os.environ["NBADAPT_EMBEDDINGS"]
+            if cache is not None:
+                os.environ["NBADAPT_EMBEDDINGS"] = cache
         names = ("the working directory", "the folder of temporary files", "the model's folder")
         for name, place, old in zip(names, watched, before, strict=True):
             new = _files(place)
