@@ -281,6 +281,8 @@ def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, An
     if not isinstance(method, str):
         raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
     known = registry.load(method, verb).Config.model_fields
+    if "prompt" in settings and verb == "prompt" and "prompt" not in known:
+        raise RequestError(f'the prompt comes after the method: nbadapt.prompt("{method}", {settings["prompt"]!r:.40})')
     for name, value in settings.items():
         if name in COLUMNS and name not in known:
             raise RequestError(f"{name}={value!r} is no setting of {method}: write columns={{{name!r}: {value!r}}}")

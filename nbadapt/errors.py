@@ -64,9 +64,35 @@ class Stopped(BaseException):
     """The user asked to stop. Not an Exception, so that ``except Exception`` in a library cannot eat it."""
 
 
+# What other libraries and people call some settings.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "steps": "max_steps",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "rank": "r",
+    "lora_r": "r",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "max_seq_length": "max_length",
+    "per_device_train_batch_size": "batch_size",
+}
+AS_NEAR = 0.15  # how much less alike than the nearest word a second one may be
+
+
 def nearest(word: str, valid: Iterable[str], *, most: int = 3) -> list[str]:
-    """The valid words closest in spelling to `word`, best first; at most `most`, may be empty."""
-    return difflib.get_close_matches(word, list(valid), n=most, cutoff=0.5)
+    """The valid words closest in spelling to `word`, best first; at most `most`, may be empty.
+
+    A name that is common elsewhere, such as lr, gives the one that it has here.
+    """
+    words = list(valid)
+    here = OTHER_NAMES.get(word)
+    if here in words:
+        return [here]
+    close = difflib.get_close_matches(word, words, n=most, cutoff=0.5)
+    alike = [difflib.SequenceMatcher(None, other, word).ratio() for other in close]
+    return [other for other, ratio in zip(close, alike, strict=True) if ratio >= alike[0] - AS_NEAR]
 
 
 def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str:

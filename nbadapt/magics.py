@@ -162,8 +162,18 @@ def allow_empty_body(lines: list[str]) -> list[str]:
     return lines
 
 
+def show_in_one_line(shell: InteractiveShell, kind: type, error: Any, _traceback: Any, **_: Any) -> list[str]:
+    """Show an error of ours, raised by a Python call in a cell, without its traceback; Run All stops there."""
+    lines = [f"{kind.__name__}: {' '.join(str(error).splitlines())}"]
+    drop_frames(error)
+    shell._showtraceback(kind, error, lines)
+    return lines
+
+
 def load(shell: InteractiveShell) -> None:
-    """Register the magics and their completion."""
+    """Register the magics, their completion and how our errors are shown."""
+    if not shell.custom_exceptions:  # somebody else's stay
+        shell.set_custom_exc((NbadaptError,), show_in_one_line)  # type: ignore[no-untyped-call]  # IPython
     shell.register_magics(NbadaptMagics)
     shell.input_transformers_cleanup.append(allow_empty_body)
     completion.add(shell)
@@ -178,6 +188,8 @@ def unload(shell: InteractiveShell) -> None:
             if _is_ours(registered.get(name)):
                 del registered[name]
     manager.registry.pop(NbadaptMagics.__name__, None)
+    if shell.custom_exceptions == (NbadaptError,):
+        shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]  # IPython
     transformers = shell.input_transformers_cleanup
     transformers[:] = [t for t in transformers if getattr(t, "__module__", None) != __name__]
     completion.remove(shell)

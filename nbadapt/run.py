@@ -6,11 +6,12 @@ import contextlib
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbadapt import store
+from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
 from nbadapt.events import FINISHED, Event
@@ -120,6 +121,20 @@ class Run:
     def output(self) -> str | None:
         """The model's answer, where the run was one prompt."""
         return self.outcome.output if self.outcome else None
+
+    @property
+    def answers(self) -> pd.DataFrame:
+        """What was answered to each row of a table: row, input, output; where it is known, expected and correct.
+
+        Raises:
+            RunError: the run asked no table.
+        """
+        import pandas as pd
+
+        outcome = self._usable_outcome()
+        if "predictions" not in outcome.artifacts:
+            raise RunError(f"the run {self.id} asked no table: its answer is in run.output, its figures in run.metrics")
+        return pd.read_json(self.directory / outcome.artifacts["predictions"], lines=True, dtype=False)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -242,7 +257,7 @@ class Run:
             top_p: share of the probability that sampling keeps, 0 to 1.
             seed: decides the sampling.
         """
-        many = [prompts] if isinstance(prompts, str) else list(prompts)
+        many = _listed(prompts, "generate takes a prompt or a list of prompts")
         answers = self.adapted().generate(
             many, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
         )
@@ -255,7 +270,7 @@ class Run:
             texts: one text or n of them.
             labels: the classes to choose from; needed where the model generates text instead of classes.
         """
-        many = [texts] if isinstance(texts, str) else list(texts)
+        many = _listed(texts, "predict takes a text or a list of texts")
         return self.adapted().predict(many, labels)
 
     def export(self, kind: str, folder: str | Path | None = None) -> Path:
@@ -281,7 +296,7 @@ class Run:
             raise RequestError(f"{target} exists already: give another folder to export to")
         job = self.job(tables=kind == "script")
         try:
-            with store.new_folder(target) as temporary:
+            with quiet_libraries(), store.new_folder(target) as temporary:
                 method.export(kind, outcome, job, temporary)
         except OSError as error:
             raise StoreError(f"the run {self.id} could not be exported to {target}: {error}") from None
@@ -304,6 +319,14 @@ class Run:
             return dict(report.bundle(self))
         except StoreError:
             return {"text/plain": repr(self)}
+
+
+def _listed(given: str | Sequence[str], wanted: str) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise RequestError(f"{wanted}, not {type(given).__name__}: {given!r:.40}")
+    return list(given)
 
 
 def _expanded(folder: str | Path) -> Path:

@@ -452,3 +452,13 @@ def test_a_finetuned_model_is_prompted_by_its_variable(shell: Shell):
     answer = shell.run("%%prompt zero-shot --model tuned --max-new-tokens 4 --as answer\nEnglish: {{word}} German:")
     assert answer.error is None
     assert isinstance(shell["answer"].output, str)
+
+
+def test_an_error_of_a_python_call_is_one_line(shell: Shell):
+    """In a cell, once the extension is loaded; and IPython's own way comes back when it is unloaded."""
+    bad = "import nbadapt; nbadapt.finetune('lorra', model='minilm', data=[])"
+    result = shell.run(bad)
+    assert isinstance(result.error, NbadaptError)
+    assert (result.out + result.err).strip() == f"RequestError: {result.error}"
+    shell.run("%unload_ext nbadapt")
+    assert "Traceback" in shell.run(bad).out

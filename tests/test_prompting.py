@@ -172,8 +172,20 @@ def test_labels_that_are_read_as_free_text_are_told(tmp_path: Path) -> None:
     (note,) = registry.load("zero-shot")().estimate(job).notes
     assert note.startswith("the labels of data have 21 different values")
     assert "--labels A,B" in note
-    for given in ({"data": REVIEWS}, {"data": TRANSLATIONS}, {"data": rows, "labels": ("a", "b")}):
+    for given in ({"data": TRANSLATIONS}, {"data": rows, "labels": ("a", "b")}):
         assert registry.load("zero-shot")().estimate(make_job("zero-shot", tmp_path, **given)).notes == ()
+
+
+def test_a_choice_that_the_table_alone_decided_is_told(tmp_path: Path) -> None:
+    (note,) = registry.load("zero-shot")().estimate(make_job("zero-shot", tmp_path, data=REVIEWS)).notes
+    assert note.startswith("the answers are chosen from the table's labels: negative, positive")
+
+
+def test_the_classes_are_those_of_the_data_and_of_the_examples(tmp_path: Path) -> None:
+    examples = [*REVIEWS, {"text": "So so.", "label": "neutral"}, {"text": "Well.", "label": "neutral"}]
+    job = make_job("few-shot", tmp_path, data=REVIEWS, examples=examples, settings={"shots": 2})
+    (note,) = registry.load("few-shot")().estimate(job).notes
+    assert "negative, neutral, positive" in note
 
 
 def test_rows_without_a_target_are_answered(tmp_path: Path) -> None:
@@ -348,7 +360,7 @@ def test_a_row_is_never_its_own_demonstration(selection: str, tmp_path: Path) ->
 def test_demonstrations_over_the_context_are_dropped_and_counted(tmp_path: Path) -> None:
     examples = [{"text": f"{i} " + "The film was great. " * 8, "label": LABELS[i % 2]} for i in range(20)]
     job = make_job("few-shot", tmp_path, data=REVIEWS, examples=examples, settings={"shots": 20})
-    (note,) = registry.load("few-shot")().estimate(job).notes
+    (_choice, note) = registry.load("few-shot")().estimate(job).notes
     outcome, events = run(job)
     kept = len(stored_shots(job))
     assert 0 < kept < 20

@@ -164,6 +164,11 @@ def _artifact_faults(artifacts: Mapping[str, str], directory: Path) -> Iterator[
             yield f"the artifact {artifact} is not there: {path}"
 
 
+def _outcome_faults(trial: Trial) -> list[str]:
+    assert trial.outcome is not None  # the caller looked
+    return list(_artifact_faults(trial.outcome.artifacts, trial.job.directory))
+
+
 def writes(subject: Subject) -> Iterator[str]:
     """A run writes in its own folder only."""
     for task, trial in subject.trials():
@@ -214,7 +219,7 @@ def _samples(trial: Trial) -> list[Event]:
 def stop(subject: Subject) -> Iterator[str]:
     """A Stop acts before the next step but one, and goes through or leaves an outcome that loads and holds the work."""
     for task, undisturbed in subject.trials():
-        last = len(undisturbed.events) - 1
+        last, known = len(undisturbed.events) - 1, _outcome_faults(undisturbed)
         for what, at, nth in (("the first event", Event, 0), ("the first step", Progress, 0), (LAST, Event, last)):
             job = subject.job(task)
             stopper = _Stopper(at, nth)
@@ -230,7 +235,7 @@ def stop(subject: Subject) -> Iterator[str]:
             if what == LAST and _has_result(undisturbed) and not _has_result(trial):
                 yield f"{where}: what was done by then is lost"
             if trial.outcome is not None and (trial.outcome.artifacts or subject.method.verb == "prompt"):
-                yield from (f"{where}: {fault}" for fault in _artifact_faults(trial.outcome.artifacts, job.directory))
+                yield from (f"{where}: {fault}" for fault in _outcome_faults(trial) if fault not in known)
                 try:
                     subject.method().load(trial.outcome, _bare(job))
                 except Exception as error:  # noqa: BLE001 - any failure is the finding

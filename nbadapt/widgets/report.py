@@ -31,7 +31,7 @@ LEVELS = {"warning": "Warning", "error": "Error"}
 NOTE = "Note"  # for any other level, also one that a later version may have written
 
 FRAME = "max-width:860px;border:1px solid rgba(128,128,128,0.4);border-radius:6px;padding:10px 14px"
-CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0"
+CELL = "text-align:left;vertical-align:top;padding:2px 14px 2px 0;overflow-wrap:anywhere"
 PLAIN_TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;vertical-align:top;padding:3px 14px 3px 0"
 ANSWER = "white-space:pre-wrap;overflow-wrap:anywhere;font-family:inherit;margin:8px 0"
 

@@ -90,26 +90,38 @@ def _position(history: History, *, working: bool, now: float | None) -> list[tup
 
 def _quality(history: History, final: Mapping[str, float]) -> list[tuple[str, str]]:
     rows = []
-    for split, name, label in (
-        ("train", "loss", "Training loss"),
-        ("evaluation", "loss", "Evaluation loss"),
-    ):
-        if (value := history.latest(name, split)) is not None:
-            rows.append((label, number(value)))
-    for name in metric_names(history)[:MOST_METRICS]:
+    if (value := history.latest("loss")) is not None:
+        rows.append(("Training loss", number(value)))
+    for name in ("loss", *metric_names(history)[:MOST_METRICS]):
         value = history.latest(name, "evaluation")
         if value is not None:
-            rows.append((metric_label(name), number(value)))
-    measured = {name for _, name in history.series}
-    others = [
-        (metric_label(name), number(value))
-        for name, value in final.items()
-        if name.removeprefix("train_") not in measured
-    ]
-    rows += others[:MOST_METRICS]
+            label = "Evaluation loss" if name == "loss" else metric_label(name)
+            rows.append((label, number(value) + _when(history, name)))
+    rows += _final(history, final)[:MOST_METRICS]
     for name, label in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
         if (value := history.latest(name)) is not None:
             rows.append((label, number(value)))
+    return rows
+
+
+def _when(history: History, name: str) -> str:
+    """The step of an evaluation that is not the last one, where the run has ended: " (step 23)"."""
+    step = history.series["evaluation", name][-1][0]
+    past = history.progress is not None and step < history.progress.step
+    return f" (step {step:,})" if past and history.state in FINISHED else ""
+
+
+def _final(history: History, final: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Figures of the outcome that the history has not; an interval's two ends stand in one row."""
+    measured = {name for _, name in history.series}
+    rows = []
+    for name, value in final.items():
+        low, high = final.get(f"{name}_low"), final.get(f"{name}_high")
+        if low is not None and high is not None:
+            rows.append((f"{metric_label(name)}, 95 % interval", f"{number(low)} to {number(high)}"))
+        of = name.removesuffix("_low").removesuffix("_high")
+        if name.removeprefix("train_") not in measured and (of == name or of not in final):
+            rows.append((metric_label(name), amount(value) if name == "rows" else number(value)))
     return rows
 
 

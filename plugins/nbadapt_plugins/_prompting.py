@@ -113,7 +113,7 @@ class PromptMethod(Method):
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
         fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
         plan = fitting.plan()
-        return replace(plan, notes=(*_free_labels(job, labels), *plan.notes))
+        return replace(plan, notes=(*_choice(job, labels), *_free_labels(job, labels), *plan.notes))
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
@@ -168,14 +168,24 @@ def _rows(job: Job, text: str) -> list[Row]:
 
 
 def _labels(job: Job) -> tuple[str, ...]:
-    """The classes to choose from: as asked for, or those of the data, or those of the examples."""
+    """The classes to choose from: as asked for, or those of the data and of the examples."""
     table = job.data or job.examples
     labels = job.labels or (table.labels if table is not None else ())
+    if labels and not job.labels and job.examples is not None:
+        labels = tuple(sorted({*labels, *job.examples.labels}))
     if job.labels:
         _check_labels(job, job.labels, "--labels has")
     if len(set(labels)) == 1:
         raise RequestError(f"there is only the label {labels[0]!r} to choose: name the classes with --labels A,B")
     return tuple(dict.fromkeys(labels))
+
+
+def _choice(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
+    """A note where the table alone decided that the model chooses instead of writing."""
+    if not labels or job.labels:
+        return ()
+    shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+    return (f"the answers are chosen from the table's labels: {shown}; leave the label column out for free text",)
 
 
 def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
