@@ -10,7 +10,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ class FrozenBaseConfig(TrainingConfig):
 class TrainedMethod(Method):
     """A method that trains parameters on a shared, frozen base and stores them in a folder."""
 
-    requires = ("transformers",)
+    requires: ClassVar[tuple[str, ...]] = ("transformers",)
     tasks = frozenset({"classification", "generation", "text"})
 
     @abstractmethod
