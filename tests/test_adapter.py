@@ -60,7 +60,7 @@ def test_at_the_start_the_model_is_near_the_base_and_nearer_for_smaller_matrices
 
     assert distance(1e-4) < 1e-5
     assert distance(1e-2) < 1e-2
-    assert distance(0.5) > 1e-3
+    assert distance(0.5) > 10 * distance(1e-2)
 
 
 def test_an_adapter_computes_what_the_paper_says():
@@ -145,7 +145,8 @@ def test_the_export_loads_without_nbadapt(architecture, task, tmp_path):
         "assert 'nbadapt' not in sys.modules\n"
         "print(json.dumps(out.tolist()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=target, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=target, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     said = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     adapted = Adapter().load(outcome, job)
     torch.testing.assert_close(said, logits(adapted.model, adapted.tokenizer), rtol=1e-4, atol=1e-5)

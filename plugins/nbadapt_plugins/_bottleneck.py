@@ -6,7 +6,7 @@ A hook leaves the names and the classes of the model's own modules as they are.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +71,12 @@ def _through_adapter(layer: torch.nn.Module, _inputs: Any, output: torch.Tensor)
 
 def norm_parameters(model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
     """Full names of the parameters of all norms outside the heads."""
-    return list(_norm_parameters(model, tuple(heads)))
-
-
-def _norm_parameters(model: PreTrainedModel, heads: tuple[str, ...]) -> Iterator[str]:
-    for name, module in model.named_modules():
-        if name.startswith(heads) if heads else False:
-            continue
-        if "Norm" in type(module).__name__:
-            yield from (f"{name}.{part}" for part, _ in module.named_parameters(recurse=False))
+    return [
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if "Norm" in type(module).__name__ and not name.startswith(tuple(heads))
+        for part, _ in module.named_parameters(recurse=False)
+    ]
 
 
 def description(model: PreTrainedModel) -> dict[str, Any]:
@@ -98,6 +95,7 @@ EXPORTED = '''"""Puts the adapters of this folder into {model}. Needs torch, tra
 from use_adapter import load
 model, tokenizer = load("cpu")
 """
+import json
 from pathlib import Path
 
 import torch
