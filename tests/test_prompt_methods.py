@@ -428,6 +428,9 @@ def test_a_generator_leaves_room_for_its_virtual_tokens(tmp_path):
             {"target_modules": ["kproj"]},
             ("no linear layer 'kproj'", "did you mean k_proj"),
         ),
+        ("prompt-tuning", "llama", "generation", {"init": "vocab", "init_text": "a"}, ("init_text", "init is vocab")),
+        ("p-tuning", "llama", "generation", {"encoder_dropout": 0.1}, ("encoder_dropout belongs to the LSTM",)),
+        ("prefix-tuning", "llama", "generation", {"encoder_hidden_size": 9}, ("add prefix_projection: true",)),
         ("ia3", "llama", "generation", {"feedforward_modules": ["up_proj"]}, ("feedforward_modules: 'up_proj'",)),
     ],
 )
@@ -453,6 +456,19 @@ def test_ia3_scales_keys_values_and_the_feedforwards_inner_activations(architect
     sizes = linear_layers(load_base(make_job("ia3", architecture, task, tmp_path))[0])
     for name in inputs:  # the matrix whose input is the widest
         assert sizes[name][0] == max(inside for inside, _ in sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"target_modules": "all-linear"}, 2 * (32 + 16 + 16 + 32 + 64 + 64 + 64)),  # the last: down_proj's inputs
+        ({"target_modules": ["q_proj"]}, 2 * 32),
+        ({"target_modules": ["up_proj", "down_proj"], "feedforward_modules": ["up_proj"]}, 2 * (32 + 32)),
+    ],
+)
+def test_ia3_scales_what_it_is_told_to(settings, count, tmp_path):
+    job = make_job("ia3", "llama", "generation", tmp_path, **settings)
+    assert Ia3().estimate(job).trainable == count
 
 
 @pytest.mark.parametrize(

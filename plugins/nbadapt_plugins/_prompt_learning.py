@@ -62,6 +62,8 @@ class PromptLearningMethod(PeftMethod):
         """The peft configuration, with sizes that peft does not find in every architecture."""
         text = model.config.get_text_config()
         _check_room(model, job.config.num_virtual_tokens)
+        if getattr(job.config, "init_text", None) is not None and job.config.init != "text":
+            raise RequestError(f"init_text is what `init: text` starts from, and init is {job.config.init}: drop one")
         shared = {
             "task_type": TASK_TYPES[job.task],
             "num_virtual_tokens": job.config.num_virtual_tokens,

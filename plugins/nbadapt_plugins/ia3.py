@@ -49,7 +49,7 @@ class Ia3Settings(FrozenBaseConfig):
     feedforward_modules: list[str] | None = Field(
         None, description="those of them whose input is scaled, not their output; none: the feedforward's second matrix"
     )
-    learning_rate: float = Field(1e-2, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-2, gt=0, le=10, description="peak learning rate of AdamW")
 
 
 class Ia3(PeftMethod):

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from nbadapt.errors import RequestError
 from nbadapt.method import Job
 from nbadapt_plugins._prompt_learning import SoftPromptMethod, VirtualTokensConfig
 
@@ -62,6 +63,9 @@ class PTuning(SoftPromptMethod):
 
         settings: PTuningSettings = job.config
         recurrent = settings.encoder_reparameterization_type == "LSTM"
+        for name in ("encoder_num_layers", "encoder_dropout"):
+            if not recurrent and getattr(settings, name) != PTuningSettings.model_fields[name].default:
+                raise RequestError(f"{name} belongs to the LSTM: add encoder_reparameterization_type: LSTM, or drop it")
         of_lstm = {
             "encoder_num_layers": settings.encoder_num_layers,
             "encoder_dropout": settings.encoder_dropout if settings.encoder_num_layers > 1 else 0.0,

@@ -66,6 +66,8 @@ class PrefixTuning(PromptLearningMethod):
                 f"prefix-tuning does not work with {model.config.model_type}, which takes no keys and values: "
                 "use prompt-tuning or lora"
             )
+        if settings.encoder_hidden_size and not settings.prefix_projection:
+            raise RequestError("encoder_hidden_size is the projection's: add prefix_projection: true, or drop it")
         return PrefixTuningConfig(
             **shared,
             prefix_projection=settings.prefix_projection,
