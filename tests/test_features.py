@@ -162,7 +162,8 @@ def test_c_is_the_one_that_cross_validation_on_the_training_rows_likes_best(tmp_
         for c in features.STRENGTHS["logistic-regression"][0]
     }  # fmt: skip
     best = max(scores, key=scores.__getitem__)
-    assert best == features._load(job.directory / outcome.artifacts["classifier"])[-1].C
+    chosen = features._load(job.directory / outcome.artifacts["classifier"])[-1].C
+    assert chosen == best
     assert any(isinstance(e, Notice) and f"C is {best:g}" in e.text for e in events)
 
 

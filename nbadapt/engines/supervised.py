@@ -99,6 +99,8 @@ def train(
     trainable, total = count_parameters(model)
     emit(Parameters(trainable, total + prepared.elsewhere))
     arguments = _arguments(job, len(training.rows), model)
+    if prepared.elsewhere:  # a row stands for a text's tokens, which were read before
+        arguments.include_num_input_tokens_seen = "no"
     sampler = _LengthGroupedSampler(training, config, job.seed)
     reporter = _Reporter(job, emit, sampler, answer)
     trainer = _Trainer(

@@ -16,6 +16,8 @@ what the pooler makes of the first token (the pooler is pretrained and belongs t
 
 Sizes: with h_0 = d and h_{n+1} = k, the sum of h_i (h_{i-1} + 1) over i = 1 ... n+1; the model's own head as it is.
 The result is that of training with a frozen backbone, without dropout in the backbone: it never runs again.
+It classifies. A language model's output layer is its largest matrix, a row for each word of the vocabulary, and has
+one vector for each token to read instead of one for each text: for generation take a method such as lora.
 """
 
 from __future__ import annotations
