@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.method import Job, Outcome
@@ -21,7 +21,7 @@ TASK_TYPES = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "text": "C
 class PeftMethod(TrainedMethod):
     """A method whose result is a peft adapter folder that plain ``PeftModel.from_pretrained`` loads."""
 
-    requires = ("peft", "transformers")
+    requires: ClassVar[tuple[str, ...]] = ("peft", "transformers")
     exports = frozenset({"peft", "merged", "script"})
 
     @abstractmethod
