@@ -16,6 +16,8 @@ from nbadapt_plugins._bottleneck import Bottleneck
 from nbadapt_plugins.adapter import Adapter
 from tests.trained_jobs import CASES, TEXTS, base, logits, make_job, train
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 WIDTH, BLOCKS, SIZE = 32, 2, 4
 ONE = 2 * WIDTH * SIZE + SIZE + WIDTH
 # Norms of the body: two a block, and the embeddings' or the last one; RMS norms have no bias.

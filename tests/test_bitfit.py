@@ -11,6 +11,8 @@ from nbadapt.errors import RequestError
 from nbadapt_plugins.bitfit import BitFit
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 WIDTH, INNER, BLOCKS, GROUPED = 32, 64, 2, 16  # of the tiny models; GROUPED: keys' and values' width in Qwen2
 HEADS = {
     "bert": 2 * WIDTH + 2,

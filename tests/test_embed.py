@@ -25,6 +25,8 @@ from nbadapt.method import Job
 from nbadapt_plugins.features import Features
 from tests import tiny_models
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt2", "llama", "qwen2")
 TEXTS = [row["text"] for row in tiny_models.reviews(70)] + ["short", "a long text " * 30, "short"]
 

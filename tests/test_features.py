@@ -19,6 +19,8 @@ from nbadapt_plugins import features
 from nbadapt_plugins.features import Features
 from tests import tiny_models
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 ENCODERS = ("bert", "distilbert", "roberta")
 DECODERS = ("gpt2", "llama", "qwen2")
 KINDS = ("logistic-regression", "linear-svm", "random-forest", "gradient-boosting")

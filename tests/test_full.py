@@ -9,6 +9,8 @@ from nbadapt import models
 from nbadapt_plugins.full import Full
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 
 @pytest.fixture(autouse=True)
 def _forget_bases():

@@ -23,6 +23,8 @@ from nbadapt_plugins._trained import head_modules, switch_off_dropout
 from nbadapt_plugins.output_layers import OutputLayers, _Layers
 from tests import tiny_models
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 ENCODERS = ("bert", "distilbert", "roberta")
 DECODERS = ("gpt2", "llama", "qwen2")
 HIDDEN = 32  # of the tiny models

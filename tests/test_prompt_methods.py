@@ -29,6 +29,8 @@ from nbadapt_plugins.prefix_tuning import PrefixTuning
 from nbadapt_plugins.prompt_tuning import PromptTuning
 from tests import tiny_models
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 ENCODERS = ("bert", "distilbert", "roberta")
 DECODERS = ("gpt2", "llama", "qwen2")
 VARIANTS = {  # method and settings, under a short name

@@ -13,6 +13,8 @@ from nbadapt_plugins._kept import Kept
 from nbadapt_plugins.top_layers import TopLayers
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 ABOVE = {  # names of what is trained beside a top block; a head last
     "bert": ("bert.encoder.layer.1.", "bert.pooler.", "classifier."),
     "distilbert": ("distilbert.transformer.layer.1.", "pre_classifier.", "classifier."),

@@ -26,6 +26,8 @@ from tests.trained_jobs import (
     train,
 )
 
+pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+
 SETTINGS: dict[type[Method], dict[str, object]] = {Full: {}, BitFit: {}, Adapter: {}, TopLayers: {"layers": 1}}
 METHODS = list(SETTINGS)
 FAMILY = [
