@@ -120,17 +120,24 @@ class Capture:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Without transformers' progress bars and reports, and without a warning that peft provokes there."""
+    """Without transformers' progress bars and reports, and without the remarks of other libraries beside it.
+
+    Those are a warning that peft provokes, and what bitsandbytes, which peft imports, says of kernels it misses.
+    """
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
+    bitsandbytes.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         with _ignored("`is_gradient_checkpointing` is deprecated"):
             yield
     finally:
+        bitsandbytes.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

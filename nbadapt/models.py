@@ -423,7 +423,9 @@ def _read_weights(
 
     check_head(ref, read_config(ref), head)
     try:
-        with quiet_libraries():
+        # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
+        with quiet_libraries(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
             model, info = _auto_class(head).from_pretrained(
                 ref.path,
                 dtype=getattr(torch, dtype),

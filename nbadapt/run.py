@@ -223,7 +223,8 @@ class Run:
         """
         if self._adapted is None:
             outcome = self._usable_outcome()
-            self._adapted = self._method().load(outcome, self.job())
+            with quiet_libraries():
+                self._adapted = self._method().load(outcome, self.job())
         return self._adapted
 
     def _usable_outcome(self) -> Outcome:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import data, models, registry, store, template
-from nbadapt.capture import Capture
+from nbadapt.capture import Capture, quiet_libraries
 from nbadapt.errors import (
     DataError,
     DependencyError,
@@ -146,7 +146,8 @@ def prepare(request: Request) -> Plan:
     )
     if job.dtype == "auto":
         job = dataclasses.replace(job, dtype=models.best_dtype(device))
-    estimate = method.estimate(job)
+    with quiet_libraries():
+        estimate = method.estimate(job)
     _check_memory(estimate, job)
     return Plan(job, method, estimate, tuple(notices))
 

@@ -35,7 +35,7 @@ FINETUNE = {
     # the method
     "no method": Row("%%finetune", ("no method given", "%%finetune lora --model")),
     "option before the method": Row("%%finetune --model encoder lora", ("no method given", "comes first")),
-    "unknown method": Row("%%finetune lorra --data train_df", ("'lorra'", "did you mean lora?")),
+    "unknown method": Row("%%finetune lorra --data train_df", ("'lorra'", "did you mean lora or")),
     "underscore in the method": Row("%%prompt few_shot --model causal", ("'few_shot'", "few-shot")),
     "method of the other magic": Row(
         "%%finetune zero-shot --data train_df", ("'zero-shot'", "write %%prompt zero-shot")
@@ -156,7 +156,7 @@ COMMANDS = {
     "resume of an unknown run": Row("%nbadapt resume lora-abcd", ("'lora-abcd'", "there are no runs")),
     "a table for a run": Row("%nbadapt show train_df", ("train_df", "DataFrame", "%nbadapt runs")),
     "nothing to stop": Row("%nbadapt stop", ("no run is at work", "%nbadapt runs")),
-    "help of an unknown method": Row("%nbadapt help lorra", ("'lorra'", "did you mean lora?")),
+    "help of an unknown method": Row("%nbadapt help lorra", ("'lorra'", "did you mean lora or")),
     "a word too many": Row("%nbadapt runs all", ("unexpected 'all'", "%nbadapt runs")),
 }
 

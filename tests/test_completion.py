@@ -120,7 +120,7 @@ def test_examples_of_open_settings_are_offered(shell: Shell):
 def test_commands(shell: Shell):
     assert shell.tab("%nbadapt ") == list(COMMANDS)
     assert shell.tab("%nbadapt he") == ["help"]
-    assert shell.tab("%nbadapt help l") == ["lora"]
+    assert shell.tab("%nbadapt help lo") == ["lora"]
 
 
 def test_runs_complete_by_id(shell: Shell, runs: Path):

@@ -131,6 +131,20 @@ def test_the_tokenizer_does_not_cut_by_itself():
     assert len(tokenizer("word " * 300)["input_ids"]) == 302
 
 
+def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_process(tmp_path):
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained(tiny_models.folder("bert"), add_pooling_layer=False)
+    encoder.save_pretrained(tmp_path)
+    models.load_tokenizer(models.resolve(str(tiny_models.folder("bert")))).save_pretrained(tmp_path)
+    first, _ = models.load_classifier(models.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
+    drawn = first.bert.pooler.dense.weight.clone()
+    models.free()
+    torch.manual_seed(1)  # what else the process has drawn does not matter
+    second, _ = models.load_classifier(models.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
+    assert torch.equal(second.bert.pooler.dense.weight, drawn)
+
+
 def test_the_probe_never_chooses_float16_on_a_cpu():
     assert models.best_dtype("cpu") in {"bfloat16", "float32"}
 
