@@ -52,3 +52,13 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A fresh process for every method takes two minutes: among the quick tests are one method of each verb."""
+    for item in items:
+        if item.name.endswith("-load_elsewhere]") and not item.name.startswith(
+            ("test_a_method_keeps_the_contract[lora-", "test_a_method_keeps_the_contract[zero-shot-")
+        ):
+            item.add_marker(pytest.mark.slow)
