@@ -114,7 +114,7 @@ const show = {
       const [name, figure] = cells[i].children;
       if (name.textContent !== label) name.textContent = label;
       if (figure.textContent !== text) figure.textContent = text;
-      cells[i].classList.toggle("wide", text.length > 18);
+      cells[i].classList.toggle("nbadapt-wide", text.length > 18);
     });
   },
 
