@@ -53,4 +53,6 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
+    # On Windows, on accelerators, on Linux, and in oneDNN.
+    said = ("not enough memory", "out of memory", "t allocate memory", "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(words in text for words in said)

@@ -299,8 +299,10 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def skeleton(ref: ModelRef, head: Head = "causal", labels: Sequence[str] = ()) -> PreTrainedModel:
-    """The model on the meta device: all shapes, no weights, no memory."""
+def skeleton(
+    ref: ModelRef, head: Head = "causal", labels: Sequence[str] = (), dtype: str = "float32"
+) -> PreTrainedModel:
+    """The model on the meta device: all shapes and types, no weights, no memory; frozen but for a classifier's head."""
     import torch
 
     config = read_config(ref)
@@ -309,6 +311,9 @@ def skeleton(ref: ModelRef, head: Head = "causal", labels: Sequence[str] = ()) -
         _set_labels(config, labels)
     with torch.device("meta"):
         model: PreTrainedModel = _auto_class(head).from_config(config, trust_remote_code=ref.trust_remote_code)
+    model.to(getattr(torch, dtype)).requires_grad_(False)
+    if head == "classification":
+        _train_head(model)
     return model
 
 
@@ -346,11 +351,16 @@ def load_classifier(
     model.num_labels = config.num_labels
     if not _has_head_for(base, labels):
         _new_head(model, config, device, seed)
+    _train_head(model)
+    return model, tokenizer
+
+
+def _train_head(model: PreTrainedModel) -> None:
+    """Make what is outside the body float32 and trainable, whatever type the body gives."""
     for name, module in model.named_children():
-        if name != body:
+        if name != model.base_model_prefix:
             module.float().requires_grad_(True)
             module.register_forward_pre_hook(_to_float32)
-    return model, tokenizer
 
 
 def _to_float32(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ import torch
 from nbadapt import models
 from nbadapt.data import Examples
 from nbadapt.engines.encoding import encode
-from nbadapt.engines.training_estimate import _activations
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Stage
 from nbadapt.method import Job, Outcome
@@ -191,6 +189,19 @@ def test_the_loss_counts_the_completion_only(tmp_path):
     assert first == pytest.approx(total / count, rel=1e-4)
 
 
+@pytest.mark.parametrize(("architecture", "task"), [("bert", "classification"), *CASES[3:]])
+def test_accumulated_batches_learn_what_one_large_batch_does(architecture, task, tmp_path):
+    """transformers hands classifiers a count of items that their loss ignores: gradients would be k times too large."""
+    found = []
+    for size, accumulated in ((8, 1), (2, 4)):
+        settings = {"batch_size": size, "gradient_accumulation_steps": accumulated, "max_grad_norm": 0}
+        outcome, events = train(make_job(architecture, task, tmp_path / str(size), **settings))
+        norms = [e.values["grad_norm"] for e in events if isinstance(e, Metric) and "grad_norm" in e.values]
+        found.append((norms, outcome.metrics["loss"]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-4)
+
+
 def test_the_same_seed_gives_the_same_figures_and_another_does_not(tmp_path):
     from dataclasses import replace
 
@@ -210,11 +221,6 @@ def test_a_text_row_ends_with_eos_where_the_tokenizer_has_one():
     assert [row["input_ids"] for row in encode(rows, tokenizer, None, 64).rows] == [ended, ended]
     tokenizer.eos_token = None
     assert encode(rows, tokenizer, None, 64).rows[0]["input_ids"] == plain
-
-
-def test_a_config_that_names_its_sizes_otherwise_is_estimated_without_them(tmp_path):
-    job = make_job("llama", "generation", tmp_path, batch_size=3)
-    assert _activations(SimpleNamespace(vocab_size=10), job, 5, 4) == 3 * 5 * 10 * (4 + 4)
 
 
 def test_rows_over_the_limit_are_cut_and_counted(tmp_path):

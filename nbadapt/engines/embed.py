@@ -12,6 +12,7 @@ Without dropout and gradients, in batches of similar length: that is 3.5 times a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from nbadapt.data import Examples
     from nbadapt.method import Emit, Job, ModelRef
 
 Pooling = Literal["cls", "mean", "last", "pooler"]
 
 BATCH = 32  # texts in one forward pass; more are slower on a CPU
 TOKENS = 2048  # in one forward pass, padding included
-WIDTHS = 12  # hidden-sized tensors that a block holds at once without gradients: its inner layer has 4 to 8
 SAVE_SECONDS = 5.0  # of work that a killed process may lose
 FEW = 32  # new texts that are not worth a file, where somebody just asks a model
 FORMAT = 1  # of the vectors; a change that gives other ones makes it another number
@@ -243,14 +244,31 @@ def check_embeddable(method: str, model: PreTrainedModel) -> None:
         )
 
 
-def memory(model: PreTrainedModel, job: Job, rows: int) -> dict[str, int]:
-    """The predicted peak in bytes of embedding so many rows: weights, one batch without gradients, the vectors."""
-    config = model.config.get_text_config()
-    width = {"float32": 4}.get(job.dtype, 2)
+def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict[str, int]:
+    """The predicted peak in bytes of embedding tables: weights, one batch without gradients, the vectors.
+
+    The model is on the meta device, and of no use afterwards.
+    """
+    from nbadapt import models
+    from nbadapt.engines.training_estimate import longest_rows
+    from nbadapt.engines.training_memory import forward_peak
+
+    config = model.config
+    config.use_cache = False
+    tokenizer = models.load_tokenizer(job.model)
+    limit = length_limit(config, job.config.max_length)
+    texts = {row["text"]: row for table in tables for row in table.rows}  # each is embedded once
+    once = dataclasses.replace(tables[0], rows=tuple({**row, "label": "0"} for row in texts.values()))
+    rows = longest_rows(once, 4 * BATCH, tokenizer, {"0": 0}, limit)
+    lengths = [len(row["input_ids"]) for row in rows]
+    largest = max(batches(lengths), key=lambda batch: len(batch) * max(lengths[i] for i in batch))
+    batch = collate([rows[i] for i in largest], tokenizer.pad_token_id)
+    del batch["labels"]
+    weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     return {
-        "weights": sum(p.numel() for p in model.base_model.parameters()) * width,
-        "activations": TOKENS * config.hidden_size * WIDTHS * width,
-        "vectors": rows * config.hidden_size * 4,
+        "weights": weights,
+        "activations": forward_peak(model, batch, model.base_model, job.device),
+        "vectors": (len(texts) + sum(map(len, tables))) * config.get_text_config().hidden_size * 4,
     }
 
 

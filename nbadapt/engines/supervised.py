@@ -8,7 +8,7 @@ counts only once it is whole; evaluation leaves the random state alone.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from nbadapt import store
+from nbadapt import models, store
+from nbadapt.engines.causal_loss import causal_loss, keeps_logits, learned_positions, quick_attention
 from nbadapt.engines.encoding import IGNORED, Encoded, Row, collate, encode, length_limit, virtual_tokens
 from nbadapt.engines.tokens import as_text
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.errors import RunError, Stopped, StoreError
 from nbadapt.events import Checkpoint, Metric, Notice, Parameters, Progress, Sample, Stage
+from nbadapt.memory import out_of_memory
 from nbadapt.metrics import accuracy, macro_f1
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from nbadapt.engines.training_config import TrainingConfig
     from nbadapt.method import Emit, Job
 
-SHORT = 128  # tokens; below, torch's flash attention is slow backwards in bfloat16 on a CPU (3.5 times at 30 tokens)
 TRAINED = "trained.safetensors"  # in a checkpoint
 GRADIENTS_CHECKED = 3  # after so many steps every trained tensor must have had a gradient
 SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
@@ -74,6 +74,7 @@ def train(
     emit: Emit,
     answer: Answer,
     prepared: Prepared | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> dict[str, float]:
     """Train whatever of `model` requires gradients on the job's data.
 
@@ -84,6 +85,7 @@ def train(
         emit: told of every step; a Stop it raises ends training after that step, with a checkpoint.
         answer: used to show a few answers at each evaluation.
         prepared: the rows, where they are not to be tokenised from the job's data.
+        optimizer: where it is not AdamW with one learning rate for all.
 
     Returns:
         The last figures: "train_loss"; of the held-out rows "loss", and for classification "accuracy" and
@@ -111,8 +113,10 @@ def train(
         data_collator=prepared.collate,
         compute_metrics=_classification_metrics if job.task == "classification" else None,
         preprocess_logits_for_metrics=_most_likely if job.task == "classification" else None,
+        optimizers=(optimizer, None),
         sampler=sampler,
         causal=job.task != "classification",
+        tell=lambda text: emit(Notice(text, "warning")),
     )
     _use_only(trainer, reporter)
     emit(Stage("training"))
@@ -176,6 +180,15 @@ def trainer_arguments(job: Job, rows: int) -> dict[str, Any]:
         "use_cpu": job.device == "cpu",
         "report_to": "none",
     }
+
+
+def optimizer_class(job: Job) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The class that the Trainer would take for this job, and its arguments besides the rate and the decay."""
+    if _pages(job):
+        import bitsandbytes
+
+        return bitsandbytes.optim.PagedAdamW32bit, {}  # type: ignore[attr-defined]  # not in its __all__
+    return torch.optim.AdamW, {"fused": True}
 
 
 def _pages(job: Job) -> bool:
@@ -257,14 +270,33 @@ class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
         return len(self._lengths)
 
 
+def _parts(inputs: dict[str, torch.Tensor], rows: int) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
+    """A batch in parts of so many rows, each with its share of what is learned in the batch."""
+    items = _learned(inputs["labels"])
+    for start in range(0, len(inputs["labels"]), rows):
+        part = {name: tensor[start : start + rows] for name, tensor in inputs.items()}
+        yield _learned(part["labels"]) / items, part
+
+
+def _learned(labels: torch.Tensor) -> int:
+    """How many labels (B,), or tokens after the first one (B, T), are learned."""
+    wanted = labels if labels.ndim == 1 else labels[:, 1:]
+    return int((wanted != IGNORED).sum())
+
+
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
     """A Trainer with our sampler and a causal loss that computes logits at label tokens only."""
 
-    def __init__(self, *, sampler: _LengthGroupedSampler, causal: bool, **arguments: Any) -> None:
-        self.sampler, self._causal = sampler, causal
+    def __init__(
+        self, *, sampler: _LengthGroupedSampler, causal: bool, tell: Callable[[str], None], **arguments: Any
+    ) -> None:
+        self.sampler, self._causal, self._tell = sampler, causal, tell
         super().__init__(**arguments)
-        forward = inspect.signature(getattr(self.model, "get_base_model", lambda: self.model)().forward)
-        self._keeps = "logits_to_keep" in forward.parameters
+        self._keeps = keeps_logits(self.model)
+        # A classifier's loss is a mean, also where its forward takes the count of items that would make it a sum.
+        self.model_accepts_loss_kwargs: bool = causal and self.model_accepts_loss_kwargs
+        self._rows = self.args.per_device_train_batch_size  # that go through the model at once
+        self._share = 1.0  # of its batch that the part has which goes through the model now
 
     def _get_train_sampler(self, _dataset: Any = None) -> _LengthGroupedSampler:
         return self.sampler
@@ -291,33 +323,85 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
         if self.eval_dataset is not None:
             self.evaluate()
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch: whole, or where memory ran out in parts that together have the same gradient."""
+        self._window.append(inputs)
+        while True:
+            try:
+                return self._in_parts(model, inputs, num_items_in_batch)
+            except Exception as error:
+                if not out_of_memory(error) or self._rows == 1:
+                    raise
+            # Here the error's frames and with them the activations are gone. Some gradients were added, others not.
+            model.zero_grad()
+            gc.collect()
+            models.release_cached_memory()
+            self._halve()
+            for earlier in self._window[:-1]:
+                self._in_parts(model, earlier, num_items_in_batch)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of the next optimizer step."""
+        self._window: list[dict[str, Any]] = []  # those of this step whose gradients are there
+        return super().get_batch_samples(*args, **kwargs)
+
+    def _halve(self) -> None:
+        self._rows = (self._rows + 1) // 2
+        size, accumulated = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        parts = accumulated * math.ceil(size / self._rows)
+        self._tell(
+            f"memory ran out at step {self.state.global_step + 1}: from here on {self._rows} rows at a time instead of "
+            f"{size}, and {parts} of them to a step instead of {accumulated}; the step's gradient stays the same"
+        )
+
+    def _in_parts(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        """The loss of a micro-batch, whose gradient was added, `_rows` rows at a time."""
+        losses = []
+        for share, part in _parts(inputs, self._rows):
+            self._share = share
+            losses.append(super().training_step(model, part, num_items_in_batch))
+        self._share = 1.0
+        return torch.stack(losses).sum()
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """One batch of an evaluation, in parts where memory runs out."""
+        rows = len(inputs["input_ids"])
+        while True:
+            try:
+                return self._predicted(model, inputs, rows, prediction_loss_only, ignore_keys)
+            except Exception as error:
+                if not out_of_memory(error) or rows == 1:
+                    raise
+            models.release_cached_memory()
+            rows = (rows + 1) // 2
+
+    def _predicted(self, model: Any, inputs: dict[str, Any], rows: int, *args: Any) -> Any:
+        parts = [(share, super(_Trainer, self).prediction_step(model, p, *args)) for share, p in _parts(inputs, rows)]
+        loss = sum(share * result[0] for share, result in parts)
+        logits, labels = ([result[i] for _, result in parts] for i in (1, 2))
+        return loss, *(None if kept[0] is None else torch.cat(kept) for kept in (logits, labels))
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        with self._quick_attention(inputs["input_ids"]):
-            if not self._causal:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss, outputs = self._causal_loss(model, inputs, num_items_in_batch)
+        # A sum over the items of the whole step adds up by itself; the mean of a part counts as its share.
+        added = num_items_in_batch is not None
+        bfloat16 = self.args.bf16 or self.model.dtype == torch.bfloat16
+        with quick_attention(inputs["input_ids"], bfloat16):
+            if self._causal:
+                loss, outputs = causal_loss(model, inputs, learned_positions(inputs["labels"]), self._keeps)
+                loss = loss / (num_items_in_batch if added else _learned(inputs["labels"]))
+            else:
+                loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if torch.is_grad_enabled() and not added:
+            loss = loss * self._share
         return (loss, outputs) if return_outputs else loss
-
-    def _quick_attention(self, input_ids: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-        short = input_ids.device.type == "cpu" and input_ids.shape[1] <= SHORT
-        if short and torch.is_grad_enabled() and (self.args.bf16 or self.model.dtype == torch.bfloat16):
-            attention: contextlib.AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
-            return attention
-        return contextlib.nullcontext()
-
-    def _causal_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> tuple[torch.Tensor, Any]:
-        targets = inputs["labels"][:, 1:]  # (B, T-1)
-        kept = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)  # (K,) positions that any row learns from
-        columns = kept - inputs["labels"].shape[1]  # from the end: virtual tokens may stand before the text
-        extra = {"logits_to_keep": columns} if self._keeps else {}
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **extra)
-        logits = outputs.logits if self._keeps else outputs.logits[:, columns]  # (B, K, V)
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets[:, kept].flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        return loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()), outputs
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate without moving the random state, so that evaluating more often changes no training."""
@@ -417,7 +501,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
         values = {name: metrics[key] for key, name in names.items() if key in metrics}
         self.figures.update(values)
         if not self._evaluated:
-            self._gradient_checks.add(state.global_step)
+            self._gradient_checks.add(max(state.global_step, GRADIENTS_CHECKED))
         self._evaluated = True
         self._emit(Metric(state.global_step, "evaluation", values))
         self._show_samples(state.global_step)

@@ -1,42 +1,52 @@
-"""What training will cost, from a model on the meta device and a look at the rows."""
+"""What training will cost, from a model on the meta device and the longest rows."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.encoding import encode, length_limit, virtual_tokens
+from nbadapt.engines.encoding import Row, collate, encode, length_limit, virtual_tokens
 from nbadapt.method import Estimate, Job
-from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOOKED_AT = 200  # rows tokenised to learn how long rows are
-WIDTHS_KEPT = 17  # hidden-sized tensors that a block keeps for its backward pass (Korthikanti et al. 2022, eq. 1)
+    from nbadapt.data import Examples
+
+LOOKED_AT = 200  # of the rows with the most letters, tokenised to find the longest
+ROUGH = "the memory of the activations is a rough guess: this model cannot be followed without its weights"
 
 
-def estimate(model: torch.nn.Module, job: Job) -> Estimate:
+def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> Estimate:
     """Exact parameters and predicted peak memory of training what of `model` requires gradients.
 
     Args:
-        model: the adapted model on the meta device.
+        model: the adapted model on the meta device, in the types that it is trained in; of no use afterwards.
         job: its config is a TrainingConfig.
+        base: the tensors of the model before it was adapted, which stay in memory.
     """
     from nbadapt.engines.supervised import optimizer_steps
 
     trainable, total = count_parameters(model)
-    width = DTYPES[job.dtype]
     rows = len(job.data) if job.data else 0
-    virtual = virtual_tokens(model)
-    longest = _longest(model.config, job, virtual) + virtual
+    steps = optimizer_steps(job.config, rows)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    kept = {id(t): t for t in (*base, *model.buffers(), *(p for p in model.parameters() if not p.requires_grad))}
     memory = {
-        "weights": (total - trainable) * width,
-        "adapter": trainable * 4,
-        "gradients": trainable * 4,
-        "optimizer": trainable * 8,  # AdamW keeps two moments
-        "activations": _activations(model.config, job, longest, width),
+        "weights": sum(t.nbytes for t in kept.values()),
+        "adapter": sum(p.nbytes for p in trained),
+        "gradients": sum(p.nbytes for p in trained),
+        "optimizer": 2 * sum(p.nbytes for p in trained),  # AdamW keeps two moments
     }
-    return Estimate(trainable, total, memory, trainable * 4, optimizer_steps(job.config, rows))
+    notes: tuple[str, ...] = ()
+    try:
+        needed = _beside_weights(model, job)
+    except Exception:  # noqa: BLE001 - whatever code a model brings: the estimate goes on without
+        needed, notes = _guess(model, job), (ROUGH,)
+    memory["activations"] = max(0, needed - memory["gradients"])
+    return Estimate(trainable, total, memory, 4 * trainable, steps, notes=notes)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
@@ -53,28 +63,45 @@ def _size(parameter: torch.nn.Parameter) -> int:
     return parameter.numel()
 
 
-def _longest(config: Any, job: Job, virtual: int) -> int:
-    """Tokens of the longest of the first rows, at most what a row may have."""
-    import dataclasses
+def _beside_weights(model: PreTrainedModel, job: Job) -> int:
+    """Peak bytes beside weights and optimizer, of training and of evaluating."""
+    from nbadapt.engines.training_memory import step_peak
 
+    batch, held_out = _batches(model, job)
+    return max(step_peak(model, batch, held_out, job))
+
+
+def _batches(model: PreTrainedModel, job: Job) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+    """The batches of the longest rows: one of training, and one of evaluation, if any."""
     from nbadapt import models
 
-    limit = length_limit(config, job.config.max_length, virtual)
-    if job.data is None:
-        return limit
-    # Character counts find the long rows; only those are tokenised.
-    rows = sorted(job.data.rows, key=lambda row: -sum(len(str(v)) for v in row.values()))[:LOOKED_AT]
-    looked_at = dataclasses.replace(job.data, rows=tuple(rows))
+    assert job.data is not None
     tokenizer = models.load_tokenizer(models.base_ref(job.model))
-    label2id = config.label2id if job.task == "classification" else None
-    return max(encode(looked_at, tokenizer, label2id, limit).lengths)
+    model.config.pad_token_id, model.config.use_cache = tokenizer.pad_token_id, False  # as in training
+    limit = length_limit(model.config, job.config.max_length, virtual_tokens(model))
+    size, pad = job.config.batch_size, tokenizer.pad_token_id
+    label2id = model.config.label2id if job.task == "classification" else None
+    batch = collate(longest_rows(job.data, size, tokenizer, label2id, limit), pad)
+    if not job.evaluation:
+        return batch, None
+    return batch, collate(longest_rows(job.evaluation, 2 * size, tokenizer, label2id, limit), pad)
 
 
-def _activations(config: Any, job: Job, longest: int, width: int) -> int:
-    """Bytes that the backward pass needs of a batch of the longest rows; without what the config does not tell."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+def longest_rows(
+    table: Examples, count: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
+) -> list[Row]:
+    """The `count` longest rows of a table, tokenised, the longest first; letters tell which are worth tokenising."""
+    rows = sorted(table.rows, key=lambda row: -sum(len(str(value)) for value in row.values()))
+    looked_at = dataclasses.replace(table, rows=tuple(rows[: max(LOOKED_AT, count)]))
+    encoded = encode(looked_at, tokenizer, label2id, limit).rows
+    return sorted(encoded, key=lambda row: -len(row["input_ids"]))[:count]
+
+
+def _guess(model: PreTrainedModel, job: Job) -> int:
+    """Bytes of a batch of the longest rows in all blocks (Korthikanti et al. 2022, eq. 1, without attention)."""
+    text = model.config.get_text_config()
     hidden, layers, words = (getattr(text, name, 0) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    tokens = job.config.batch_size * longest
-    blocks = tokens * hidden * layers * WIDTHS_KEPT * width
+    tokens = job.config.batch_size * length_limit(model.config, job.config.max_length, virtual_tokens(model))
+    width = 4 if job.dtype == "float32" else 2
     logits = 0 if job.task == "classification" else tokens * words * (width + 4)
-    return int(blocks + logits)
+    return int(17 * tokens * hidden * layers * width + logits)

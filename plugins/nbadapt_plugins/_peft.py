@@ -58,21 +58,30 @@ class PeftMethod(TrainedMethod):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "peft": the adapter folder; "merged": a whole model; "script": a plain transformers script."""
+        from nbadapt import models
         from nbadapt_plugins import _script
 
         adapter = job.directory / outcome.artifacts["adapter"]
         if kind == "peft":
             shutil.copytree(adapter, target, dirs_exist_ok=True)
         elif kind == "merged":
-            base, tokenizer = load_base(job)
-            own_weights(base)
+            base = self.mergeable(job)
             merged: PreTrainedModel = self.restore(base, adapter, job).merge_and_unload()
             merged.to(base.dtype).save_pretrained(target)
-            tokenizer.save_pretrained(target)
+            models.load_tokenizer(job.model).save_pretrained(target)
         else:
             model = skeleton(job)
             _script.write(self._config_with_head(model, job), model, job, target, self.script_start(model, job))
 
+    def mergeable(self, job: Job) -> PreTrainedModel:
+        """The base with weights of its own, in its own type, which a merge may change."""
+        base, _ = load_base(job)
+        own_weights(base)
+        return base
+
     def script_start(self, model: PreTrainedModel, job: Job) -> str:
-        """Lines that an exported script needs between putting the adapter on `model` and training it."""
+        """Lines that an exported script needs between putting the adapter on `model` and training it.
+
+        They may set `optimizer`, which is the Trainer's own otherwise.
+        """
         return ""

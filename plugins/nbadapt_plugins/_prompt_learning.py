@@ -18,7 +18,7 @@ from pydantic import Field
 from nbadapt.errors import RequestError
 from nbadapt.method import Estimate, Job
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
-from nbadapt_plugins._trained import FrozenBaseConfig, skeleton
+from nbadapt_plugins._trained import FrozenBaseConfig
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -75,10 +75,7 @@ class PromptLearningMethod(PeftMethod):
 
     def estimate(self, job: Job) -> Estimate:
         """As for every trained method; what is stored is what the prompt encoder makes, not the encoder."""
-        from nbadapt.engines import training_estimate
-
-        model = self.attach(skeleton(job), job)
-        estimate = training_estimate.estimate(model, job)
+        estimate, model = self.estimate_with(job)
         config = model.active_peft_config
         encoder = sum(p.numel() for p in model.prompt_encoder.parameters())
         made = config.num_virtual_tokens * config.token_dim * (2 * config.num_layers if self.in_every_block else 1)

@@ -136,6 +136,7 @@ TRAINING = '''
 torch.manual_seed(SEED)
 model.requires_grad_(False){no_dropout}
 model = get_peft_model(model, {config})
+optimizer = None  # the Trainer's AdamW
 {start}model.print_trainable_parameters()
 
 
@@ -180,6 +181,7 @@ trainer = GroupedTrainer(
     train_dataset=training,
     eval_dataset=held_out,
     data_collator=collate,
+    optimizers=(optimizer, None),
     args=TrainingArguments(
         output_dir="checkpoints",
         save_strategy="no",
@@ -187,12 +189,16 @@ trainer = GroupedTrainer(
 {arguments}
     ),
 )
-trainer.train()
+{scale}trainer.train()
 model.save_pretrained("adapter")
 if held_out:
     print("loss", trainer.evaluate()["eval_loss"])
 '''
 
+
+MEAN = """# A classifier's loss is a mean over its batch, which accumulated batches divide among themselves.
+trainer.model_accepts_loss_kwargs = False
+"""
 
 NO_DROPOUT = """
 for module in model.modules():  # the frozen base needs no dropout
@@ -211,7 +217,7 @@ def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path,
         skeleton: the base model, on the meta device.
         job: with its tables.
         target: an empty folder.
-        start: lines that the script runs on `model` once the adapter is on it.
+        start: lines that the script runs on `model` once the adapter is on it; they may set `optimizer`.
     """
     from nbadapt.engines import encoding
 
@@ -274,6 +280,7 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, limit: int, e
         config=_literal(config),
         start=start,
         arguments=_keyword_lines(arguments),
+        scale=MEAN if job.task == "classification" else "",
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )
     model = (

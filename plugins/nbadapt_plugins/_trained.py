@@ -22,6 +22,7 @@ from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
 
 if TYPE_CHECKING:
     import torch
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nbadapt.models import Head
@@ -61,15 +62,28 @@ class TrainedMethod(Method):
     def restore(self, model: PreTrainedModel, folder: Path, job: Job) -> PreTrainedModel:
         """The base model with what `save` wrote on it."""
 
+    def optimizer(self, model: PreTrainedModel, job: Job) -> Optimizer | None:
+        """The optimizer, where it is not AdamW with one learning rate for all."""
+        return None
+
     def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base model, frozen, with a head for the job's task, and its tokenizer."""
         return load_base(job)
 
     def estimate(self, job: Job) -> Estimate:
         """The exact parameters from a model on the meta device, and the predicted peak memory."""
+        return self.estimate_with(job)[0]
+
+    def estimate_with(self, job: Job) -> tuple[Estimate, PreTrainedModel]:
+        """The estimate, and the adapted model on the meta device, whose shapes and configs tell the rest."""
         from nbadapt.engines import training_estimate
 
-        return training_estimate.estimate(self.attach(skeleton(job), job), job)
+        base = skeleton(job)
+        tensors = [*base.parameters(), *base.buffers()]
+        if not getattr(job.config, "base_dropout", True):
+            switch_off_dropout(base)
+        model = self.attach(base, job)
+        return training_estimate.estimate(model, job, tensors), model
 
     def run(self, job: Job, emit: Emit) -> Outcome:
         """Train, and save what was trained."""
@@ -81,7 +95,8 @@ class TrainedMethod(Method):
             switch_off_dropout(base)
         model = self.attach(base, job)
         with _without_cache(base.config):
-            metrics = supervised.train(model, tokenizer, job, emit, adapted(model, tokenizer, job).answer)
+            answer, optimizer = adapted(model, tokenizer, job).answer, self.optimizer(model, job)
+            metrics = supervised.train(model, tokenizer, job, emit, answer, optimizer=optimizer)
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:
@@ -119,14 +134,10 @@ def head_of(job: Job) -> Head:
 
 
 def skeleton(job: Job) -> PreTrainedModel:
-    """The base model on the meta device; as in training, a classification head alone is trainable."""
+    """The base model on the meta device, in the types that it is trained in; a classification head is trainable."""
     from nbadapt import models
 
-    model = models.skeleton(job.model, head_of(job), job.labels).requires_grad_(False)
-    if job.task == "classification":
-        for name in head_modules(model):
-            model.get_submodule(name).requires_grad_(True)
-    return model
+    return models.skeleton(job.model, head_of(job), job.labels, job.dtype)
 
 
 def load_base(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

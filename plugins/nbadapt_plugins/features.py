@@ -101,9 +101,9 @@ class Features(Method):
         _check_rows(job)
         _check_installed(job.config.classifier)
         trained, total = _parameters(job, model)
-        rows = sum(len(table) for table in (job.data, job.evaluation) if table is not None)
+        tables = [table for table in (job.data, job.evaluation) if table is not None]
         notes = () if trained else (f"how large a {job.config.classifier} grows depends on the data",)
-        return Estimate(trained, total, memory(model, job, rows), trained * 8, _steps(job), notes=notes)
+        return Estimate(trained, total, memory(model, job, tables), trained * 8, _steps(job), notes=notes)
 
     def run(self, job: Job, emit: Emit) -> Outcome:
         """Embed all rows, fit the classifier, store it, and say how good it is on the held-out rows."""

@@ -54,10 +54,7 @@ class Full(TrainedMethod):
     def estimate(self, job: Job) -> Estimate:
         """The copy comes on top of the shared base; a note says how much that is."""
         found = super().estimate(job)
-        half = job.dtype != "float32"
-        memory = dict(found.memory)
-        memory["weights"] = found.total * (2 if half else 4)
-        memory["activations"] += found.total * 2 if half else 0  # the products' copies of the weights
+        memory = found.memory
         more = sum(memory[item] for item in ("adapter", "gradients", "optimizer"))
         disk = KEPT_CHECKPOINTS * CHECKPOINT_BYTES * found.trainable
         note = (
@@ -65,7 +62,7 @@ class Full(TrainedMethod):
             f"{gibibytes(memory['weights'])}, {gibibytes(found.artifact)} on disk for the result and up to "
             f"{gibibytes(disk)} for checkpoints; lora, adapter and bitfit need a small part of that"
         )
-        return dataclasses.replace(found, memory=memory, notes=(*found.notes, note))
+        return dataclasses.replace(found, notes=(*found.notes, note))
 
     def attach(self, model: PreTrainedModel, job: Job) -> PreTrainedModel:
         """The model with float32 weights of its own, all trained."""

@@ -12,26 +12,44 @@
 
 Sizes: a matrix of out x in gets r · (in + out) trained parameters; the classification head, where there is one,
 is trained whole. At the start B A = 0, so the adapted model equals the base.
-rsLoRA: Kalajdzievski 2023, arXiv:2312.03732. DoRA: Liu et al. 2024, arXiv:2402.09353.
+rsLoRA: Kalajdzievski 2023, arXiv:2312.03732. DoRA: Liu et al. 2024, arXiv:2402.09353. LoRA+: Hayou et al. 2024,
+arXiv:2402.12354. Starts: PiSSA takes the r main directions out of W, so that W = W' + (alpha / r) B A, and trains
+those (Meng et al. 2024, arXiv:2404.02948); it is stored as a LoRA adapter of rank 2 r for the unchanged W. EVA starts A
+with the main directions of what the layers are given for 512 rows (Paischer et al. 2024, arXiv:2410.07170).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from nbadapt.method import Job
+from nbadapt.capture import quiet_libraries
+from nbadapt.errors import RequestError
+from nbadapt.method import Job, Outcome
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
-from nbadapt_plugins._trained import FrozenBaseConfig
+from nbadapt_plugins._trained import FrozenBaseConfig, own_weights, seeded
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from pathlib import Path
+
+    from peft import PeftConfig, PeftModel
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
+PEFT_STARTS = {"kaiming": True, "eva": True, "loftq": True}  # where peft's name for a start is another
 
-class LoraSettings(FrozenBaseConfig):
-    """Settings of LoRA."""
+LORAPLUS = """
+from peft.optimizers import create_loraplus_optimizer
+
+optimizer = create_loraplus_optimizer(
+    model, torch.optim.AdamW, lr={rate}, loraplus_lr_ratio={ratio}, loraplus_weight_decay={decay}, fused=True
+)
+"""
+
+
+class LowRankSettings(FrozenBaseConfig):
+    """Settings of LoRA on a base of any kind."""
 
     r: int = Field(8, ge=1, le=4096, description="rank: the inner size of the two matrices")
     alpha: float | None = Field(None, gt=0, description="the update is scaled by alpha / r; none: 2 r, so by 2")
@@ -43,10 +61,23 @@ class LoraSettings(FrozenBaseConfig):
     )
     rslora: bool = Field(False, description="scale by alpha / sqrt(r), steadier at high rank (rsLoRA)")
     dora: bool = Field(False, description="train the columns' lengths apart from their directions (DoRA)")
-    init: Literal["kaiming", "gaussian", "orthogonal"] = Field(
-        "kaiming", description="how the two matrices are drawn; each start equals the base model"
+    loraplus_lr_ratio: float | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="matrix B learns this many times as fast as A (LoRA+, such as 16); none: as fast",
     )
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of AdamW")
+
+
+class LoraSettings(LowRankSettings):
+    """Settings of LoRA."""
+
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "eva"] = Field(
+        "kaiming",
+        description="how the two matrices start: drawn at random, from the weights' main directions (pissa), "
+        "or from those of the data (eva); each start equals the base model",
+    )
 
 
 class Lora(PeftMethod):
@@ -56,7 +87,7 @@ class Lora(PeftMethod):
     verb = "finetune"
     summary = "low-rank matrices beside frozen weights: small, quick, near the quality of training all layers"
     reference = "https://arxiv.org/abs/2106.09685"
-    Config = LoraSettings
+    Config: ClassVar[type[LowRankSettings]] = LoraSettings
 
     def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
         """A LoraConfig whose target modules exist in this model and can hold the rank."""
@@ -76,5 +107,70 @@ class Lora(PeftMethod):
             fan_in_fan_out=stored_transposed(model, chosen),
             use_rslora=settings.rslora,
             use_dora=settings.dora,
-            init_lora_weights=True if settings.init == "kaiming" else settings.init,
+            init_lora_weights=PEFT_STARTS.get(settings.init, settings.init),
         )
+
+    def attach(self, model: PreTrainedModel, job: Job) -> PeftModel:
+        """The model with new matrices beside the chosen weights, started as asked."""
+        from nbadapt_plugins import _lora_starts
+
+        start = job.config.init
+        if start == "pissa":
+            _own_adapted(model, job.config)
+        adapted = super().attach(model, job)
+        if model.device.type == "meta":
+            return adapted
+        if start == "pissa":
+            adapted.pissa_start = _lora_starts.pissa_start(adapted)
+        elif start == "eva":
+            with seeded(job), quiet_libraries():
+                _lora_starts.start_from_activations(adapted, job)
+        return adapted
+
+    def save(self, model: PeftModel, folder: Path) -> None:
+        """Write a peft adapter folder for the unchanged base."""
+        from nbadapt_plugins import _lora_starts
+
+        super().save(model, folder)
+        if hasattr(model, "pissa_start"):
+            _lora_starts.as_plain_lora(folder, model.pissa_start)
+
+    def optimizer(self, model: PreTrainedModel, job: Job) -> Optimizer | None:
+        """LoRA+ gives B a learning rate of its own."""
+        if job.config.loraplus_lr_ratio is None:
+            return None
+        from peft.optimizers import create_loraplus_optimizer
+
+        from nbadapt.engines.supervised import optimizer_class
+
+        made, arguments = optimizer_class(job)
+        ratio, decay = job.config.loraplus_lr_ratio, job.config.weight_decay
+        optimizer: Optimizer = create_loraplus_optimizer(
+            model, made, lr=job.config.learning_rate, loraplus_lr_ratio=ratio, loraplus_weight_decay=decay, **arguments
+        )
+        return optimizer
+
+    def script_start(self, model: PreTrainedModel, job: Job) -> str:
+        """LoRA+'s optimizer in an exported script."""
+        settings: LoraSettings = job.config
+        if settings.loraplus_lr_ratio is None:
+            return ""
+        return LORAPLUS.format(
+            rate=settings.learning_rate, ratio=settings.loraplus_lr_ratio, decay=settings.weight_decay
+        )
+
+    def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
+        """As every peft method; a start from the data cannot be repeated by a plain script."""
+        if kind == "script" and job.config.init == "eva":
+            raise RequestError("init: eva starts from the data, which a plain script does not: export peft or merged")
+        super().export(kind, outcome, job, target)
+
+
+def _own_adapted(model: PreTrainedModel, settings: LoraSettings) -> None:
+    """Give the layers that are adapted weights of their own: PiSSA changes them, and the base is shared."""
+    from nbadapt_plugins._linear_layers import linear_layers, targets
+
+    chosen, _ = targets(model, settings.target_modules, settings.r)
+    for name in linear_layers(model):
+        if any(name == each or name.endswith(f".{each}") for each in chosen):
+            own_weights(model.get_submodule(name))

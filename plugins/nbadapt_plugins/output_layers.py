@@ -94,9 +94,9 @@ class OutputLayers(Method):
         model = skeleton(job)
         embed.check_embeddable(self.name, model)
         trained = _parameters(model, job)
-        rows = sum(len(table) for table in (job.data, job.evaluation) if table is not None)
+        tables = [table for table in (job.data, job.evaluation) if table is not None]
         memory = {
-            **embed.memory(model, job, rows),
+            **embed.memory(model, job, tables),
             "adapter": trained * 4,
             "gradients": trained * 4,
             "optimizer": trained * 8,  # AdamW keeps two moments

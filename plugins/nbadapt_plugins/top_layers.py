@@ -64,7 +64,7 @@ class TopLayers(CopiedMethod):
         frozen = text.num_hidden_layers - job.config.layers
         width = 4 if job.dtype == "float32" else 2
         kept = min(job.config.cache_memory * MEBIBYTE, _tokens(job, config) * text.hidden_size * width)
-        memory = {**found.memory, "weights": found.total * width}
+        memory = dict(found.memory)
         note = f"dropout is off in the embeddings and the {frozen} frozen blocks"
         if kept and frozen:
             memory["cache"] = kept
@@ -88,7 +88,7 @@ class TopLayers(CopiedMethod):
         for module in below.values():
             switch_off_own_dropout(module)
         _copies.train_copies(model, _frozen_parameters(model, above))
-        if first and job.config.cache_memory:
+        if first and job.config.cache_memory and model.device.type != "meta":
             Kept(job.config.cache_memory * MEBIBYTE).watch(model, [below[f"{name}.{i}"] for i in range(first)])
         return model
 

@@ -1,0 +1,142 @@
+"""The memory that training takes, found by going through one step with tensors that have shapes and no values.
+
+::
+
+    skeleton on the meta device ──> the same with fake tensors (torch's FakeTensorMode)
+                                       │  forward, backward, evaluation: nothing is computed
+                                       └──> bytes of all tensors that exist at the same time
+
+Every method, also a third party's, is followed exactly as far as torch itself is: what a kernel takes inside, and
+what the allocator leaves unused, is not seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from nbadapt.engines.causal_loss import causal_loss, keeps_logits, learned_positions, quick_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
+
+Batch = dict[str, torch.Tensor]
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+    """Counts the bytes of the tensors that are made inside and exist at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def leave_out(self, tensors: Iterator[torch.Tensor]) -> None:
+        """Do not count these."""
+        self._seen |= {tensor.untyped_storage()._cdata for tensor in tensors}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._count, result)
+        return result
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return tensor
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:
+    """Bytes beside weights and optimizer that a training step, and an evaluation of a batch, hold at their peaks.
+
+    Args:
+        model: on the meta device, in the types that it is trained in; it is of no use afterwards.
+        batch: real input_ids, attention_mask and labels of the most expensive batch.
+        held_out: the same of the evaluation.
+        job: its task, device and dtype decide what is computed.
+    """
+    causal = job.task != "classification"
+    autocast = job.dtype == "bfloat16" and model.dtype == torch.float32
+    bfloat16 = autocast or model.dtype == torch.bfloat16
+    keeps = keeps_logits(model)
+    kind = job.device.partition(":")[0]
+    positions = [learned_positions(b["labels"]) if causal and b else None for b in (batch, held_out)]
+
+    def loss(fake: Batch, learned: torch.Tensor | None) -> torch.Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=autocast), quick_attention(fake["input_ids"], bfloat16):
+            if learned is None:
+                found: torch.Tensor = model(**fake).loss
+                return found
+            return causal_loss(model, fake, learned, keeps)[0]
+
+    with _faked(model, kind) as live:
+        model.train()
+        if job.config.gradient_accumulation_steps > 1:  # the gradients of earlier batches are there already
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        loss(*_fake(batch, positions[0], kind)).backward()  # type: ignore[no-untyped-call]
+        model.zero_grad()
+        training, live.peak = live.peak, live.now
+        if held_out is None:
+            return training, 0
+        model.eval()
+        with torch.no_grad():
+            loss(*_fake(held_out, positions[1], kind))
+        return training, live.peak
+
+
+def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., Any], device: str) -> int:
+    """Bytes beside the weights that `forward(**batch)` holds at its peak, without gradients."""
+    kind = device.partition(":")[0]
+    with _faked(model, kind) as live, torch.no_grad():
+        model.eval()
+        forward(**_fake(batch, None, kind)[0])
+        return live.peak
+
+
+def _fake(batch: Batch, positions: torch.Tensor | None, device: str) -> tuple[Batch, torch.Tensor | None]:
+    """Tensors of the same shapes; inside the fake mode."""
+    fakes = {name: torch.empty_like(tensor, device=device) for name, tensor in batch.items()}
+    return fakes, None if positions is None else torch.empty_like(positions, device=device)
+
+
+@contextlib.contextmanager
+def _faked(model: torch.nn.Module, device: str) -> Iterator[_Live]:
+    """Fake tensors in the place of the model's own; inside, all tensors are fake, and the new ones are counted."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
+        made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for module in model.modules():
+            for table in (module._parameters, module._buffers, vars(module)):
+                _replace(table, made, device)
+        live = _Live()
+        live.leave_out(fake for _, fake in made.values())
+        with live:
+            yield live
+
+
+def _replace(table: Mapping[str, Any], made: dict[int, tuple[torch.Tensor, torch.Tensor]], device: str) -> None:
+    for name, tensor in table.items():
+        if isinstance(tensor, torch.Tensor):
+            if id(tensor) not in made:  # tied weights stay one
+                fake = torch.empty_like(tensor, device=device)
+                if isinstance(tensor, torch.nn.Parameter):
+                    fake = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                made[id(tensor)] = (tensor, fake)
+            table[name] = made[id(tensor)][1]  # type: ignore[index]  # a dict

@@ -1,0 +1,61 @@
+"""A process of its own for tests/test_short_memory.py: trains with too little memory for a batch, then with enough.
+
+Prints one JSON object: the losses of both trainings, what was said, and the held-out losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nbadapt.events import Metric, Notice, Progress
+from nbadapt.method import Job
+from nbadapt_plugins.lora import Lora
+from tests.trained_jobs import make_job
+
+TEXT = "The film was a wonderful surprise and the actors were great. " * 12
+
+
+def long_rows(job: Job, count: int) -> Job:
+    """The job with `count` rows of some hundred tokens for training, and as many held out."""
+    assert job.data is not None
+    column = "text" if job.task == "classification" else "prompt"
+    rows = tuple({**job.data.rows[i % len(job.data)], column: f"{i} {TEXT}"} for i in range(count))
+    table = dataclasses.replace(job.data, rows=rows)
+    return dataclasses.replace(job, data=table, evaluation=table)
+
+
+def run(job: Job, directory: Path, **changed: Any) -> dict[str, Any]:
+    """Losses, notices and steps of one training."""
+    events: list[Any] = []
+    config = job.config.model_copy(update=changed)
+    outcome = Lora().run(dataclasses.replace(job, config=config, directory=directory), events.append)
+    return {
+        "losses": [e.values["loss"] for e in events if isinstance(e, Metric) and e.split == "train"],
+        "said": [e.text for e in events if isinstance(e, Notice)],
+        "steps": [e.step for e in events if isinstance(e, Progress)],
+        "metrics": dict(outcome.metrics),
+    }
+
+
+def main(architecture: str, task: str, accumulated: int, share: float, folder: Path) -> None:
+    """Leave `share` of the memory that a training step takes at its peak, beside the weights."""
+    settings = {"batch_size": 64, "gradient_accumulation_steps": accumulated, "epochs": 2, "samples": 0}
+    job = long_rows(make_job(Lora, architecture, task, folder, target_modules="all-linear", **settings), 128)
+    needed = Lora().estimate(job).memory["activations"]
+    run(job, folder / "warm", batch_size=2, max_steps=1)  # whatever is made once is there
+    room = psutil.Process().memory_info().vms + int(share * needed)
+    resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+    short = run(job, folder / "short")
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(json.dumps({"needed": needed, "short": short, "enough": run(job, folder / "enough")}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))

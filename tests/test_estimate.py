@@ -1,0 +1,114 @@
+"""Predicted peak memory against what torch's allocator records of the training itself."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nbadapt import models, registry
+from nbadapt.data import Examples
+from nbadapt.engines import embedding_cache
+from nbadapt.engines.training_config import TrainingConfig
+from nbadapt.errors import NbadaptError
+from nbadapt.method import Estimate, Job
+from nbadapt.testing import tiny
+from nbadapt.testing.memory import allocated_peak
+from nbadapt_plugins.lora import Lora
+
+METHODS = [method.name for method in registry.methods("finetune")]
+TEXT = "The film was a wonderful surprise and a terrible story; "
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models of 4 blocks and 128 wide: small, and yet most of what they take is theirs."""
+    root = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "_HIDDEN", 128)
+        patch.setattr(tiny, "_LAYERS", 4)
+        return {name: tiny.tiny_model(name, root / name) for name in tiny.ARCHITECTURES}
+
+
+def make_job(method: str, model: Path, task: str, directory: Path, **settings: object) -> Job:
+    labels = ("no", "yes") if task == "classification" else ()
+    rows: list[dict[str, str]] = [
+        {"text": f"{i} {TEXT * (i % 7 + 1)}", "label": labels[i % 2]}
+        if labels
+        else {"prompt": f"{i} {TEXT * (i % 7 + 1)}", "completion": "it is good " * 4}
+        for i in range(60)
+    ]
+    config = registry.load(method, "finetune").Config
+    if issubclass(config, TrainingConfig):
+        settings = {"max_steps": 2, "samples": 0, **settings}
+    return Job(
+        method=method,
+        config=config(max_length=96, **settings),
+        model=models.resolve(str(model)),
+        task=task,
+        directory=directory,
+        data=Examples(task, tuple(rows[:48]), labels),
+        evaluation=Examples(task, tuple(rows[48:]), labels),
+        labels=labels,
+        dtype="float32",
+    )
+
+
+def measured(job: Job) -> tuple[Estimate, int]:
+    """The estimate, and the peak: what is allocated in a training, and the weights that were there before."""
+    method = registry.load(job.method, "finetune")()
+    estimate = method.estimate(job)
+    method.run(replace(job, directory=job.directory / "first"), lambda _: None)  # the base is loaded
+    shutil.rmtree(embedding_cache.root(), ignore_errors=True)
+    peak = allocated_peak(lambda: method.run(replace(job, directory=job.directory / "second"), lambda _: None))
+    return estimate, peak + estimate.memory["weights"]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("method", ["features", "full", "lora"])
+def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(method, architecture, folders, tmp_path):
+    estimate, peak = measured(make_job(method, folders[architecture], "classification", tmp_path))
+    assert estimate.peak == pytest.approx(peak, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("task", ["classification", "generation"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_predicted_peak_is_within_15_percent_over_the_matrix(method, architecture, task, dtype, folders, tmp_path):
+    if task not in registry.load(method, "finetune").tasks:
+        pytest.skip(f"{method} does no {task}")
+    try:
+        estimate, peak = measured(replace(make_job(method, folders[architecture], task, tmp_path), dtype=dtype))
+    except NbadaptError as error:
+        pytest.skip(str(error))
+    assert estimate.peak == pytest.approx(peak, rel=0.15)
+    assert not any("rough guess" in note for note in estimate.notes)
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+@pytest.mark.parametrize("batch", [4, 16])
+def test_the_prediction_follows_the_settings(batch, accumulated, folders, tmp_path):
+    settings = {"batch_size": batch, "gradient_accumulation_steps": accumulated}
+    estimate, peak = measured(make_job("full", folders["gpt2"], "generation", tmp_path, **settings))
+    assert estimate.peak == pytest.approx(peak, rel=0.15)
+
+
+class LooksAtValues(Lora):
+    """A model whose forward pass depends on the values, as remote code may: it cannot be followed without weights."""
+
+    def attach(self, model, job):
+        model.get_input_embeddings().register_forward_hook(
+            lambda _module, _inputs, output: output * output.sum().item()
+        )
+        return super().attach(model, job)
+
+
+def test_a_model_that_cannot_be_followed_gets_a_guess_that_says_so(folders, tmp_path):
+    estimate = LooksAtValues().estimate(make_job("lora", folders["llama"], "generation", tmp_path))
+    assert any("rough guess" in note for note in estimate.notes)
+    assert estimate.memory["activations"] > 0
+    assert not registry.load("lora")().estimate(make_job("lora", folders["llama"], "generation", tmp_path)).notes

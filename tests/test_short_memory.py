@@ -1,0 +1,52 @@
+"""Memory that runs out in the middle of a step, for real: a process that may not take more (RLIMIT_AS)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+slow = pytest.mark.slow
+CASES = [
+    pytest.param("llama", "generation", 1, 0.3, id="generation"),
+    pytest.param("gpt2", "generation", 2, 0.5, id="generation, accumulated", marks=slow),
+    pytest.param("bert", "classification", 1, 0.3, id="classification", marks=slow),
+    pytest.param("llama", "classification", 2, 0.5, id="classification, accumulated", marks=slow),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize(("architecture", "task", "accumulated", "share"), CASES)
+def test_a_batch_that_does_not_fit_goes_on_in_parts_with_the_same_losses(
+    architecture, task, accumulated, share, tmp_path
+):
+    command = [
+        sys.executable,
+        "-m",
+        "tests.short_memory",
+        architecture,
+        task,
+        str(accumulated),
+        str(share),
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    short, enough = found["short"], found["enough"]
+    assert not enough["said"]
+    assert short["said"], "there was room for a whole batch"
+    first = short["said"][0]
+    assert re.match(r"memory ran out at step \d: from here on 32 rows at a time instead of 64", first)
+    assert f"{2 * accumulated} of them to a step instead of {accumulated}" in first
+    assert short["steps"] == enough["steps"]  # no step was lost or done twice
+    assert short["losses"] == pytest.approx(enough["losses"], rel=1e-4)
+    assert short["metrics"] == pytest.approx(enough["metrics"], rel=1e-4)
