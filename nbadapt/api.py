@@ -38,6 +38,7 @@ def finetune(
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
     dry_run: Literal[False] = ...,
+    timed: bool = ...,
     background: bool = ...,
     **settings: Any,
 ) -> Run: ...
@@ -58,6 +59,7 @@ def finetune(
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
     dry_run: Literal[True],
+    timed: bool = ...,
     background: bool = ...,
     **settings: Any,
 ) -> Plan: ...
@@ -77,6 +79,7 @@ def finetune(
     dtype: str | None = None,
     trust_remote_code: bool = False,
     dry_run: bool = False,
+    timed: bool = False,
     background: bool = False,
     **settings: Any,
 ) -> Run | Plan:
@@ -95,6 +98,7 @@ def finetune(
         dtype: type of the base weights; None for the fastest one.
         trust_remote_code: whether code that comes with the model may run.
         dry_run: only estimate the cost.
+        timed: with `dry_run`: load the model and time a few steps, for the `seconds` of the estimate.
         background: return at once, where a front end shows the dashboard.
         **settings: the method's own settings; `nbadapt.help(method)` lists them.
 
@@ -119,6 +123,7 @@ def finetune(
         settings=_settings(method, "finetune", settings),
         seed=seed,
         dry_run=dry_run,
+        timed=timed,
         background=background,
         device=device,
         dtype=dtype,
@@ -143,6 +148,7 @@ def prompt(
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
     dry_run: Literal[False] = ...,
+    timed: bool = ...,
     background: bool = ...,
     **settings: Any,
 ) -> Run: ...
@@ -164,6 +170,7 @@ def prompt(
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
     dry_run: Literal[True],
+    timed: bool = ...,
     background: bool = ...,
     **settings: Any,
 ) -> Plan: ...
@@ -184,6 +191,7 @@ def prompt(
     dtype: str | None = None,
     trust_remote_code: bool = False,
     dry_run: bool = False,
+    timed: bool = False,
     background: bool = False,
     **settings: Any,
 ) -> Run | Plan:
@@ -203,6 +211,7 @@ def prompt(
         dtype: type of the weights; None for the fastest one.
         trust_remote_code: whether code that comes with the model may run.
         dry_run: only estimate the cost.
+        timed: with `dry_run`: load the model and time a few steps, for the `seconds` of the estimate.
         background: return at once, where a front end shows the dashboard.
         **settings: the method's own settings; `nbadapt.help(method)` lists them.
 
@@ -228,6 +237,7 @@ def prompt(
         settings=_settings(method, "prompt", settings),
         seed=seed,
         dry_run=dry_run,
+        timed=timed,
         background=background,
         device=device,
         dtype=dtype,

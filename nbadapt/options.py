@@ -58,6 +58,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--device", "DEVICE", "where to compute (the best one there is)", "device", values="device"),
     Option("--dtype", "TYPE", "type of the base weights (the fastest one)", "dtype", values="dtype"),
     Option("--dry-run", "", "show the estimate and stop", "dry_run"),
+    Option("--timed", "", "with --dry-run: load the model and time a few steps", "timed"),
     Option("--background", "", "return at once and go on working", "background"),
     Option("--trust-remote-code", "", "let code that comes with the model run", "trust_remote_code"),
     Option("--help", "", "show this help", "help"),

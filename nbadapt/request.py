@@ -54,6 +54,7 @@ class Request:
         settings: the method's own settings, not yet validated.
         split: share of the data held out where no evaluation data is given.
         name: the notebook variable that the run is bound to.
+        timed: also predict the time of a dry run, from a few steps.
         device: None for the best one there is.
         dtype: None to probe.
 
@@ -78,6 +79,7 @@ class Request:
     split: float = 0.1
     name: str | None = None
     dry_run: bool = False
+    timed: bool = False
     background: bool = False
     device: str | None = None
     dtype: str | None = None
@@ -88,6 +90,8 @@ class Request:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise RequestError(f"the seed is {self.seed!r}: give a whole number from 0 to {MAX_SEED}")
         _check_labels(self.labels)
+        if self.timed and not self.dry_run:
+            raise RequestError("--timed predicts the time of a dry run: add --dry-run")
         if self.name is not None and (not self.name.isidentifier() or keyword.iskeyword(self.name)):
             raise RequestError(f"--as {self.name!r} is no variable name: use letters, digits and _, such as tuned")
 

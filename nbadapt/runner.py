@@ -30,6 +30,7 @@ from nbadapt.errors import (
     Stopped,
     StoreError,
     drop_frames,
+    first_line,
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
@@ -88,7 +89,7 @@ class Plan:
             shown.append(("size on disk", gibibytes(e.artifact)))
         shown.append(("steps", f"{e.steps:,}"))
         if e.seconds is not None:
-            shown.append(("time", f"about {e.seconds:,.0f} s"))
+            shown.append(("time", f"about {e.seconds:,.0f} s, evaluations not counted"))
         shown += [("note", note) for note in (*e.notes, *self.notices)]
         return shown
 
@@ -304,12 +305,27 @@ def submit(request: Request) -> Run | Plan:
     _check_idle()
     plan = prepare(request)
     if request.dry_run:
-        return plan
+        return _timed(plan) if request.timed else plan
     run = start(plan)
     foreground.hold(run, background=request.background)
     if run.error is not None:
         raise run.error
     return run
+
+
+def _timed(plan: Plan) -> Plan:
+    """The plan with the time that it will take, from a few steps on the main thread."""
+    from nbadapt import timing
+
+    try:
+        seconds = timing.seconds(plan.method, plan.job, plan.estimate.steps)
+    except NbadaptError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises becomes one line
+        raise RunError(f"{plan.job.method} failed while it was timed: {first_line(error)}") from None
+    finally:
+        models.release_cached_memory()
+    return dataclasses.replace(plan, estimate=dataclasses.replace(plan.estimate, seconds=seconds))
 
 
 def current() -> Run | None:

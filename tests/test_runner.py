@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -18,11 +19,13 @@ import pandas as pd
 import pytest
 
 import nbadapt
-from nbadapt import models, runner, store
+from nbadapt import models, runner, store, timing
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
 from nbadapt.events import Checkpoint, Progress, StateChange
+from nbadapt.method import Job, ModelRef
 from nbadapt.request import Request
 from tests import tiny_models
+from tests.steps_method import Steps, StepsSettings
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -96,6 +99,38 @@ def test_held_out_rows_are_told():
     assert any("6 of 24 rows held out (stratified by label, seed 0)" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"max_steps": 1000}},
+        {"method": "features", "settings": {}, "data": pd.DataFrame(tiny_models.reviews(300))},
+        {"method": "top-layers", "settings": {"max_steps": 1000}},
+    ],
+    ids=["lora", "features", "top-layers"],
+)
+def test_a_timed_dry_run_predicts_seconds_and_writes_nothing(changes, runs):
+    asked = request(dry_run=True, timed=True, **changes)
+    if asked.method == "features":  # it has no epochs
+        asked = dataclasses.replace(asked, settings={})
+    plan = runner.submit(asked)
+    assert plan.estimate.seconds > 0
+    assert "evaluations not counted" in repr(plan)
+    assert not runs.exists()
+    assert runner.current() is None
+
+
+def test_the_predicted_time_is_that_of_a_step_times_the_steps(tmp_path):
+    """A method whose steps take 20 ms: no less than that, and not much more."""
+    job = Job("steps", StepsSettings(steps=500, seconds=0.02), ModelRef("none", "folder", ""), "text", tmp_path)
+    found = timing.seconds(Steps(), job, 500)
+    assert 10 <= found < 30
+
+
+def test_timed_goes_with_a_dry_run():
+    with pytest.raises(RequestError, match="add --dry-run"):
+        request(timed=True)
+
+
 def test_a_dry_run_estimates_and_writes_nothing(runs):
     plan = runner.submit(request(dry_run=True))
     assert plan.estimate.trainable > 0
@@ -155,8 +190,10 @@ TRAIN = """
 import sys
 import pandas as pd
 from nbadapt import runner
+from nbadapt.method import Job, ModelRef
 from nbadapt.request import Request
 from tests import tiny_models
+from tests.steps_method import Steps, StepsSettings
 settings = {"epochs": 40, "batch_size": 4, "samples": 0, "save_steps": 3, "dropout": 0.1}
 model = sys.argv[1]
 run = runner.start(runner.prepare(Request(
