@@ -58,7 +58,7 @@ def measure(side: str, data: Path, rows: int, seed: int) -> dict[str, float]:
     if side == "nbadapt":
         command = [__file__, "--data", str(data), "--nbadapt-once", str(seed)]
     else:
-        command = [str(HERE / "tutorial_lora.py"), str(folder), *files, "--seed", str(seed)]
+        command = [str(HERE / "tutorial_classifier.py"), "lora", str(folder), *files, "--seed", str(seed)]
     command = [sys.executable, *command, "--rows", str(rows)]
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     measured: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
@@ -119,7 +119,8 @@ def report(results: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
             "# LoRA: nbadapt against a tutorial script",
             "MiniLM (22.7 M parameters), the first 2,000 training rows of movie reviews, r=8 on query and value, "
             "batch 16, 3 epochs, learning rate 0.001; accuracy on 1,066 test rows. The script is "
-            "[tutorial_lora.py](../tutorial_lora.py); what is timed stands in [lora_speed.py](../lora_speed.py).",
+            "[tutorial_classifier.py](../tutorial_classifier.py); what is timed stands in "
+            "[lora_speed.py](../lora_speed.py).",
             table(("", "seed", "test accuracy", "training, s", "in all, s"), rows),
             f"**Training {script['training'] / ours['training']:.2f} times as fast** (ratio of medians; "
             f"in all {script['total'] / ours['total']:.2f}), at a mean test accuracy of {accuracies[1]:.3f} "

@@ -60,7 +60,7 @@ def measure(side: str, data: Path, rows: int, seed: int) -> dict[str, float]:
     if side == "nbadapt":
         command = [__file__, "--data", str(data), "--nbadapt-once", str(seed)]
     else:
-        command = [str(HERE / "tutorial_output_layers.py"), str(folder), *files, "--seed", str(seed)]
+        command = [str(HERE / "tutorial_classifier.py"), "output-layers", str(folder), *files, "--seed", str(seed)]
     command = [sys.executable, *command, "--rows", str(rows)]
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     measured: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
@@ -125,7 +125,7 @@ def report(results: dict[str, list[dict[str, float]]], seeds: list[int]) -> str:
             "# Output layers: nbadapt against a plain Trainer run",
             "MiniLM (22.7 M parameters, frozen), the first 2,000 training rows of movie reviews, its own head, "
             "batch 16, 3 epochs, learning rate 0.001; accuracy on 1,066 test rows. The plain run is "
-            "[tutorial_output_layers.py](../tutorial_output_layers.py); what is timed stands in "
+            "[tutorial_classifier.py](../tutorial_classifier.py); what is timed stands in "
             "[output_layers.py](../output_layers.py).",
             table(("", "seed", "test accuracy", "training, s", "in all, s", "again, s"), rows),
             f"**Training {plain['training'] / ours['training']:.1f} times as fast** (ratio of medians; "
