@@ -116,7 +116,7 @@ FINETUNE = {
     ),
     "llama-adapter: a table of labels": Row(
         "%%finetune llama-adapter --model causal --data train_df",
-        ("generation, text", "train_df", "or use prompt-tuning"),
+        ("generation, text", "train_df", "or use lora"),
     ),
     "adapter: more layers than blocks": Row(
         "%%finetune adapter --model encoder --data train_df",
@@ -146,10 +146,10 @@ FINETUNE = {
         "num_virtual_tokens: 600",
     ),
     "features: a table without labels": Row(
-        "%%finetune features --model causal --data pairs", ("features does classification", "pairs", "or use lora")
+        "%%finetune features --model causal --data pairs", ("features does classification", "pairs", "or use top-layers")
     ),
     "output-layers: a table without labels": Row(
-        "%%finetune output-layers --model causal --data pairs", ("does classification", "pairs", "or use lora")
+        "%%finetune output-layers --model causal --data pairs", ("does classification", "pairs", "or use top-layers")
     ),
     "encoder and decoder that is to generate": Row(
         "%%finetune full --model both --data pairs", ("(t5)", "for classification only", "smollm2")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbadapt import registry, support
+from nbadapt.capture import quiet_libraries
 from nbadapt.errors import ModelError, NbadaptError, first_line
 from nbadapt.events import Metric, Sample
 from nbadapt.method import Adapted, Job, Method, ModelRef
@@ -57,7 +58,7 @@ def try_method(method: type[Method], architectures: Sequence[Architecture] = ARC
 
     settings = {name: value for name, value in SETTINGS.items() if name in method.Config.model_fields}
     found: dict[str, Found] = {}
-    with Subject(method, settings) as subject:
+    with Subject(method, settings) as subject, quiet_libraries():
         for architecture in architectures:
             cell: dict[str, dict[str, str]] = {"works": {}, "refuses": {}, "fails": {}}
             for task in sorted(set(TASKS) & method.tasks):
