@@ -146,7 +146,8 @@ FINETUNE = {
         "num_virtual_tokens: 600",
     ),
     "features: a table without labels": Row(
-        "%%finetune features --model causal --data pairs", ("features does classification", "pairs", "or use top-layers")
+        "%%finetune features --model causal --data pairs",
+        ("features does classification", "pairs", "or use top-layers"),
     ),
     "output-layers: a table without labels": Row(
         "%%finetune output-layers --model causal --data pairs", ("does classification", "pairs", "or use top-layers")

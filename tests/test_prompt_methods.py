@@ -480,7 +480,8 @@ def test_ia3_scales_what_it_is_told_to(settings, count, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task"), [("bert", "classification"), ("gpt2", "generation"), ("llama", "classification")]
+    ("architecture", "task"),
+    [*((a, "classification") for a in ("bert", "roberta", "llama", "t5")), ("gpt2", "generation")],
 )
 def test_merged_ia3_equals_unmerged(architecture, task, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification

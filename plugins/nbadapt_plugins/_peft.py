@@ -66,7 +66,9 @@ class PeftMethod(TrainedMethod):
         elif kind == "merged":
             base, tokenizer = load_base(job)
             own_weights(base)
-            merged: PreTrainedModel = self.restore(base, adapter, job).merge_and_unload()
+            adapted = self.restore(base, adapter, job)
+            _unwrap_heads(adapted.get_base_model())
+            merged: PreTrainedModel = adapted.merge_and_unload()
             merged.to(base.dtype).save_pretrained(target)
             tokenizer.save_pretrained(target)
         else:
@@ -76,3 +78,12 @@ class PeftMethod(TrainedMethod):
     def script_start(self, model: PreTrainedModel, job: Job) -> str:
         """Lines that an exported script needs between putting the adapter on `model` and training it."""
         return ""
+
+
+def _unwrap_heads(model: PreTrainedModel) -> None:
+    """Put the trained heads in the place of peft's wrappers; merging IA3, peft asks them for a weight of their own."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, child in list(model.named_children()):
+        if isinstance(child, ModulesToSaveWrapper):
+            setattr(model, name, child.unload_and_optionally_merge_module(True, False, None))
