@@ -2,6 +2,7 @@
 # make lab        set everything up, open the same notebook in JupyterLab
 # make test       set everything up, lint, run the tests        make test-slow   the tests that take minutes
 # make lint       style, formatting and types                   make clean       remove what was built
+# make matrix     try every method on every architecture, and write docs/methods.md (minutes)
 #
 # Another interpreter: make PYTHON=python3.12 demo. Each step of the set-up is done once and leaves a stamp in
 # .venv when it is complete; to start anew, remove .venv.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 NOTEBOOK := example_notebooks/01_quickstart.ipynb
 
-.PHONY: demo lab test test-slow lint kernels clean setup
+.PHONY: demo lab test test-slow lint matrix kernels clean setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -31,6 +32,9 @@ lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
+
+matrix: setup
+	$(BIN)/python -m nbadapt.testing.matrix
 
 # The oldest ipykernel that is supported, beside the installed one; downloaded once into .cache.
 kernels: setup

@@ -8,6 +8,7 @@
     ├── DependencyError          a library that the method needs is missing; carries the install command
     ├── DataError                a table that cannot be read or used; names the row and the column
     ├── ModelError               an unknown or unsuitable model
+    │   └── UnsuitedError        one whose kind the method does not work with; the runner adds the methods that do
     ├── OutOfMemoryError         the job does not fit
     ├── StoreError               an unknown or unreadable run
     └── RunError                 training or prompting failed on the way; the partial run is kept
@@ -46,6 +47,13 @@ class DataError(NbadaptError):
 
 class ModelError(NbadaptError):
     """A model is unknown, unreadable or unsuitable for the method."""
+
+
+class UnsuitedError(ModelError):
+    """The method does not work with this kind of model.
+
+    Its line ends with the reason: `nbadapt.support` adds the methods to use instead.
+    """
 
 
 class OutOfMemoryError(NbadaptError):

@@ -253,6 +253,11 @@ def check_head(ref: ModelRef, config: PretrainedConfig, head: Head) -> None:
     remote = ref.trust_remote_code and getattr(config, "auto_map", None)
     if remote:
         return
+    if head == "causal" and getattr(config, "is_encoder_decoder", False) and config.model_type not in causal:
+        raise ModelError(
+            f"the model {ref.name!r} ({config.model_type}) is an encoder and a decoder, which nbadapt finetunes for "
+            "classification only (columns text and label): to generate use a decoder such as smollm2"
+        )
     if head == "causal":
         declared = " ".join(config.architectures or [])
         # BERT-like encoders are in the causal table too, for their use as decoders: they cannot write text.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import data, models, registry, store, template
+from nbadapt import data, models, registry, store, support, template
 from nbadapt.capture import Capture, quiet_libraries
 from nbadapt.errors import (
     DataError,
@@ -125,7 +125,7 @@ def prepare(request: Request) -> Plan:
         raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
     model = _find_model(request)
     tables, notices = _read_tables(request)
-    task = _task(request, tables, method_class)
+    task = _task(request, tables, method_class, model)
     device, dtype = _device(request, model), _dtype(request, model)
     method = method_class()
     labels = request.labels
@@ -148,7 +148,7 @@ def prepare(request: Request) -> Plan:
     if job.dtype == "auto":
         job = dataclasses.replace(job, dtype=models.best_dtype(device))
     with quiet_libraries():
-        estimate = method.estimate(job)
+        estimate = support.estimate(method, job)
     _check_memory(estimate, job)
     return Plan(job, method, estimate, tuple(notices))
 
@@ -206,15 +206,16 @@ def _read_prompt_tables(request: Request) -> dict[str, Any]:
     return found
 
 
-def _task(request: Request, tables: Mapping[str, Any], method: type[Method]) -> Any:
+def _task(request: Request, tables: Mapping[str, Any], method: type[Method], model: ModelRef) -> Any:
     rows = tables.get("data") or tables.get("examples")
     task = rows.task if rows is not None else ("classification" if request.labels else "generation")
     if request.verb == "finetune" and task not in method.tasks:
         able = ", ".join(sorted(method.tasks))
         source = rows.source if rows else "the data"
+        other = support.advice(method, support.kind_of(model), task)
         raise DataError(
             f"{method.name} does {able}; the columns of {source} make it a table for {task}: "
-            "name them with --text and --label, or --prompt and --completion"
+            "name them with --text and --label, or --prompt and --completion" + (f", or {other}" if other else "")
         )
     return task
 

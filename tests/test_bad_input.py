@@ -12,6 +12,8 @@ from IPython.core.error import UsageError
 from shells import Shell
 from tiny_models import folder, reviews, translations
 
+from nbadapt import models, registry
+
 
 @dataclass(frozen=True)
 class Row:
@@ -85,6 +87,76 @@ FINETUNE = {
     "several at once": Row(DATA, ("'r' of lora is 0", "'alfa'", "did you mean alpha"), "r: 0\nalfa: 3"),
     "layers that do not exist": Row(
         DATA, ("target_modules", "'q_proj'", "layers:", "query"), "target_modules: [q_proj]"
+    ),
+    # what this model cannot satisfy, method by method
+    "qlora: rank larger than a layer": Row(
+        "%%finetune qlora --model causal --data pairs", ("r: a rank of 4000", "use at most"), "r: 4000"
+    ),
+    "qlora: layers that do not exist": Row(
+        "%%finetune qlora --model causal --data pairs", ("'qproj'", "did you mean q_proj"), "target_modules: [qproj]"
+    ),
+    "ia3: layers that do not exist": Row(
+        "%%finetune ia3 --model causal --data pairs", ("'kproj'", "did you mean k_proj"), "target_modules: [kproj]"
+    ),
+    "bitfit: layers that do not exist": Row(
+        "%%finetune bitfit --model encoder --data train_df",
+        ("'qeury'", "did you mean query"),
+        "target_modules: [qeury]",
+    ),
+    "bitfit: no biases": Row(
+        "%%finetune bitfit --model causal --data pairs", ("bitfit", "llama, which has no biases: use ")
+    ),
+    "top-layers: more than there are": Row(
+        "%%finetune top-layers --model encoder --data train_df", ("layers: 9", "2 blocks", "use at most 2"), "layers: 9"
+    ),
+    "llama-adapter: more layers than blocks": Row(
+        "%%finetune llama-adapter --model causal --data pairs",
+        ("adapter_layers: 9", "use at most 2"),
+        "adapter_layers: 9",
+    ),
+    "llama-adapter: a table of labels": Row(
+        "%%finetune llama-adapter --model causal --data train_df",
+        ("generation, text", "train_df", "or use lora"),
+    ),
+    "adapter: more layers than blocks": Row(
+        "%%finetune adapter --model encoder --data train_df",
+        ("no block 2", "0 to 1"),
+        "layers_to_transform: [0, 1, 2]",
+    ),
+    "adapter: wider than the model": Row(
+        "%%finetune adapter --model encoder --data train_df", ("bottleneck: 99", "use at most 32"), "bottleneck: 99"
+    ),
+    "prefix-tuning: an architecture without": Row(
+        "%%finetune prefix-tuning --model distil --data train_df",
+        ("does not work with distilbert", "use prompt-tuning, p-tuning or lora"),
+    ),
+    "prefix-tuning: longer than the model": Row(
+        "%%finetune prefix-tuning --model causal --data pairs",
+        ("num_virtual_tokens: 600", "use at most 504"),
+        "num_virtual_tokens: 600",
+    ),
+    "prompt-tuning: longer than the model": Row(
+        "%%finetune prompt-tuning --model encoder --data train_df",
+        ("num_virtual_tokens: 600", "use at most 504"),
+        "num_virtual_tokens: 600",
+    ),
+    "p-tuning: longer than the model": Row(
+        "%%finetune p-tuning --model encoder --data train_df",
+        ("num_virtual_tokens: 600", "use at most 504"),
+        "num_virtual_tokens: 600",
+    ),
+    "features: a table without labels": Row(
+        "%%finetune features --model causal --data pairs",
+        ("features does classification", "pairs", "or use top-layers"),
+    ),
+    "output-layers: a table without labels": Row(
+        "%%finetune output-layers --model causal --data pairs", ("does classification", "pairs", "or use top-layers")
+    ),
+    "encoder and decoder that is to generate": Row(
+        "%%finetune full --model both --data pairs", ("(t5)", "for classification only", "smollm2")
+    ),
+    "features: an encoder and decoder": Row(
+        "%%finetune features --model both --data train_df", ("features does not work with t5", "use ")
     ),
     # the YAML
     "bad YAML": Row(DATA, ("line 3", "name: value"), "r: 8\nalpha: [1"),
@@ -168,6 +240,8 @@ def shell() -> Shell:
     variables: dict[str, Any] = {
         "encoder": str(folder("bert")),
         "causal": str(folder("llama")),
+        "distil": str(folder("distilbert")),
+        "both": str(folder("t5")),
         "train_df": rows,
         "pairs": translations(),
         "preferences": [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 8,
@@ -217,6 +291,7 @@ CASES = [
 def test_a_bad_input_is_one_line_with_the_fix(row: Row, start: str, shell: Shell, runs: Path):
     line = row.line if row.line.startswith("%") else start + row.line
     before = set(shell.ip.user_ns)
+    models.free()
     done = shell.run(line if line.startswith("%nbadapt") else f"{line}\n{row.body}")
 
     assert type(done.error) is UsageError, done.err or done.out
@@ -227,7 +302,34 @@ def test_a_bad_input_is_one_line_with_the_fix(row: Row, start: str, shell: Shell
     for part in row.told:
         assert part in message
     assert not runs.exists()
+    assert not models._bases  # found before any weight is loaded
     assert {name for name in set(shell.ip.user_ns) - before if not name.startswith("_")} == set()
+
+
+@pytest.mark.parametrize("method", [m.name for m in registry.methods("finetune") if "classification" in m.tasks])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("one_class", ("one_class", "'good'", "two labels")),
+        ("train_df --eval other_labels", ("other_labels, row 1", "'neutral'")),
+    ],
+)
+def test_classes_that_cannot_be_learned_are_told_before_weights_load(method: str, data: str, words, shell: Shell):
+    models.free()
+    done = shell.run(f"%%finetune {method} --model encoder --data {data}\n")
+    assert type(done.error) is UsageError, done.err or done.out
+    assert done.err.count("\n") == 1
+    assert all(word in done.err for word in words), done.err
+    assert not models._bases
+
+
+def test_4_bits_without_bitsandbytes_name_the_install_command(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    present = registry._installed
+    monkeypatch.setattr(registry, "_installed", lambda name: name != "bitsandbytes" and present(name))
+    models.free()
+    done = shell.run("%%finetune qlora --model encoder --data train_df\n")
+    assert done.err == 'UsageError: qlora needs bitsandbytes: run  pip install "nbadapt[quantization]"\n'
+    assert not models._bases
 
 
 def test_the_table_is_as_wide_as_promised():

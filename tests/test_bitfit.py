@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from nbadapt import models
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt_plugins.bitfit import BitFit
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
@@ -59,7 +59,7 @@ def test_only_biases_and_the_head_are_stored(tmp_path):
 
 @pytest.mark.parametrize("task", ["classification", "generation"])
 def test_a_model_without_biases_is_refused_in_one_line(task, tmp_path):
-    with pytest.raises(RequestError, match=r"llama has no biases; use lora or adapter$"):
+    with pytest.raises(UnsuitedError, match=r"bitfit does not work with this llama, which has no biases$"):
         BitFit().estimate(make_job(BitFit, "llama", task, tmp_path))
     assert not models._bases
 

@@ -16,7 +16,7 @@ from nbadapt.engines import supervised
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.tokens import encode_completion, encode_prompt
-from nbadapt.errors import RequestError, Stopped
+from nbadapt.errors import RequestError, Stopped, UnsuitedError
 from nbadapt.events import Metric, Notice, Parameters, Progress
 from nbadapt.method import Job
 from nbadapt_plugins._linear_layers import linear_layers
@@ -411,7 +411,13 @@ def test_a_generator_leaves_room_for_its_virtual_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("variant", "architecture", "task", "settings", "words"),
     [
-        ("prefix-tuning", "distilbert", "classification", {}, ("prefix-tuning does not work with distilbert", "use")),
+        (
+            "prefix-tuning",
+            "distilbert",
+            "classification",
+            {},
+            ("prefix-tuning does not work with distilbert", "no keys and values"),
+        ),
         (
             "llama-adapter",
             "qwen2",
@@ -438,7 +444,7 @@ def test_a_generator_leaves_room_for_its_virtual_tokens(tmp_path):
 )
 def test_what_a_model_cannot_do_is_refused_before_weights_load(variant, architecture, task, settings, words, tmp_path):
     job = make_job(variant, architecture, task, tmp_path, **settings)
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises((RequestError, UnsuitedError)) as caught:
         VARIANTS[variant][0]().estimate(job)
     for word in words:
         assert word in str(caught.value)
@@ -474,7 +480,8 @@ def test_ia3_scales_what_it_is_told_to(settings, count, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task"), [("bert", "classification"), ("gpt2", "generation"), ("llama", "classification")]
+    ("architecture", "task"),
+    [*((a, "classification") for a in ("bert", "roberta", "llama", "t5")), ("gpt2", "generation")],
 )
 def test_merged_ia3_equals_unmerged(architecture, task, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification

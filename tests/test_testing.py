@@ -168,6 +168,8 @@ def test_a_tiny_model_is_the_same_each_time_and_loads(architecture: Any, tmp_pat
     assert (other / "model.safetensors").read_bytes() != (first / "model.safetensors").read_bytes()
     tokenizer, model = AutoTokenizer.from_pretrained(first), AutoModel.from_pretrained(first)
     inputs = tokenizer("The dog is good {x}!", return_tensors="pt")
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     assert model(**inputs).last_hidden_state.shape == (1, inputs["input_ids"].shape[1], 32)
     assert sum(file.stat().st_size for file in first.iterdir()) < 400_000
     if architecture not in ENCODERS:

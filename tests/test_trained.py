@@ -36,6 +36,7 @@ FAMILY = [
     for architecture, task in CASES
     if (method, architecture) != (BitFit, "llama")
 ]
+FAMILY.append(pytest.param(Full, "t5", "classification", id="full-t5-classification"))
 FEW = [
     pytest.param(method, architecture, task, id=f"{method.name}-{architecture}-{task}")
     for method in METHODS

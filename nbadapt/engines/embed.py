@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from nbadapt.engines.batches import inference
 from nbadapt.engines.embedding_cache import EmbeddingCache, Entry, digest, root
 from nbadapt.engines.encoding import collate, length_limit
-from nbadapt.errors import RequestError
+from nbadapt.errors import UnsuitedError
 from nbadapt.events import Notice
 
 if TYPE_CHECKING:
@@ -235,13 +235,10 @@ def check_embeddable(method: str, model: PreTrainedModel) -> None:
     """Whether a model, which may be on the meta device, is one backbone that reads a text.
 
     Raises:
-        RequestError: it is not.
+        UnsuitedError: it is not.
     """
     if getattr(model.config, "is_encoder_decoder", False):
-        raise RequestError(
-            f"{method} does not work with {model.config.model_type}, which is an encoder and a decoder: "
-            "use an encoder such as minilm, a decoder such as smollm2, or lora"
-        )
+        raise UnsuitedError(f"{method} does not work with {model.config.model_type}, an encoder and a decoder")
 
 
 def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.data import Examples
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.events import Event
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
 from nbadapt.testing.tiny import Architecture, tiny_model
@@ -105,10 +105,11 @@ class Subject:
 
     # ------------------------------------------------------------------ jobs
 
-    def job(self, task: str) -> Job:
+    def job(self, task: str, architecture: Architecture | None = None) -> Job:
         """A new small job, with a folder of its own that is not made yet.
 
-        A prompting method that refuses a job without examples gets some.
+        A prompting method that refuses a job without examples gets some. Without an architecture it is on one
+        that the method does not refuse.
 
         Raises:
             UnusableError: the method's Config has no defaults.
@@ -124,7 +125,7 @@ class Subject:
         job = Job(
             method=self.method.name,
             config=config,
-            model=ModelRef("tiny", "folder", str(self._model(task))),
+            model=ModelRef("tiny", "folder", str(self.folder(architecture) if architecture else self._model(task))),
             task=task,  # type: ignore[arg-type]  # a wrong task is what `tasks` reports
             directory=self._room / f"run-{self._count}",
             data=Examples(task, rows[:-8], labels, "data"),  # type: ignore[arg-type]  # as above
@@ -133,7 +134,7 @@ class Subject:
             labels=() if prompting else labels,
         )
         if not prompting:
-            return self._suited(_with(job, prompt=None))
+            return self._suited(_with(job, prompt=None)) if architecture is None else _with(job, prompt=None)
         if task == "text":
             job = _with(job, prompt="{{text}}")
         try:
@@ -150,17 +151,18 @@ class Subject:
             return job
         try:
             self.method().estimate(job)
-        except RequestError:
-            return _with(job, model=ModelRef("tiny", "folder", str(self._folder("qwen2"))))
+        except (RequestError, UnsuitedError):
+            return _with(job, model=ModelRef("tiny", "folder", str(self.folder("qwen2"))))
         except Exception:  # noqa: BLE001 - other checks report it
             return job
         return job
 
     def _model(self, task: str) -> Path:
         encoder = task == "classification" and self.method.verb == "finetune"
-        return self._folder("bert" if encoder else "llama")
+        return self.folder("bert" if encoder else "llama")
 
-    def _folder(self, architecture: Architecture) -> Path:
+    def folder(self, architecture: Architecture) -> Path:
+        """The folder of a tiny model; made on first use."""
         folder = self._room / architecture
         return folder if folder.exists() else tiny_model(architecture, folder)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-Architecture = Literal["bert", "distilbert", "roberta", "gpt2", "llama", "qwen2"]
+Architecture = Literal["bert", "distilbert", "roberta", "gpt2", "llama", "qwen2", "t5"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 ENCODERS: frozenset[Architecture] = frozenset({"bert", "distilbert", "roberta"})
 
@@ -42,7 +42,7 @@ _CHAT_TEMPLATE = (
 def tiny_model(architecture: Architecture, folder: Path, *, chat: bool = False, seed: int = 0) -> Path:
     """Write config, safetensors and tokenizer of a tiny model; returns `folder`.
 
-    Encoders are written without a head, as published sentence encoders are; decoders with their language
+    Encoders are written without a head, as published sentence encoders are; the others with their language
     model head.
 
     Args:
@@ -52,11 +52,10 @@ def tiny_model(architecture: Architecture, folder: Path, *, chat: bool = False, 
         seed: decides the weights; torch's global random state is left as it was.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
 
     tokenizer = _byte_tokenizer(architecture, chat) if architecture not in ("bert", "distilbert") else _wordpiece()
     config = _config(architecture, tokenizer)
-    auto = AutoModel if architecture in ENCODERS else AutoModelForCausalLM
+    auto = _auto_class(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = auto.from_config(config)
@@ -64,6 +63,14 @@ def tiny_model(architecture: Architecture, folder: Path, *, chat: bool = False, 
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def _auto_class(architecture: Architecture) -> Any:
+    import transformers
+
+    if architecture in ENCODERS:
+        return transformers.AutoModel
+    return transformers.AutoModelForSeq2SeqLM if architecture == "t5" else transformers.AutoModelForCausalLM
 
 
 def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -105,6 +112,16 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> P
             return transformers.LlamaConfig(**ids, **sizes, num_key_value_heads=_HEADS // 2)
         case "qwen2":
             return transformers.Qwen2Config(**ids, **sizes, num_key_value_heads=_HEADS // 2)
+        case "t5":
+            return transformers.T5Config(
+                **ids,
+                decoder_start_token_id=ids["pad_token_id"],
+                d_model=_HIDDEN,
+                d_kv=_HIDDEN // _HEADS,
+                d_ff=2 * _HIDDEN,
+                num_layers=_LAYERS,
+                num_heads=_HEADS,
+            )
 
 
 def _wordpiece() -> PreTrainedTokenizerBase:
@@ -145,16 +162,29 @@ def _byte_tokenizer(architecture: Architecture, chat: bool) -> PreTrainedTokeniz
         show_progress=False,
     )
     core.train_from_iterator(_CORPUS, trainer)
-    begin = names.get("cls_token") or (names["bos_token"] if architecture == "llama" else None)
-    end = names.get("sep_token")
-    if begin:
-        single = f"{begin} $A {end}" if end else f"{begin} $A"
+    single, pair = _templates(architecture, names)
+    if single:
         core.post_processor = processors.TemplateProcessing(
             single=single,
-            pair=f"{single} {end or begin} $B" + (f" {end}" if end else ""),
-            special_tokens=[(token, core.token_to_id(token)) for token in {begin, end or begin}],
+            pair=pair,
+            special_tokens=[(token, core.token_to_id(token)) for token in set(pair.split()) - {"$A", "$B"}],
         )
     return _wrap(core, names, chat_template=_CHAT_TEMPLATE if chat else None)
+
+
+def _templates(architecture: Architecture, names: Mapping[str, str]) -> tuple[str, str]:
+    """Where the special tokens stand around a text, and around two; empty where there are none."""
+    match architecture:
+        case "roberta":
+            begin, end = names["cls_token"], names["sep_token"]
+            return f"{begin} $A {end}", f"{begin} $A {end} {end} $B {end}"
+        case "llama":
+            begin = names["bos_token"]
+            return f"{begin} $A", f"{begin} $A {begin} $B"
+        case "t5":
+            end = names["eos_token"]
+            return f"$A {end}", f"$A {end} $B {end}"
+    return "", ""
 
 
 def _wrap(core: Tokenizer, special: Mapping[str, str], chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -175,6 +205,8 @@ def _special_tokens(architecture: Architecture, chat: bool) -> Mapping[str, str]
     if architecture == "roberta":
         ends = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
         return {**ends, "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    if architecture == "t5":
+        return {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     if chat:
         return {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     if architecture == "llama":  # published without a padding token

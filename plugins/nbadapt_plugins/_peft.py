@@ -66,7 +66,9 @@ class PeftMethod(TrainedMethod):
             shutil.copytree(adapter, target, dirs_exist_ok=True)
         elif kind == "merged":
             base = self.mergeable(job)
-            merged: PreTrainedModel = self.restore(base, adapter, job).merge_and_unload()
+            adapted = self.restore(base, adapter, job)
+            _unwrap_heads(adapted.get_base_model())
+            merged: PreTrainedModel = adapted.merge_and_unload()
             merged.to(base.dtype).save_pretrained(target)
             models.load_tokenizer(job.model).save_pretrained(target)
         else:
@@ -85,3 +87,12 @@ class PeftMethod(TrainedMethod):
         They may set `optimizer`, which is the Trainer's own otherwise.
         """
         return ""
+
+
+def _unwrap_heads(model: PreTrainedModel) -> None:
+    """Put the trained heads in the place of peft's wrappers; merging IA3, peft asks them for a weight of their own."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, child in list(model.named_children()):
+        if isinstance(child, ModulesToSaveWrapper):
+            setattr(model, name, child.unload_and_optionally_merge_module(True, False, None))

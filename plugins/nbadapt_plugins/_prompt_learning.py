@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.method import Estimate, Job
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
 from nbadapt_plugins._trained import FrozenBaseConfig
@@ -61,6 +61,8 @@ class PromptLearningMethod(PeftMethod):
     def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
         """The peft configuration, with sizes that peft does not find in every architecture."""
         text = model.config.get_text_config()
+        if getattr(model.config, "is_encoder_decoder", False):  # its forward pass looks for the last token's id
+            raise UnsuitedError(f"{self.name} does not work with {text.model_type}, whose classifier takes tokens only")
         _check_room(model, job.config.num_virtual_tokens)
         if getattr(job.config, "init_text", None) is not None and job.config.init != "text":
             raise RequestError(f"init_text is what `init: text` starts from, and init is {job.config.init}: drop one")

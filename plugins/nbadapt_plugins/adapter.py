@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.method import Job, Outcome
 from nbadapt_plugins._trained import FrozenBaseConfig, TrainedMethod, head_modules
 
@@ -122,11 +122,11 @@ def _places(model: PreTrainedModel, settings: AdapterSettings) -> list[str]:
     """Full names of the layers behind which the adapters go."""
     from nbadapt_plugins._blocks import blocks
 
-    name, found = blocks(model)
+    name, found = blocks(model, Adapter.name)
     modules = dict(model.named_modules())
     places = next((p for p in PLACES if all(f"{name}.0.{part}" in modules for part in p)), None)
     if places is None:
-        raise RequestError(f"adapter does not know where the sub-layers of {model.config.model_type} end: use lora")
+        raise UnsuitedError(f"adapter does not know where the sub-layers of {model.config.model_type} end")
     chosen = range(found) if settings.layers_to_transform is None else sorted(set(settings.layers_to_transform))
     if not chosen:
         raise RequestError("layers_to_transform is empty: name at least one block, or leave it out")

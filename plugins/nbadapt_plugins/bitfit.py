@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from nbadapt.errors import RequestError, did_you_mean
+from nbadapt.errors import RequestError, UnsuitedError, did_you_mean
 from nbadapt.method import Job
 from nbadapt_plugins._copied import CopiedMethod
 from nbadapt_plugins._trained import FrozenBaseConfig, head_modules
@@ -63,15 +63,13 @@ def chosen_biases(model: PreTrainedModel, asked: str | list[str], job: Job) -> l
     """Full names of the body's biases to train.
 
     Raises:
-        RequestError: the model has none, or not of such a layer.
+        UnsuitedError: the model has none.
+        RequestError: it has none of such a layer.
     """
     heads = tuple(f"{name}." for name in head_modules(model)) if job.task == "classification" else ()
     biases = [name for name, _ in model.named_parameters() if name.endswith(".bias") and not name.startswith(heads)]
     if not biases:
-        raise RequestError(
-            f"bitfit has nothing to train in {job.model.name}: {model.config.model_type} has no biases; "
-            "use lora or adapter"
-        )
+        raise UnsuitedError(f"bitfit does not work with this {model.config.model_type}, which has no biases")
     if asked == "all":
         return biases
     layers = [name.removesuffix(".bias") for name in biases]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.method import Job
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
 from nbadapt_plugins._trained import FrozenBaseConfig
@@ -63,14 +63,11 @@ class LlamaAdapter(PeftMethod):
         kind, blocks = model.config.model_type, model.config.num_hidden_layers
         head = getattr(model.config, "head_dim", None)
         if kind not in TRANSFORMERS_MODEL_CONFIG:
-            raise RequestError(
-                f"llama-adapter does not work with {kind}, only with {', '.join(TRANSFORMERS_MODEL_CONFIG)}: "
-                "use prompt-tuning or lora"
+            raise UnsuitedError(
+                f"llama-adapter does not work with {kind}, only with {', '.join(TRANSFORMERS_MODEL_CONFIG)}"
             )
         if head and head * model.config.num_attention_heads != model.config.hidden_size:
-            raise RequestError(
-                f"llama-adapter does not work with this {kind}, whose heads are not as wide as it: use lora"
-            )
+            raise UnsuitedError(f"llama-adapter does not work with this {kind}, whose heads are not as wide as it")
         if (settings.adapter_layers or 0) > blocks:
             raise RequestError(
                 f"adapter_layers: {settings.adapter_layers} are more than the {blocks} blocks of {kind}: "

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from nbadapt.errors import RequestError
+from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.method import Job
 from nbadapt_plugins._prompt_learning import PromptLearningMethod, StartedConfig, as_script, start_text
 
@@ -62,9 +62,8 @@ class PrefixTuning(PromptLearningMethod):
 
         settings: PrefixTuningSettings = job.config
         if not any("past_key_values" in inspect.signature(m.forward).parameters for m in (model, model.base_model)):
-            raise RequestError(
-                f"prefix-tuning does not work with {model.config.model_type}, which takes no keys and values: "
-                "use prompt-tuning or lora"
+            raise UnsuitedError(
+                f"prefix-tuning does not work with {model.config.model_type}, which takes no keys and values"
             )
         if settings.encoder_hidden_size and not settings.prefix_projection:
             raise RequestError("encoder_hidden_size is the projection's: add prefix_projection: true, or drop it")

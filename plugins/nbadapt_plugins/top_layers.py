@@ -77,7 +77,7 @@ class TopLayers(CopiedMethod):
         from nbadapt_plugins._blocks import blocks
         from nbadapt_plugins._kept import Kept
 
-        name, count = blocks(model)
+        name, count = blocks(model, self.name)
         if job.config.layers > count:
             raise RequestError(
                 f"layers: {job.config.layers} is more than the {count} blocks of this {model.config.model_type}: "
