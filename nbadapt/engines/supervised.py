@@ -228,8 +228,13 @@ def _use_only(trainer: Trainer, reporter: TrainerCallback) -> None:
 
 def _most_likely(logits: Any, _labels: torch.Tensor) -> torch.Tensor:
     """(B, k) logits -> (B,) class ids, so that evaluation keeps no logits."""
-    scores: torch.Tensor = logits[0] if isinstance(logits, tuple) else logits
+    scores: torch.Tensor = _first(logits)
     return scores.argmax(-1)
+
+
+def _first(outputs: Any) -> Any:
+    """The logits, where a model gives more than those: T5 also its encoder's states."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def _classification_metrics(result: Any) -> dict[str, float]:
@@ -382,9 +387,12 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
             rows = (rows + 1) // 2
 
     def _predicted(self, model: Any, inputs: dict[str, Any], rows: int, *args: Any) -> Any:
+        """(loss, logits, labels) of a batch, `rows` rows at a time."""
         parts = [(share, super(_Trainer, self).prediction_step(model, p, *args)) for share, p in _parts(inputs, rows)]
+        if len(parts) == 1:
+            return parts[0][1]
         loss = sum(share * result[0] for share, result in parts)
-        logits, labels = ([result[i] for _, result in parts] for i in (1, 2))
+        logits, labels = ([_first(result[i]) for _, result in parts] for i in (1, 2))
         return loss, *(None if kept[0] is None else torch.cat(kept) for kept in (logits, labels))
 
     def compute_loss(
