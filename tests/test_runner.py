@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 import nbadapt
 from nbadapt import models, runner, store, timing
@@ -265,12 +266,14 @@ def test_one_run_at_a_time():
     run.join(20)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_keeps_the_checkpoint():
-    with pytest.raises(RunError, match=r"loss is (nan|inf).*lower learning_rate") as caught:
+@pytest.mark.parametrize(("alpha", "kept"), [(1e38, ""), (1e18, "; the checkpoint of step [1-8] is kept")])
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_keeps_the_last_good_checkpoint(alpha, kept):
+    words = rf"is (nan|inf) at step \d: lower learning_rate .*max_grad_norm: 1{kept}$"
+    with pytest.raises(RunError, match=words) as caught:
         runner.submit(
             request(
                 settings={
-                    "alpha": 1e38,
+                    "alpha": alpha,
                     "r": 1,
                     "learning_rate": 10,
                     "max_grad_norm": 0,
@@ -280,7 +283,12 @@ def test_a_loss_that_is_no_number_ends_the_run_in_one_line_and_keeps_the_checkpo
             )
         )
     assert "\n" not in str(caught.value)
-    assert store.runs()[0].state == "failed"
+    run = store.runs()[0]
+    assert run.state == "failed"
+    good = store.last_checkpoint(run.directory)
+    assert (good is not None) == bool(kept)
+    if good is not None:
+        assert all(tensor.isfinite().all() for tensor in load_file(good / "trained.safetensors").values())
 
 
 def test_a_failure_keeps_no_model_in_memory(monkeypatch):

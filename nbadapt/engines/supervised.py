@@ -114,8 +114,8 @@ def train(
         compute_metrics=_classification_metrics if job.task == "classification" else None,
         preprocess_logits_for_metrics=_most_likely if job.task == "classification" else None,
         optimizers=(optimizer, None),
+        job=job,
         sampler=sampler,
-        causal=job.task != "classification",
         tell=lambda text: emit(Notice(text, "warning")),
     )
     _use_only(trainer, reporter)
@@ -275,6 +275,19 @@ class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
         return len(self._lengths)
 
 
+def _no_number(what: str, value: float, step: int, job: Job) -> RunError:
+    """The error for figures that are no numbers any more, with what most likely makes them so."""
+    config: TrainingConfig = job.config
+    causes = [f"lower learning_rate (now {config.learning_rate:g})"]
+    if not config.max_grad_norm:
+        causes.append("clip the gradients with max_grad_norm: 1")
+    if job.dtype == "float16":
+        causes.append("take --dtype bfloat16 or float32, whose numbers reach further")
+    good = store.last_checkpoint(job.directory)
+    kept = f"; the checkpoint of step {store.checkpoint_step(good)} is kept" if good else ""
+    return RunError(f"the {what} is {value} at step {step}: {', or '.join(causes)}{kept}")
+
+
 def _parts(inputs: dict[str, torch.Tensor], rows: int) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
     """A batch in parts of so many rows, each with its share of what is learned in the batch."""
     items = _learned(inputs["labels"])
@@ -293,13 +306,14 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
     """A Trainer with our sampler and a causal loss that computes logits at label tokens only."""
 
     def __init__(
-        self, *, sampler: _LengthGroupedSampler, causal: bool, tell: Callable[[str], None], **arguments: Any
+        self, *, job: Job, sampler: _LengthGroupedSampler, tell: Callable[[str], None], **arguments: Any
     ) -> None:
-        self.sampler, self._causal, self._tell = sampler, causal, tell
+        self.sampler, self._job, self._tell = sampler, job, tell
+        self._causal = job.task != "classification"
         super().__init__(**arguments)
         self._keeps = keeps_logits(self.model)
         # A classifier's loss is a mean, also where its forward takes the count of items that would make it a sum.
-        self.model_accepts_loss_kwargs: bool = causal and self.model_accepts_loss_kwargs
+        self.model_accepts_loss_kwargs: bool = self._causal and self.model_accepts_loss_kwargs
         self._rows = self.args.per_device_train_batch_size  # that go through the model at once
         self._share = 1.0  # of its batch that the part has which goes through the model now
 
@@ -313,7 +327,10 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
         """
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_tensors(self.model), folder / TRAINED)
+        tensors = trained_tensors(self.model)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):  # a good checkpoint must not make room
+            raise _no_number("trained weights' value", math.nan, self.state.global_step, self._job)
+        save_file(tensors, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint) / TRAINED)
@@ -493,11 +510,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
         shown = ("loss", "learning_rate", "grad_norm")
         values: dict[str, float] = {name: logs[name] for name in shown if name in logs}
         self._emit(Metric(state.global_step, "train", values))
-        if not math.isfinite(logs["loss"]):
-            raise RunError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower learning_rate, or set max_grad_norm; "
-                "the last checkpoint is kept"
-            )
+        for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise _no_number(what, logs[name], state.global_step, self._job)
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
         self._emit(Stage("evaluating"))
