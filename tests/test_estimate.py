@@ -66,8 +66,7 @@ def measured(job: Job) -> tuple[Estimate, int]:
     return estimate, peak + estimate.memory["weights"]
 
 
-@pytest.mark.parametrize("architecture", ["bert", "llama"])
-@pytest.mark.parametrize("method", ["features", "full", "lora"])
+@pytest.mark.parametrize(("method", "architecture"), [("features", "llama"), ("full", "bert"), ("lora", "llama")])
 def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(method, architecture, folders, tmp_path):
     estimate, peak = measured(make_job(method, folders[architecture], "classification", tmp_path))
     assert estimate.peak == pytest.approx(peak, rel=0.15)
@@ -89,8 +88,9 @@ def test_the_predicted_peak_is_within_15_percent_over_the_matrix(method, archite
     assert not any("rough guess" in note for note in estimate.notes)
 
 
-@pytest.mark.parametrize("accumulated", [1, 4])
-@pytest.mark.parametrize("batch", [4, 16])
+@pytest.mark.parametrize(
+    ("batch", "accumulated"), [(4, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, 1), (16, 4)))]
+)
 def test_the_prediction_follows_the_settings(batch, accumulated, folders, tmp_path):
     settings = {"batch_size": batch, "gradient_accumulation_steps": accumulated}
     estimate, peak = measured(make_job("full", folders["gpt2"], "generation", tmp_path, **settings))

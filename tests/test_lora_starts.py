@@ -20,6 +20,10 @@ from nbadapt_plugins.qlora import Qlora
 from tests.trained_jobs import CASES, base, base_weights, make_job, train
 
 
+slow = pytest.mark.slow
+QUICK = {("bert", "classification"), ("gpt2", "generation")}
+
+
 @pytest.fixture(autouse=True)
 def _forget_bases():
     yield
@@ -33,7 +37,9 @@ def logits(model: torch.nn.Module, tokenizer, texts=("The film was great.", "dul
 
 
 @pytest.mark.parametrize("init", ["pissa", "eva"])
-@pytest.mark.parametrize(("architecture", "task"), CASES)
+@pytest.mark.parametrize(
+    ("architecture", "task"), [pytest.param(*case, marks=[] if case in QUICK else slow) for case in CASES]
+)
 def test_each_start_equals_the_base_and_leaves_it_unchanged(init, architecture, task, tmp_path):
     job = make_job(Lora, architecture, task, tmp_path, init=init, r=4)
     before = base_weights(job)
@@ -86,13 +92,12 @@ def test_eva_starts_with_the_main_directions_of_what_the_layers_are_given(tmp_pa
     assert chosen > 0.85 * best > random, (name, chosen, best, random)
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize(
+    ("dora", "rslora"), [(False, False), pytest.param(True, False, marks=slow), pytest.param(False, True, marks=slow)]
+)
 @pytest.mark.parametrize("init", ["pissa", "eva"])
-@pytest.mark.parametrize(("architecture", "task"), [("bert", "classification"), ("gpt2", "generation")])
+@pytest.mark.parametrize(("architecture", "task"), sorted(QUICK))
 def test_what_is_stored_is_a_plain_lora_adapter_of_the_unchanged_base(architecture, task, init, dora, rslora, tmp_path):
-    if dora and rslora:
-        pytest.skip("one at a time")
     job = make_job(Lora, architecture, task, tmp_path, init=init, r=4, dora=dora, rslora=rslora)
     trained: list[torch.Tensor] = []
 

@@ -105,9 +105,8 @@ def test_held_out_rows_are_told():
     [
         {"settings": {"max_steps": 1000}},
         {"method": "features", "settings": {}, "data": pd.DataFrame(tiny_models.reviews(300))},
-        {"method": "top-layers", "settings": {"max_steps": 1000}},
     ],
-    ids=["lora", "features", "top-layers"],
+    ids=["lora", "features"],
 )
 def test_a_timed_dry_run_predicts_seconds_and_writes_nothing(changes, runs):
     asked = request(dry_run=True, timed=True, **changes)
