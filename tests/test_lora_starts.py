@@ -19,7 +19,6 @@ from nbadapt_plugins.lora import Lora
 from nbadapt_plugins.qlora import Qlora
 from tests.trained_jobs import CASES, base, base_weights, make_job, train
 
-
 slow = pytest.mark.slow
 QUICK = {("bert", "classification"), ("gpt2", "generation")}
 
