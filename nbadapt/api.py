@@ -247,7 +247,8 @@ def generate(
 ) -> list[str]:
     """Ask several runs at once; where their methods can, one batch holds prompts for all of them.
 
-    The answers are those of ``run.generate`` with each run's own prompts: mixing them only saves time.
+    The answers are those of ``run.generate`` with each run's own prompts, to within rounding: where two tokens are
+    as good as equally probable, bfloat16 weights may choose the other one in another batch.
 
     Args:
         prompts: one for each of the runs, or one that all of them are asked.

@@ -93,8 +93,9 @@ def _bare(runs: Sequence[Run]) -> Adapted:
     if len(bases) > 1:
         names = ", ".join(sorted(ref.name for ref in bases.values()))
         raise RequestError(f"None is the model that the runs were finetuned from, and these have several: {names}")
+    (base,) = bases.values()
     with quiet_libraries():
-        return LanguageModel(*models.load(*bases.values(), jobs[0].device, jobs[0].dtype))
+        return LanguageModel(*models.load(base, jobs[0].device, jobs[0].dtype))
 
 
 def _groups(loaded: dict[Run | None, Adapted]) -> list[list[Run | None]]:
