@@ -203,6 +203,30 @@ class Adapted:
         """
         raise RequestError("this run does not generate text: it is a classifier, use run.predict(texts)")
 
+    def mixes_with(self, other: Adapted) -> bool:
+        """Whether `generate_mixed` takes rows for this model and for the other one, which may be the bare base.
+
+        The other model need not know it; models that mix with the same one mix with each other.
+        """
+        return False
+
+    def generate_mixed(
+        self,
+        prompts: Sequence[str],
+        models: Sequence[Adapted],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        tick: Callable[[], None] | None = None,
+    ) -> list[str]:
+        """One answer a prompt, by the model beside it in `models`: this one, or one that it mixes with.
+
+        The answers are those that `generate` of each model gives to its own prompts, in their order here.
+        """
+        raise RequestError("this run's method cannot mix rows for several models in one batch")
+
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], *, tick: Callable[[], None] | None = None
     ) -> np.ndarray[Any, Any]:

@@ -327,7 +327,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model over the shared base weights, frozen and in evaluation mode, and its tokenizer."""
     tokenizer = load_tokenizer(ref)
-    model = _shell(_base(ref, "causal", device, dtype, quantization))
+    model = shell(_base(ref, "causal", device, dtype, quantization))
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -351,7 +351,7 @@ def load_classifier(
     _set_labels(config, labels)
     config.pad_token_id = tokenizer.pad_token_id
     body = base.base_model_prefix
-    model = _shell(base, fresh=[name for name, _ in base.named_children() if name != body])
+    model = shell(base, fresh=[name for name, _ in base.named_children() if name != body])
     model.config = model.base_model.config = config
     model.num_labels = config.num_labels
     if not _has_head_for(base, labels):
@@ -486,7 +486,7 @@ def _keep_gradients(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:
+def shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:
     """A new tree of modules over the same tensors; children named in `fresh` get tensors of their own."""
     copied = {id(t) for name in fresh for t in _tensors(getattr(base, name))}
     memo = {id(t): t for t in _tensors(base) if id(t) not in copied}

@@ -66,18 +66,22 @@ def test_papermill_runs_a_cell_to_its_result(tmp_path: Path):
     assert after.outputs[0].text == "done\n"
 
 
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """01_quickstart.ipynb, executed anew."""
+def executed(name: str, folder: Path) -> Any:
+    """A notebook, executed anew in a folder."""
     for model in (SMOLLM2, MINILM):
         if model.folder() is None:
             pytest.skip(f"needs {model.install}")
-    notebook = nbformat.read(FOLDER / "01_quickstart.ipynb", as_version=4)
-    folder = tmp_path_factory.mktemp("quickstart")
+    notebook = nbformat.read(FOLDER / name, as_version=4)
     NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
     return notebook
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """01_quickstart.ipynb, executed anew."""
+    return executed("01_quickstart.ipynb", tmp_path_factory.mktemp("quickstart"))
 
 
 @pytest.mark.timeout(1800)  # the fixture trains a language model; on two busy cores that takes minutes
@@ -96,3 +100,23 @@ def test_the_quickstart_leaves_a_static_result(quickstart: Any):
     kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
     assert "text/html" in kinds
     assert "application/vnd.jupyter.widget-view+json" not in kinds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_six_methods_end_in_one_table_and_one_figure(tmp_path: Path):
+    cells = code_cells(executed("02_finetuning_methods.ipynb", tmp_path))
+    table, figure = cells[-2:]
+    rows = re.findall(r"^\d +([a-z-]+) +([\d.]+) +([\d.]+) +([\d.]+) +(\d+)", plain(table), re.MULTILINE)
+    trained = [int(row[4]) for row in rows]
+    assert len(rows) == len({row[0] for row in rows}) == 6
+    assert trained == sorted(trained), "the text says: from the fewest to all"
+    for method, accuracy, low, high, _ in rows:
+        assert float(low) < float(accuracy) < float(high)
+        assert float(low) > 0.3, f"{method} learnt something: guessing gets 0.2"
+    assert ["image/png" in output.data for output in figure.outputs] == [True]
+
+
+def plain(cell: Any) -> str:
+    """The text of a cell's result."""
+    return "".join(output.get("data", {}).get("text/plain", "") for output in cell.outputs)

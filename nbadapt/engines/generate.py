@@ -67,9 +67,9 @@ class LanguageModel(Adapted):
         with inference(self.model):
             # Rows whose context ends before max_new_tokens come into batches of their own.
             for batch in by_length([len(tokens) for tokens in ids], self.batch_size, key=lambda i: room[i]):
-                drawn = [random.Random(f"{seed} {i}") for i in batch]  # noqa: S311 - draws tokens, guards no secret
+                drawn = [random.Random(f"{seed} {self.place(i)}") for i in batch]  # noqa: S311 - guards no secret
                 draw = [_Draw(drawn, temperature, top_p)] if temperature > 0 else []
-                texts = self._generate([ids[i] for i in batch], room[batch[0]], draw, tick)
+                texts = self._generate([ids[i] for i in batch], room[batch[0]], draw, tick, self.arguments(batch))
                 for i, text in zip(batch, texts, strict=True):
                     answers[i] = text
         return answers
@@ -78,7 +78,17 @@ class LanguageModel(Adapted):
         """Short answers to n inputs, for the samples of an evaluation during training."""
         return self.generate(inputs, max_new_tokens=ANSWER_TOKENS, tick=tick)
 
-    def _generate(self, ids: list[list[int]], room: int, draw: list[_Draw], tick: Tick | None) -> list[str]:
+    def place(self, index: int) -> int:
+        """The place in the list that decides the drawing for the prompt of this index."""
+        return index
+
+    def arguments(self, _batch: Sequence[int]) -> dict[str, Any]:
+        """What else the model is given with a batch of prompts of these indices."""
+        return {}
+
+    def _generate(
+        self, ids: list[list[int]], room: int, draw: list[_Draw], tick: Tick | None, more: dict[str, Any]
+    ) -> list[str]:
         """One batch. A repetition penalty that the model was published with stays, its sampling flags do not."""
         from transformers import GenerationConfig
 
@@ -103,6 +113,7 @@ class LanguageModel(Adapted):
             generation_config=settings,
             logits_processor=draw,
             stopping_criteria=[_Ticking(tick)] if tick is not None else [],
+            **more,
         )
         answers = []
         for row in output[:, tokens.shape[1] :].tolist():

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nbadapt.capture import quiet_libraries
-from nbadapt.method import Job, Outcome
-from nbadapt_plugins._trained import TrainedMethod, head_modules, load_base, own_weights, seeded, skeleton
+from nbadapt.method import Adapted, Job, Outcome
+from nbadapt_plugins._trained import TrainedMethod, adapted, head_modules, load_base, own_weights, seeded, skeleton
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -55,6 +55,16 @@ class PeftMethod(TrainedMethod):
 
         with quiet_libraries():
             return PeftModel.from_pretrained(model, folder)
+
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        """The adapted model; one of LoRA can share its batches with others on the same base."""
+        from nbadapt_plugins import _mixed
+
+        model, tokenizer = self.restored(outcome, job)
+        if job.task != "classification" and _mixed.mixable(model):
+            return _mixed.MixableModel(model, tokenizer)
+        result: Adapted = adapted(model, tokenizer, job)
+        return result
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "peft": the adapter folder; "merged": a whole model; "script": a plain transformers script."""
