@@ -30,7 +30,7 @@ def test_the_estimate_says_what_the_copy_costs(tmp_path):
     estimate = Full().estimate(job)
     copy = sum(estimate.memory[item] for item in ("adapter", "gradients", "optimizer"))
     assert copy == 16 * estimate.total  # weight, gradient, two moments, 4 bytes each
-    assert estimate.memory["weights"] == 2 * estimate.total
+    assert estimate.memory["weights"] == pytest.approx(2 * estimate.total, rel=1e-2)  # and the buffers
     assert estimate.artifact == 4 * estimate.total
     assert any("trained on a copy" in note and "on disk" in note for note in estimate.notes)
 
