@@ -23,6 +23,7 @@ import pandas as pd
 import peft
 import sklearn.linear_model
 import transformers
+import yaml
 
 import nbadapt
 from nbadapt import registry
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="settings")
     arguments = parser.parse_args()
-    settings: dict[str, Any] = dict(pair.split("=", 1) for pair in arguments.settings)
+    pairs = (pair.split("=", 1) for pair in arguments.settings)
+    settings: dict[str, Any] = {name: yaml.safe_load(value) for name, value in pairs}
     fields = registry.load(arguments.method).Config.model_fields
     never = {"eval_steps": NEVER, "samples": 0}
     settings = {**{name: value for name, value in never.items() if name in fields}, **settings}

@@ -86,6 +86,7 @@ def train_with_nbadapt(data: Path, rows: int, seed: int) -> None:
             data=train[:rows],
             eval=few[:32],
             seed=seed,
+            hidden_sizes=None,
             batch_size=16,
             epochs=3,
             learning_rate=1e-3,

