@@ -7,7 +7,8 @@
                                        └──> bytes of all tensors that exist at the same time
 
 Every method, also a third party's, is followed exactly as far as torch itself is: what a kernel takes inside, and
-what the allocator leaves unused, is not seen.
+what the allocator leaves unused, is not seen. Token ids, masks and what is made of them alone have values too, because
+a model may look at those: T5 looks for the end of the text.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from nbadapt.engines.causal_loss import causal_loss, keeps_logits, learned_positions, quick_attention
 
@@ -35,19 +37,50 @@ Batch = dict[str, torch.Tensor]
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Counts the bytes of the tensors that are made inside and exist at the same time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
+        self._device = device
         self._seen: set[int] = set()
+        self._values = WeakTensorKeyDictionary()  # fake whole numbers and truths -> what they are
+
+    def know(self, fake: torch.Tensor, value: torch.Tensor) -> None:
+        """Give a fake tensor its values."""
+        self._values[fake] = value
 
     def leave_out(self, tensors: Iterator[torch.Tensor]) -> None:
         """Do not count these."""
         self._seen |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+        known = [tensor in self._values for tensor in tensors]
+        try:
+            result = self._computed(func, args, kwargs) if known and all(known) else func(*args, **kwargs)
+        except DynamicOutputShapeException:  # a choice of rows: which ones is known, what is in them does not matter
+            if not any(known):
+                raise
+            result = self._computed(func, args, kwargs)
         tree_map_only(torch.Tensor, self._count, result)
         return result
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operation gives for tensors whose values are known: fakes with values, a number or a truth."""
+
+        def real(fake: torch.Tensor) -> torch.Tensor:
+            known = self._values.get(fake)
+            return torch.zeros(fake.shape, dtype=fake.dtype) if known is None else known
+
+        def fake(value: torch.Tensor) -> torch.Tensor:
+            made = torch.empty_like(value, device=self._device)
+            if not value.is_floating_point():
+                self._values[made] = value
+            return made
+
+        with unset_fake_temporarily(), torch.device("cpu"):
+            found = func(*tree_map_only(torch.Tensor, real, args), **tree_map_only(torch.Tensor, real, kwargs))
+        return tree_map_only(torch.Tensor, fake, found)
 
     def _count(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -91,14 +124,14 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
         if job.config.gradient_accumulation_steps > 1:  # the gradients of earlier batches are there already
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-        loss(*_fake(batch, positions[0], kind)).backward()  # type: ignore[no-untyped-call]
+        loss(*_fake(live, batch, positions[0], kind)).backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
         training, live.peak = live.peak, live.now
         if held_out is None:
             return training, 0
         model.eval()
         with torch.no_grad():
-            loss(*_fake(held_out, positions[1], kind))
+            loss(*_fake(live, held_out, positions[1], kind))
         return training, live.peak
 
 
@@ -107,14 +140,19 @@ def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., An
     kind = device.partition(":")[0]
     with _faked(model, kind) as live, torch.no_grad():
         model.eval()
-        forward(**_fake(batch, None, kind)[0])
+        forward(**_fake(live, batch, None, kind)[0])
         return live.peak
 
 
-def _fake(batch: Batch, positions: torch.Tensor | None, device: str) -> tuple[Batch, torch.Tensor | None]:
-    """Tensors of the same shapes; inside the fake mode."""
-    fakes = {name: torch.empty_like(tensor, device=device) for name, tensor in batch.items()}
-    return fakes, None if positions is None else torch.empty_like(positions, device=device)
+def _fake(live: _Live, batch: Batch, positions: torch.Tensor | None, device: str) -> tuple[Batch, torch.Tensor | None]:
+    """Fakes of whole numbers, whose values are known; inside the fake mode."""
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        made = torch.empty_like(tensor, device=device)
+        live.know(made, tensor)
+        return made
+
+    return {name: fake(tensor) for name, tensor in batch.items()}, None if positions is None else fake(positions)
 
 
 @contextlib.contextmanager
@@ -125,7 +163,7 @@ def _faked(model: torch.nn.Module, device: str) -> Iterator[_Live]:
         for module in model.modules():
             for table in (module._parameters, module._buffers, vars(module)):
                 _replace(table, made, device)
-        live = _Live()
+        live = _Live(device)
         live.leave_out(fake for _, fake in made.values())
         with live:
             yield live
