@@ -69,7 +69,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         """What an operation gives for tensors whose values are known: fakes with values, a number or a truth."""
 
         def real(fake: torch.Tensor) -> torch.Tensor:
-            known = self._values.get(fake)
+            known = self._values.get(fake)  # type: ignore[no-untyped-call]
             return torch.zeros(fake.shape, dtype=fake.dtype) if known is None else known
 
         def fake(value: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ class BitFitSettings(FrozenBaseConfig):
         description="layers whose biases are trained: all, or names (the paper's half: query, intermediate.dense)",
         examples=["all"],
     )
-    learning_rate: float = Field(2e-3, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-3, gt=0, le=10, description="peak learning rate of AdamW")
 
 
 class BitFit(CopiedMethod):

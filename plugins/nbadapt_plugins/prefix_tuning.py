@@ -43,7 +43,7 @@ class PrefixTuningSettings(StartedConfig):
     encoder_hidden_size: int | None = Field(
         None, ge=1, le=65_536, description="that network's inner size; none: the width of the model's keys"
     )
-    learning_rate: float = Field(1e-2, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-2, gt=0, le=10, description="peak learning rate of AdamW")
 
 
 class PrefixTuning(PromptLearningMethod):
