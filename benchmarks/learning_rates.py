@@ -28,8 +28,8 @@ RATES: dict[str, tuple[float, ...]] = {
     "bitfit": (1e-3, 3e-3, 1e-2),
     "ia3": (1e-2, 3e-2, 1e-1),
     "prompt-tuning": (1e-2, 3e-2, 1e-1),
-    "prefix-tuning": (3e-3, 1e-2, 3e-2),
-    "p-tuning": (1e-3, 3e-3, 1e-2),
+    "prefix-tuning": (3e-3, 1e-2, 3e-2, 1e-1),
+    "p-tuning": (3e-4, 1e-3, 3e-3, 1e-2),
     "llama-adapter": (3e-3, 1e-2, 3e-2),
 }
 TASKS: dict[str, dict[str, Any]] = {

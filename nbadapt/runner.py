@@ -345,7 +345,8 @@ def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
     _check_idle()
     job = store.create(plan.job, plan.estimate, plan.title)
-    return _launch(Run.at(job.directory), plan.method, job, plan.notices)
+    told = () if plan.method.verb == "prompt" else plan.estimate.notes  # a prompting method tells its notes itself
+    return _launch(Run.at(job.directory), plan.method, job, (*told, *plan.notices))
 
 
 def resume(run: Run) -> Run:

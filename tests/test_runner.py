@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import nbadapt
 from nbadapt import models, runner, store, timing
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
-from nbadapt.events import Checkpoint, Progress, StateChange
+from nbadapt.events import Checkpoint, Notice, Progress, StateChange
 from nbadapt.method import Job, ModelRef
 from nbadapt.request import Request
 from tests import tiny_models
@@ -124,6 +124,13 @@ def test_the_predicted_time_is_that_of_a_step_times_the_steps(tmp_path):
     job = Job("steps", StepsSettings(steps=500, seconds=0.02), ModelRef("none", "folder", ""), "text", tmp_path)
     found = timing.seconds(Steps(), job, 500)
     assert 10 <= found < 30
+
+
+def test_all_layers_warn_with_the_estimate_when_they_start():
+    run = start(method="full", settings={"max_steps": 1})
+    run.join(60)
+    notices = [event.text for _, event in run.events if isinstance(event, Notice)]
+    assert any("all layers are trained on a copy" in text and "of memory beside the base's" in text for text in notices)
 
 
 def test_timed_goes_with_a_dry_run():
