@@ -21,10 +21,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def environment(script: str, packages: Iterable[str]) -> str:
     """The command that was given, the machine and the versions, as one paragraph."""
-    command = shlex.join(["python", script, *sys.argv[1:]])
+    command = shlex.join(["python", script, *_given(sys.argv[1:])])
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     where = f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
     return f"Measured with `{command}` on {where}, {versions}. Seconds depend on the machine: trust the ratio."
+
+
+def _given(arguments: Sequence[str]) -> list[str]:
+    """The arguments without `--data FOLDER`: where the data lies is another machine's affair."""
+    place = next((i for i, word in enumerate(arguments) if word == "--data"), len(arguments))
+    return [*arguments[:place], *arguments[place + 2 :]]
 
 
 def processor() -> str:

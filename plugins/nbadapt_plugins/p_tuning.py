@@ -45,7 +45,7 @@ class PTuningSettings(VirtualTokensConfig):
     )
     encoder_num_layers: int = Field(2, ge=1, le=16, description="layers of the LSTM; the MLP has three")
     encoder_dropout: float = Field(0.0, ge=0, lt=1, description="dropout between the layers of the LSTM")
-    learning_rate: float = Field(3e-3, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(1e-2, gt=0, le=10, description="peak learning rate of AdamW")
 
 
 class PTuning(SoftPromptMethod):
