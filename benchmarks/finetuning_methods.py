@@ -122,7 +122,7 @@ def report(task: str, found: Mapping[int, list[dict[str, Any]]]) -> str:
     about = (
         f"{model}; test accuracy on 1,066 rows (95 % interval: about ± {1.96 * math.sqrt(0.16 / 1066):.3f})"
         if classify
-        else f"{model}; loss a token on 32 held-out rows; {', '.join(TASKS[task]['settings'])}"
+        else f"{model}; loss on 32 held-out rows; {', '.join(TASKS[task]['settings'])}"
     )
     parts = [
         f"# Finetuning methods, {task}: quality beside cost",
@@ -133,19 +133,22 @@ def report(task: str, found: Mapping[int, list[dict[str, Any]]]) -> str:
     for rows, results in found.items():
         quality = "accuracy" if classify else "loss"
         ordered = sorted(results, key=lambda r: -r[quality] if classify else r[quality])
-        head = ["", quality, "trained parameters", "training, s", "memory, MiB", "disk, KiB"]
+        head = ["", quality, "trained parameters", "training, s", "tokens/s", "memory, MiB", "disk, KiB"]
         parts += [f"## {rows:,} training rows", table(head, [_row(result, quality) for result in ordered])]
     return "\n\n".join([*parts, environment("benchmarks/finetuning_methods.py", ("torch", "transformers", "peft"))])
 
 
 def _row(result: Mapping[str, Any], quality: str) -> list[str]:
     name = f"`{result['method']}`" if result["side"] == "nbadapt" else f"plain {result['method']}"
-    cells = [
+    return [
+        name,
         f"{result[quality]:.3f}",
         f"{result['trainable']:,}" if result["trainable"] else "",
         f"{result['training']:.0f}",
+        f"{result['tokens']:.0f}" if result.get("tokens") else "",
+        f"{result['peak'] / 2**20:,.0f}",
+        f"{result['size'] / 2**10:,.0f}",
     ]
-    return [name, *cells, f"{result['peak'] / 2**20:,.0f}", f"{result['size'] / 2**10:,.0f}"]
 
 
 if __name__ == "__main__":

@@ -53,6 +53,6 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    # On Windows, on accelerators, on Linux, and in oneDNN.
-    said = ("not enough memory", "out of memory", "t allocate memory", "could not create a primitive")
+    # On Windows, on accelerators, on Linux, in oneDNN and in cuBLAS.
+    said = ("not enough memory", "out of memory", "t allocate memory", "could not create a primitive", "ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(words in text for words in said)

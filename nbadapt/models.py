@@ -425,6 +425,11 @@ def _base(
         return _bases[key]
 
 
+def read_apart(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+    """The base model, read anew for a look at its weights: not shared, and gone when it is let go."""
+    return _read_weights(ref, head, device, dtype, None)
+
+
 def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:
     """Whether this kernel holds the base model's weights already."""
     path = base_ref(ref).path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from nbadapt_plugins.qlora import Qlora
 from tests.trained_jobs import CASES, base, base_weights, make_job, train
 
 slow = pytest.mark.slow
+STARTS = {m: get_args(m.Config.model_fields["init"].annotation) for m in (Lora, Qlora)}
 QUICK = {("bert", "classification"), ("gpt2", "generation")}
 
 
@@ -132,6 +134,52 @@ def test_stopped_and_resumed_equals_unbroken(settings, tmp_path):
     assert outcome.metrics["loss"] == pytest.approx(whole.metrics["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(("method", "init"), [(m, i) for m in (Lora, Qlora) for i in STARTS[m]])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_every_start_trains(method, init, architecture, tmp_path):
+    task = "classification" if architecture == "bert" else "generation"
+    outcome, _ = train(method, make_job(method, architecture, task, tmp_path, init=init, max_steps=1))
+    assert outcome.artifacts
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_eva_takes_short_rows_and_says_when_they_are_too_few(batch, tmp_path):
+    job = make_job(Lora, "llama", "generation", tmp_path, init="eva", r=16, batch_size=batch, max_steps=1)
+    assert train(Lora, job)[0].artifacts
+    few = dataclasses.replace(job, data=dataclasses.replace(job.data, rows=job.data.rows[:1]))
+    with pytest.raises(RequestError, match="tokens are too few for a rank of 16"):
+        train(Lora, few)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        (Lora, {"init": "orthogonal", "r": 5}, "needs an even rank, and r is 5: use 6"),
+        (Qlora, {"init": "loftq", "dora": True}, "do not go together"),
+    ],
+)
+def test_starts_that_do_not_fit_are_refused_before_weights(method, settings, words, tmp_path):
+    with pytest.raises(RequestError, match=words):
+        method().estimate(make_job(method, "llama", "generation", tmp_path, **settings))
+
+
+def test_loftq_keeps_no_second_base_in_memory(tmp_path):
+    job = make_job(Qlora, "llama", "generation", tmp_path, init="loftq", max_steps=1)
+    train(Qlora, job)
+    assert [key[-1] is not None for key in models._bases] == [True]
+
+
+def test_pissa_on_bfloat16_starts_within_its_rounding(tmp_path):
+    job = dataclasses.replace(make_job(Lora, "llama", "generation", tmp_path, init="pissa"), dtype="bfloat16")
+    model, tokenizer = base(job)
+    expected = logits(model.eval(), tokenizer).float()
+    found = logits(Lora().attach(model, job).eval(), tokenizer).float()
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert (
+        Lora().estimate(job).artifact == 2 * Lora().estimate(make_job(Lora, "llama", "generation", tmp_path)).artifact
+    )
+
+
 def test_loraplus_gives_b_its_multiple_of_the_rate(tmp_path):
     job = make_job(Lora, "llama", "generation", tmp_path, loraplus_lr_ratio=16, learning_rate=1e-3)
     model = Lora().attach(base(job)[0], job)
@@ -170,8 +218,9 @@ def test_loftq_starts_nearer_to_the_original_than_4_bits_alone(tmp_path):
         assert least < torch.linalg.norm(lost)
 
 
-def test_loftq_is_stored_loaded_and_merged_without_loss(tmp_path):
-    job = make_job(Qlora, "llama", "generation", tmp_path / "run", init="loftq", target_modules="all-linear")
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_loftq_is_stored_loaded_and_merged_without_loss(architecture, tmp_path):
+    job = make_job(Qlora, architecture, "generation", tmp_path / "run", init="loftq", target_modules="all-linear")
     outcome, _ = train(Qlora, job)
     ours = Qlora().load(outcome, job)
     target = tmp_path / "merged"

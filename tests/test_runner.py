@@ -119,6 +119,14 @@ def test_a_timed_dry_run_predicts_seconds_and_writes_nothing(changes, runs):
     assert runner.current() is None
 
 
+def test_what_is_timed_is_not_kept(runs, monkeypatch, tmp_path):
+    """Timed twice, features would be found on disk, and take no time at all."""
+    monkeypatch.setenv("NBADAPT_EMBEDDINGS", str(tmp_path / "embeddings"))
+    rows = pd.DataFrame(tiny_models.reviews(300))
+    runner.submit(dataclasses.replace(request(dry_run=True, timed=True, method="features", data=rows), settings={}))
+    assert not (tmp_path / "embeddings").exists()
+
+
 def test_the_predicted_time_is_that_of_a_step_times_the_steps(tmp_path):
     """A method whose steps take 20 ms: no less than that, and not much more."""
     job = Job("steps", StepsSettings(steps=500, seconds=0.02), ModelRef("none", "folder", ""), "text", tmp_path)

@@ -248,7 +248,6 @@ def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict
     """
     from nbadapt import models
     from nbadapt.engines.training_estimate import longest_rows
-    from nbadapt.engines.training_memory import forward_peak
 
     config = model.config
     config.use_cache = False
@@ -264,9 +263,20 @@ def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict
     weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     return {
         "weights": weights,
-        "activations": forward_peak(model, batch, model.base_model, job.device),
+        "activations": _batch_peak(model, batch, job),
         "vectors": (len(texts) + sum(map(len, tables))) * config.get_text_config().hidden_size * 4,
     }
+
+
+def _batch_peak(model: PreTrainedModel, batch: dict[str, torch.Tensor], job: Job) -> int:
+    """Bytes beside the weights that embedding a batch takes."""
+    from nbadapt.engines.training_memory import forward_peak
+
+    try:
+        return forward_peak(model, batch, model.base_model, job.device)
+    except Exception:  # noqa: BLE001 - code that needs values: a rough guess, 12 hidden states at once
+        width = 4 if job.dtype == "float32" else 2
+        return 12 * batch["input_ids"].numel() * int(model.config.get_text_config().hidden_size) * width
 
 
 def report(embedder: Embedder, lengths: np.ndarray[Any, Any], emit: Emit) -> None:

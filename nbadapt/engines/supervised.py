@@ -290,6 +290,9 @@ def _no_number(what: str, value: float, step: int, job: Job) -> RunError:
 
 def _parts(inputs: dict[str, torch.Tensor], rows: int) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
     """A batch in parts of so many rows, each with its share of what is learned in the batch."""
+    if rows >= len(inputs["labels"]):
+        yield 1.0, inputs
+        return
     items = _learned(inputs["labels"])
     for start in range(0, len(inputs["labels"]), rows):
         part = {name: tensor[start : start + rows] for name, tensor in inputs.items()}
@@ -348,8 +351,11 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One micro-batch: whole, or where memory ran out in parts that together have the same gradient."""
         self._window.append(inputs)
+        again: list[dict[str, Any]] = []
         while True:
             try:
+                for earlier in again:
+                    self._in_parts(model, earlier, num_items_in_batch)
                 return self._in_parts(model, inputs, num_items_in_batch)
             except Exception as error:
                 if not out_of_memory(error) or self._rows == 1:
@@ -359,8 +365,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
             gc.collect()
             models.release_cached_memory()
             self._halve()
-            for earlier in self._window[:-1]:
-                self._in_parts(model, earlier, num_items_in_batch)
+            again = self._window[:-1]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of the next optimizer step."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.encoding import Row, collate, encode, length_limit, virtual_tokens
+from nbadapt.errors import NbadaptError
 from nbadapt.method import Estimate, Job
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> 
     notes: tuple[str, ...] = ()
     try:
         needed = _beside_weights(model, job)
+    except NbadaptError:
+        raise
     except Exception:  # noqa: BLE001 - whatever code a model brings: the estimate goes on without
         needed, notes = _guess(model, job), (ROUGH,)
     memory["activations"] = max(0, needed - memory["gradients"])

@@ -75,6 +75,12 @@ def targets(model: PreTrainedModel, asked: str | list[str], rank: int) -> tuple[
     return chosen, excluded
 
 
+def adapted_layers(model: PreTrainedModel, asked: str | list[str], rank: int) -> list[str]:
+    """Full names of the layers that `targets` chooses."""
+    chosen, _ = targets(model, asked, rank)
+    return [full for full in linear_layers(model) if any(_matches(full, name) for name in chosen)]
+
+
 def stored_transposed(model: PreTrainedModel, names: list[str]) -> bool:
     """Whether layers of these names keep their weights as (in, out), as GPT-2 does; peft must be told."""
     from transformers.pytorch_utils import Conv1D

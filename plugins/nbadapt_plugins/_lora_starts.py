@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from nbadapt.errors import RequestError
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from nbadapt.engines.encoding import Row
     from nbadapt.method import Job
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
@@ -77,8 +80,8 @@ def start_from_activations(model: PeftModel, job: Job) -> None:
     table = dataclasses.replace(job.data, rows=tuple(job.data.rows[i] for i in places))
     rows = encode(table, tokenizer, label2id, length_limit(model.config, job.config.max_length)).rows
     batches = []
-    for start in range(0, len(rows), job.config.batch_size):
-        batch = collate(rows[start : start + job.config.batch_size], tokenizer.pad_token_id)
+    for group in _groups(rows, job.config.batch_size, job.config.r):
+        batch = collate(group, tokenizer.pad_token_id)
         batches.append({name: batch[name].to(job.device) for name in ("input_ids", "attention_mask")})
     training, config = model.training, model.peft_config["default"]
     # Every layer keeps the rank that was asked for (rho). peft asks for the name; what is stored needs none.
@@ -86,6 +89,31 @@ def start_from_activations(model: PeftModel, job: Job) -> None:
     initialize_lora_eva_weights(model.eval(), batches, show_progress_bar=False)
     model.train(training)
     config.eva_config, config.init_lora_weights = None, True
+
+
+def _groups(rows: list[Row], size: int, rank: int) -> list[list[Row]]:
+    """Rows in batches of at least `size`, each with twice as many tokens as the rank: peft passes over smaller ones.
+
+    Raises:
+        RequestError: all rows together have too few.
+    """
+    groups: list[list[Row]] = [[]]
+    for row in rows:
+        if len(groups[-1]) >= size and _tokens(groups[-1]) >= 2 * rank:
+            groups.append([])
+        groups[-1].append(row)
+    if len(groups) > 1 and _tokens(groups[-1]) < 2 * rank:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    if _tokens(groups[-1]) < 2 * rank:
+        raise RequestError(
+            f"init: eva finds the main directions of the data, and its {_tokens(groups[-1])} tokens are too few "
+            f"for a rank of {rank}: lower r, add rows, or leave init out"
+        )
+    return groups
+
+
+def _tokens(rows: list[Row]) -> int:
+    return sum(len(row["input_ids"]) for row in rows)
 
 
 def start_from_residual(model: PeftModel, original: PreTrainedModel) -> None:
@@ -96,13 +124,21 @@ def start_from_residual(model: PeftModel, original: PreTrainedModel) -> None:
         original: the base in its own type.
     """
     for name, layer in lora_layers(model):
-        weight = original.get_submodule(name).weight.detach().to(layer.weight.device, torch.float32)  # (out, in)
+        module = original.get_submodule(name)
+        weight = oriented(module, module.weight.detach()).to(layer.weight.device, torch.float32)  # (out, in)
         lost = weight - dequantised(layer.get_base_layer())
         left, values, right = torch.linalg.svd(lost, full_matrices=False)
         rank = layer.r["default"]
         root = (values[:rank] / layer.scaling["default"]).sqrt()  # (r,)
         layer.lora_B["default"].weight.data.copy_(left[:, :rank] * root)
         layer.lora_A["default"].weight.data.copy_(root[:, None] * right[:rank])
+
+
+def oriented(layer: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A layer's weight as (out, in), or such a matrix as the layer keeps it: GPT-2's layers have (in, out)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return weight.T.contiguous() if isinstance(layer, Conv1D) else weight
 
 
 def dequantised(layer: Any) -> torch.Tensor:

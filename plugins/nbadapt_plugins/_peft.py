@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -76,7 +77,9 @@ class PeftMethod(TrainedMethod):
             shutil.copytree(adapter, target, dirs_exist_ok=True)
         elif kind == "merged":
             base = self.mergeable(job)
-            adapted = self.restore(base, adapter, job)
+            with warnings.catch_warnings():  # in 4 bits GPT-2's weights lay the other way round; peft sees to it
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
+                adapted = self.restore(base, adapter, job)
             _unwrap_heads(adapted.get_base_model())
             merged: PreTrainedModel = adapted.merge_and_unload()
             merged.to(base.dtype).save_pretrained(target)

@@ -20,13 +20,14 @@ with the main directions of what the layers are given for 512 rows (Paischer et 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import RequestError
-from nbadapt.method import Job, Outcome
+from nbadapt.method import Estimate, Job, Outcome
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
 from nbadapt_plugins._trained import FrozenBaseConfig, own_weights, seeded
 
@@ -65,7 +66,7 @@ class LowRankSettings(FrozenBaseConfig):
         None,
         ge=1,
         le=1000,
-        description="matrix B learns this many times as fast as A (LoRA+, such as 16); none: as fast",
+        description="B, and what has one dimension, learns this many times as fast (LoRA+, such as 16); none: as fast",
     )
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of AdamW")
 
@@ -96,6 +97,8 @@ class Lora(PeftMethod):
         from nbadapt_plugins._linear_layers import stored_transposed, targets
 
         settings: LoraSettings = job.config
+        if settings.init == "orthogonal" and settings.r % 2:
+            raise RequestError(f"init: orthogonal needs an even rank, and r is {settings.r}: use {settings.r + 1}")
         chosen, excluded = targets(model, settings.target_modules, settings.r)
         return LoraConfig(
             task_type=TASK_TYPES[job.task],
@@ -114,18 +117,26 @@ class Lora(PeftMethod):
         """The model with new matrices beside the chosen weights, started as asked."""
         from nbadapt_plugins import _lora_starts
 
-        start = job.config.init
+        start, meta = job.config.init, model.device.type == "meta"
         if start == "pissa":
             _own_adapted(model, job.config)
+        if start == "pissa" and meta:  # the shapes are LoRA's, and nothing has no main directions
+            job = dataclasses.replace(job, config=job.config.model_copy(update={"init": "kaiming"}))
         adapted = super().attach(model, job)
-        if model.device.type == "meta":
+        if meta:
             return adapted
         if start == "pissa":
             adapted.pissa_start = _lora_starts.pissa_start(adapted)
-        elif start == "eva":
+        elif start == "eva" and job.checkpoint is None:
             with seeded(job), quiet_libraries():
                 _lora_starts.start_from_activations(adapted, job)
         return adapted
+
+    def estimate(self, job: Job) -> Estimate:
+        """As for every trained method; PiSSA's matrices are stored with those that they started as."""
+        found = super().estimate(job)
+        stored = 2 * found.artifact if job.config.init == "pissa" else found.artifact
+        return dataclasses.replace(found, artifact=stored)
 
     def save(self, model: PeftModel, folder: Path) -> None:
         """Write a peft adapter folder for the unchanged base."""
@@ -168,9 +179,7 @@ class Lora(PeftMethod):
 
 def _own_adapted(model: PreTrainedModel, settings: LoraSettings) -> None:
     """Give the layers that are adapted weights of their own: PiSSA changes them, and the base is shared."""
-    from nbadapt_plugins._linear_layers import linear_layers, targets
+    from nbadapt_plugins._linear_layers import adapted_layers
 
-    chosen, _ = targets(model, settings.target_modules, settings.r)
-    for name in linear_layers(model):
-        if any(name == each or name.endswith(f".{each}") for each in chosen):
-            own_weights(model.get_submodule(name))
+    for name in adapted_layers(model, settings.target_modules, settings.r):
+        own_weights(model.get_submodule(name))

@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from nbadapt.errors import RequestError
+from nbadapt.memory import gibibytes
 from nbadapt.method import Estimate, Job
 from nbadapt.options import DTYPES
-from nbadapt_plugins._trained import load_base, skeleton
+from nbadapt_plugins._trained import head_of, skeleton
 from nbadapt_plugins.lora import Lora, LowRankSettings
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nbadapt.models import Quantization
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 class QloraSettings(LowRankSettings):
     """Settings of QLoRA."""
 
-    init: Literal["kaiming", "gaussian", "orthogonal", "eva", "loftq"] = Field(
+    init: Literal["kaiming", "gaussian", "eva", "loftq"] = Field(
         "kaiming",
         description="how the two matrices start: drawn at random, from the main directions of the data (eva), "
         "or nearest to what the 4 bits lost (loftq)",
@@ -70,27 +72,38 @@ class Qlora(Lora):
         found = super().estimate(job)
         packed = sum(inside * outside for inside, outside in linear_layers(skeleton(job)).values())
         saved = int(packed * (DTYPES[job.dtype] - _quantization(job).bytes_per_weight))
-        return dataclasses.replace(found, memory={**found.memory, "weights": found.memory["weights"] - saved})
+        memory, notes = {**found.memory, "weights": found.memory["weights"] - saved}, found.notes
+        if job.config.init == "loftq":
+            notes = (*notes, f"init: loftq reads the weights in {job.dtype} once, which takes {gibibytes(saved)} more")
+        return dataclasses.replace(found, memory=memory, notes=notes)
 
     def attach(self, model: PreTrainedModel, job: Job) -> PeftModel:
         """LoRA on the quantised model; a start from what was lost reads the weights in their own type."""
         adapted = super().attach(model, job)
         if job.config.init == "loftq" and model.device.type != "meta" and job.checkpoint is None:
+            from nbadapt import models
             from nbadapt_plugins import _lora_starts
 
-            _lora_starts.start_from_residual(adapted, load_base(job)[0])
+            _lora_starts.start_from_residual(adapted, models.read_apart(job.model, head_of(job), job.device, job.dtype))
         return adapted
+
+    def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
+        """As LoRA's; DoRA's lengths would be those of the weights before LoftQ's start."""
+        if job.config.init == "loftq" and job.config.dora:
+            raise RequestError("init: loftq and dora: true do not go together: leave one of them out")
+        return super().peft_config(model, job)
 
     def mergeable(self, job: Job) -> PreTrainedModel:
         """The base in its own type; where training began with what the 4 bits lost, with the 4-bit values in it."""
         base = super().mergeable(job)
         if job.config.init == "loftq":
-            from nbadapt_plugins import _lora_starts
+            from nbadapt_plugins import _linear_layers, _lora_starts
 
             quantised = self.load_base(job)[0]
-            for name, _ in _lora_starts.lora_layers(self.attach(quantised, job)):
-                layer = quantised.get_submodule(name)
-                base.get_submodule(name).weight.data = _lora_starts.dequantised(layer).to(base.dtype)
+            for name in _linear_layers.adapted_layers(base, job.config.target_modules, job.config.r):
+                values = _lora_starts.dequantised(quantised.get_submodule(name)).to(base.dtype)
+                layer = base.get_submodule(name)
+                layer.weight.data = _lora_starts.oriented(layer, values)
         return base
 
     def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
