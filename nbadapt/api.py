@@ -147,6 +147,8 @@ def prompt(
     device: str | None = ...,
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
+    base_url: str | None = ...,
+    api_key_env: str | None = ...,
     dry_run: Literal[False] = ...,
     timed: bool = ...,
     background: bool = ...,
@@ -169,6 +171,8 @@ def prompt(
     device: str | None = ...,
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
+    base_url: str | None = ...,
+    api_key_env: str | None = ...,
     dry_run: Literal[True],
     timed: bool = ...,
     background: bool = ...,
@@ -190,6 +194,8 @@ def prompt(
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
     dry_run: bool = False,
     timed: bool = False,
     background: bool = False,
@@ -200,7 +206,7 @@ def prompt(
     Args:
         method: the method's name, such as "few-shot".
         template: the prompt; ``{{name}}`` stands for a variable or a column.
-        model: a name, a folder, a hub id, or a finetuned Run.
+        model: a name, a folder, a hub id, "prefix:name" of an endpoint, or a finetuned Run.
         data: rows to prompt over; with labels they give metrics.
         examples: demonstrations for in-context methods.
         labels: the classes to choose from; empty: those of the data.
@@ -210,6 +216,8 @@ def prompt(
         device: None for the best one there is.
         dtype: type of the weights; None for the fastest one.
         trust_remote_code: whether code that comes with the model may run.
+        base_url: where the endpoint is; None for its provider's own address.
+        api_key_env: the environment variable that holds its key; None for the provider's usual one.
         dry_run: only estimate the cost.
         timed: with `dry_run`: load the model and time a few steps, for the `seconds` of the estimate.
         background: return at once, where a front end shows the dashboard.
@@ -242,6 +250,8 @@ def prompt(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        base_url=base_url,
+        key_env=api_key_env,
     )
     return runner.submit(request)
 
@@ -356,7 +366,7 @@ def _row(run: Run) -> dict[str, str]:
 
 def _short(model: Mapping[str, str]) -> str:
     """A model's name; of a folder its last part."""
-    return model["name"] if model["kind"] == "hub" else Path(model["name"]).name
+    return model["name"] if model["kind"] in {"hub", "endpoint"} else Path(model["name"]).name
 
 
 def show(run: str | Run) -> Run:

@@ -181,9 +181,9 @@ def _setting_words(method: type[Method] | None, name: str) -> list[str]:
 
 
 def _model_names() -> list[str]:
-    from nbadapt import models
+    from nbadapt import endpoints, models
 
-    return models.names()
+    return [*models.names(), *(f"{prefix}:" for prefix in endpoints.prefixes())]
 
 
 def _run_variables(namespace: Mapping[str, Any]) -> list[str]:

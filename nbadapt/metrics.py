@@ -12,9 +12,14 @@ def accuracy(predicted: Sequence[object], expected: Sequence[object]) -> float:
 
 
 def macro_f1(predicted: Sequence[object], expected: Sequence[object]) -> float:
-    """Mean of the classes' F1 scores, as scikit-learn's ``f1_score(average="macro", zero_division=0)``."""
+    """Mean of the classes' F1 scores, as scikit-learn's ``f1_score(average="macro", zero_division=0)``.
+
+    A prediction of None names no class: it is wrong, and makes no class of its own.
+    """
     scores = []
     for name in dict.fromkeys([*predicted, *expected]):  # not a set: sums of floats depend on their order
+        if name is None:
+            continue
         hits = sum(p == name and e == name for p, e in zip(predicted, expected, strict=True))
         said = sum(p == name for p in predicted)
         there = sum(e == name for e in expected)

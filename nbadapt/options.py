@@ -42,6 +42,8 @@ class Option:
 
 OPTIONS: tuple[Option, ...] = (
     Option("--model", "NAME", "the base model: a name, a folder, a hub id or a Run", "model", values="model"),
+    Option("--base-url", "URL", "where the endpoint of a --model PREFIX:NAME is", "base_url", ("prompt",)),
+    Option("--api-key-env", "VARIABLE", "the environment variable that holds its key", "key_env", ("prompt",)),
     Option("--data", "TABLE", "the rows: a variable, a file or a hub data set", "data", values="table"),
     Option("--eval", "TABLE", "held-out rows", "evaluation", ("finetune",), values="table"),
     Option("--split", "SHARE", "share of the rows held out without --eval (0.1)", "split", ("finetune",)),

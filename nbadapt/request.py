@@ -57,6 +57,8 @@ class Request:
         timed: also predict the time of a dry run, from a few steps.
         device: None for the best one there is.
         dtype: None to probe.
+        base_url: where a model behind an endpoint is; None for its provider's own address.
+        key_env: the environment variable that holds the endpoint's key; None for the provider's.
 
     Raises:
         RequestError: a value that no method could use.
@@ -84,6 +86,8 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
+    base_url: str | None = None
+    key_env: str | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -109,7 +113,7 @@ def _check_types(asked: Request) -> None:
     _check_columns(asked.columns)
     if not isinstance(asked.variables, Mapping):
         raise RequestError(f'variables is {brief(asked.variables)}: give a dict, as variables={{"name": value}}')
-    for name in ("prompt", "task", "device", "dtype"):
+    for name in ("prompt", "task", "device", "dtype", "base_url", "key_env"):
         value = getattr(asked, name)
         if not isinstance(value, str | None):
             called = "the template" if name == "prompt" else name

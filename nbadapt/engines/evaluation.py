@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import metrics
+from nbadapt.engines import choice
+from nbadapt.engines.endpoint import Endpoint
 from nbadapt.engines.generate import LanguageModel, softmax
 from nbadapt.engines.tokens import Prompt, as_text, encode_completion
 from nbadapt.errors import NbadaptError, Stopped
@@ -42,10 +45,19 @@ class Query:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said; `probabilities` where it chose from labels."""
+    """What the model said; `probabilities` where it chose from labels.
+
+    Where it chose in words, `matched` says whether they name a label: `text` is that label, or the words.
+    """
 
     text: str
     probabilities: dict[str, float] | None = None
+    matched: bool | None = None
+
+    @property
+    def shown(self) -> str:
+        """The text for people; words that name no label are marked."""
+        return f"(none of the labels) {self.text}" if self.matched is False else self.text
 
 
 def evaluate(
@@ -74,11 +86,11 @@ def evaluate(
     """
     _check(model, queries, labels, job, emit)
     record = _Record(job, queries, "accuracy" if labels else "exact_match")
-    total = steps(queries, job.config.batch_size)
+    total = len(queries) if isinstance(model, Endpoint) else steps(queries, job.config.batch_size)
     try:
         for step, (batch, answers) in enumerate(_answers(model, queries, labels, job, emit), 1):
             record.add(batch, answers)
-            emit(Progress(step, total, examples=len(record.answers)))
+            emit(Progress(step, total, examples=len(record.answers), tokens=sum(model.usage.values())))
             if record.compared:
                 emit(Metric(step, "evaluation", record.running()))
     except Stopped:
@@ -92,7 +104,7 @@ def evaluate(
     outcome = record.close()
     try:
         for query in queries[: job.config.samples]:
-            emit(Sample(total, query.shown, record.answers[query.row].text, query.expected))
+            emit(Sample(total, query.shown, record.answers[query.row].shown, query.expected))
     except Stopped:
         pass  # everything is answered and stored
     return outcome
@@ -127,6 +139,10 @@ def _answers(
     model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
 ) -> Iterator[tuple[list[Query], list[Reply]]]:
     """Batches of queries with their answers."""
+    if isinstance(model, Endpoint):
+        for query, answer in asked(model, queries, labels, job, emit):
+            yield [query], [answer]
+        return
     groups: dict[int, list[Query]] = {}
     for query in queries:
         groups.setdefault(query.group, []).append(query)
@@ -150,10 +166,31 @@ def _answers(
                 yield batch, write(model, prompts, job, seed, tick)
 
 
+def asked(
+    model: Endpoint, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
+) -> Iterator[tuple[Query, Reply]]:
+    """Each query with its answer, as an endpoint gives them; of labels the one that the words name."""
+    prompts = [choice.with_choice(query.prompt, labels) if labels else query.prompt for query in queries]
+    source = job.data.source if job.data is not None else ""
+    answers = model.asked(
+        prompts,
+        max_new_tokens=job.config.max_new_tokens,
+        temperature=job.config.temperature,
+        top_p=job.config.top_p,
+        seed=job.seed,
+        tick=lambda: emit(Stage("answering")),
+        where=lambda place: f"row {queries[place].row} of {source}: " if source else "",
+    )
+    with contextlib.closing(answers):
+        for place, text in answers:
+            label = choice.match(text, labels) if labels else None
+            yield queries[place], Reply(label or text, matched=label is not None if labels else None)
+
+
 def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Reply]:
     """Choices between the labels; a classifier has its own and takes none."""
     texts: Any = prompts
-    predicted = model.predict(texts, labels if "score" in model.abilities else None)
+    predicted = model.predict(texts, labels if "generate" in model.abilities else None)
     return [_chosen(predicted.names, row) for row in predicted.probabilities]
 
 
@@ -220,21 +257,27 @@ class _Record:
             line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}
         if answer.probabilities:
             line["probabilities"] = {label: round(p, 6) for label, p in answer.probabilities.items()}
+        if answer.matched is not None:
+            line["matched"] = answer.matched
         return json.dumps(line, ensure_ascii=False) + "\n"
 
     def _figures(self, done: Sequence[Query]) -> dict[str, float]:
         """The share of right answers with its 95 % interval; for classes also macro F1 and the majority's share."""
         n = len(done)
+        replies = [self.answers[query.row] for query in done]
+        lost = sum(reply.matched is False for reply in replies)
+        unmatched = {"unmatched": lost} if lost else {}
         if not self.compared:
-            return {"rows": n}
+            return {"rows": n, **unmatched}
         share = self._right / n
         low, high = metrics.wilson_interval(share, n)
         figures = {self._figure: share, f"{self._figure}_low": low, f"{self._figure}_high": high, "rows": n}
         if self._figure == "accuracy":
             expected = [str(query.expected).strip() for query in done]
-            figures["macro_f1"] = metrics.macro_f1([self.answers[q.row].text for q in done], expected)
+            named = [None if reply.matched is False else reply.text for reply in replies]
+            figures["macro_f1"] = metrics.macro_f1(named, expected)
             figures["majority"] = max(Counter(expected).values()) / n
-        return figures
+        return {**figures, **unmatched}
 
 
 def same(answer: str, expected: str | None) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nbadapt.engines.evaluation import Query
 from nbadapt.engines.prompts import Shot, with_shots
-from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt
+from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt, rough_tokens
 from nbadapt.errors import ModelError
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Fitting:
 
     Args:
         job: its config is a prompting method's.
-        tokenizer: the model's.
-        config: the model's.
+        tokenizer: the model's; None where it is behind an endpoint, which takes conversations and counts itself.
+        config: the model's; None there.
         labels: the classes to choose from; empty for free text.
         rows: what is asked.
         pool: the demonstrations that there are.
@@ -73,8 +73,8 @@ class Fitting:
     def __init__(
         self,
         job: Job,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PretrainedConfig,
+        tokenizer: PreTrainedTokenizerBase | None,
+        config: PretrainedConfig | None,
         labels: tuple[str, ...],
         rows: Sequence[Row],
         pool: Sequence[Shot],
@@ -83,10 +83,10 @@ class Fitting:
     ) -> None:
         self._job, self._tokenizer, self._wanted, self._select = job, tokenizer, wanted, select
         self._labels, self._rows, self._pool = labels, rows, pool
-        self._context = context_length(config)
+        self._context = context_length(config) if config is not None else None
         self._separator = getattr(job.config, "separator", "")
         self._texts = [as_text(shot.prompt) for shot in pool]
-        probes = [encode_completion(tokenizer, label, "?", end=True) for label in labels]
+        probes = [encode_completion(tokenizer, label, "?", end=True) for label in labels] if tokenizer else []
         self._answer = max(map(len, probes), default=1)  # tokens that an answer takes at least
         self._room = self._answer if labels else job.config.max_new_tokens
 
@@ -131,7 +131,7 @@ class Fitting:
 
     def _queries(self, count: int, rows: Sequence[Row]) -> list[Query]:
         """Rows behind `count` demonstrations, none of which is the row itself."""
-        chat = bool(self._tokenizer.chat_template)
+        chat = self._tokenizer is None or bool(self._tokenizer.chat_template)
         usual = self._select(self._pool, count)
         shown = {self._texts[i] for i in usual}
         groups: dict[tuple[int, ...], int] = {}
@@ -152,9 +152,14 @@ class Fitting:
     def _longest(self, queries: Sequence[Query]) -> tuple[int, Query]:
         """Tokens of the longest query, and that query."""
         looked_at = sorted(queries, key=lambda query: -len(as_text(query.prompt)))[:LOOKED_AT]
-        lengths = [len(encode_prompt(self._tokenizer, query.prompt)) for query in looked_at]
+        lengths = [self._length(query.prompt) for query in looked_at]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         return lengths[longest], looked_at[longest]
+
+    def _length(self, prompt: Prompt) -> int:
+        if self._tokenizer is None:
+            return rough_tokens(prompt)
+        return len(encode_prompt(self._tokenizer, prompt))
 
     def _check(self, longest: int, worst: Query, *, dropped_all: bool) -> None:
         if self._context is None:

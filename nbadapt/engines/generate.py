@@ -31,6 +31,7 @@ class LanguageModel(Adapted):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = BATCH) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.chat = bool(tokenizer.chat_template)
         context = context_length(model.config)
         self.context = context and context - virtual_tokens(model)
 

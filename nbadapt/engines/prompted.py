@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.prompts import Shot, with_shots
 from nbadapt.method import Adapted, Predictions
 
@@ -28,7 +27,7 @@ class Prompted(Adapted):
     ) -> None:
         self._model, self._labels, self._separator = model, tuple(labels), separator
         self._shots = [Shot(shot["prompt"], shot["answer"]) for shot in shots]
-        self.abilities = model.abilities
+        self.abilities, self.chat = model.abilities, model.chat
 
     def generate(
         self,
@@ -59,8 +58,12 @@ class Prompted(Adapted):
     def predict(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
         """The class of every prompt; the run's own classes where `labels` is None."""
         chosen = labels or self._labels or None
-        return self._model.predict(self._asked(texts), chosen if "score" in self.abilities else labels)
+        return self._model.predict(self._asked(texts), chosen if "generate" in self.abilities else labels)
+
+    @property
+    def usage(self) -> Mapping[str, int]:
+        """What its answers have cost so far."""
+        return self._model.usage
 
     def _asked(self, prompts: Sequence[str]) -> list[Any]:
-        chat = isinstance(self._model, LanguageModel) and bool(self._model.tokenizer.chat_template)
-        return [with_shots(self._shots, p, chat=chat, separator=self._separator) for p in prompts]
+        return [with_shots(self._shots, p, chat=self.chat, separator=self._separator) for p in prompts]

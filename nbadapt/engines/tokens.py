@@ -98,6 +98,14 @@ def as_text(prompt: Prompt) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
+def rough_tokens(prompt: Prompt) -> int:
+    """About how many tokens a prompt has, for a model whose tokenizer is out of reach: four characters make one.
+
+    That is what common tokenizers come to on English text; other languages and code have more.
+    """
+    return -(-len(as_text(prompt)) // 4)
+
+
 def plain_text(prompt: Prompt) -> str:
     """A prompt as a model without a chat template is asked it: a conversation ends where the answer begins."""
     return prompt if isinstance(prompt, str) else as_text(prompt) + "\nassistant:"

@@ -121,8 +121,12 @@ def _final(history: History, final: Mapping[str, float]) -> list[tuple[str, str]
             rows.append((f"{metric_label(name)}, 95 % interval", f"{number(low)} to {number(high)}"))
         of = name.removesuffix("_low").removesuffix("_high")
         if name.removeprefix("train_") not in measured and (of == name or of not in final):
-            rows.append((metric_label(name), amount(value) if name == "rows" else number(value)))
+            rows.append((metric_label(name), amount(value) if _counts(name) else number(value)))
     return rows
+
+
+def _counts(name: str) -> bool:
+    return name in {"rows", "unmatched"} or name.endswith("_tokens")
 
 
 def _resources(history: History) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nbadapt.engines.prompts import Shot
 
 PROMPT = "artifacts/prompt.json"
+ANSWERS = "artifacts/answers.jsonl"  # of an endpoint, each as it came: what a resumed run does not ask again
 
 
 class PromptConfig(Config):
@@ -36,6 +37,13 @@ class PromptConfig(Config):
         1.0, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
     )
     batch_size: int = Field(16, ge=1, le=4096, description="prompts in one forward pass")
+    parallel: int = Field(8, ge=1, le=256, description="questions under way at a time, where an endpoint is asked")
+    timeout: float = Field(
+        60.0, gt=0, le=3600, description="seconds for one answer of an endpoint, before it is asked again"
+    )
+    retries: int = Field(
+        6, ge=0, le=100, description="how often an endpoint is asked again when it is busy or out of reach"
+    )
     samples: int = Field(5, ge=0, le=100, description="rows whose answers are shown at the end")
 
 
@@ -62,6 +70,9 @@ class PromptMethod(Method):
         """Parameters, memory and batches; every row is filled in, the longest ones are tokenised."""
         from nbadapt.engines import evaluation
 
+        if job.model.kind == "endpoint":
+            plan = self._plan(job, None)
+            return Estimate(steps=len(plan.queries), notes=plan.notes)
         config, total = _shape(job)
         plan = self._plan(job, config)
         width = DTYPES[job.dtype]
@@ -79,16 +90,16 @@ class PromptMethod(Method):
         from nbadapt.engines import evaluation
 
         emit(Stage("reading the rows"))
-        plan = self._plan(job, _shape(job)[0])
+        plan = self._plan(job, None if job.model.kind == "endpoint" else _shape(job)[0])
         for note in plan.notes:
             emit(Notice(note))
         emit(Stage("loading the model"))
-        model = _open(job)
+        model = _open(job, emit)
         _write_prompt(job, plan)
         if job.data is None:
-            return _with_prompt(_ask(model, plan, job, emit))
-        keep = partial(_keep, job)
-        return _with_prompt(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep))
+            return _complete(_ask(model, plan, job, emit), model)
+        keep = partial(_keep, job, model)
+        return _complete(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep), model)
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
@@ -99,8 +110,8 @@ class PromptMethod(Method):
 
     # ------------------------------------------------------------------ planning
 
-    def _plan(self, job: Job, config: PretrainedConfig) -> Questions:
-        """Raises RequestError, DataError or ModelError for what cannot be asked."""
+    def _plan(self, job: Job, config: PretrainedConfig | None) -> Questions:
+        """Raises RequestError, DataError or ModelError for what cannot be asked; no config: behind an endpoint."""
         if _is_classifier(job):
             return self._plan_for_classifier(job)
         from nbadapt import models
@@ -110,10 +121,11 @@ class PromptMethod(Method):
         text = self._template(job, labels)
         rows = _rows(job, text)
         pool = self.pool(job, text)
-        tokenizer = models.load_tokenizer(models.base_ref(job.model))
+        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if config is not None else None
         fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
         plan = fitting.plan()
-        return replace(plan, notes=(*_choice(job, labels), *_free_labels(job, labels), *plan.notes))
+        notes = (*_choice(job, labels), *_free_labels(job, labels), *plan.notes)
+        return replace(plan, notes=notes if config is not None else (*notes, *_cost(job, plan)))
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
@@ -202,6 +214,23 @@ def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _cost(job: Job, plan: Questions) -> tuple[str, ...]:
+    """Notes on what will be sent to an endpoint."""
+    from nbadapt.engines import choice
+    from nbadapt.engines.tokens import rough_tokens
+
+    asked = [choice.with_choice(q.prompt, plan.labels) if plan.labels else q.prompt for q in plan.queries]
+    requests = "1 request" if len(asked) == 1 else f"{len(asked):,} requests"
+    cost = (
+        f"{requests} to {job.model.base_url}: about {sum(map(rough_tokens, asked)):,} tokens of prompts (four "
+        f"characters each), at most {len(asked) * job.config.max_new_tokens:,} tokens of answers"
+    )
+    if not plan.labels:
+        return (cost,)
+    said = " ".join(choice.request(plan.labels[:8]).split()) + (" ..." if len(plan.labels) > 8 else "")
+    return (cost, f"the endpoint chooses in words; each prompt ends with: {said}")
+
+
 def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
     for table in (job.data, job.examples):
         for number, row in enumerate(table.rows if table is not None and table.task == "classification" else (), 1):
@@ -244,10 +273,13 @@ def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
     return int(2 * getattr(text, "num_hidden_layers", 0) * heads * size * tokens * width)
 
 
-def _open(job: Job) -> Adapted:
+def _open(job: Job, emit: Emit | None = None) -> Adapted:
+    """The model; `emit` where the run works with it, and not what comes after."""
     from nbadapt import models, store
     from nbadapt.engines.generate import LanguageModel
 
+    if job.model.kind == "endpoint":
+        return _reach(job, emit)
     if job.model.kind == "run":
         adapted = store.open(job.model.path).adapted()
         if isinstance(adapted, LanguageModel):
@@ -256,32 +288,49 @@ def _open(job: Job) -> Adapted:
     return LanguageModel(*models.load(job.model, job.device, job.dtype), job.config.batch_size)
 
 
+def _reach(job: Job, emit: Emit | None) -> Adapted:
+    from nbadapt import endpoints
+    from nbadapt.engines.asking import Limits
+
+    limits = Limits(job.config.parallel, job.config.timeout, job.config.retries)
+    if emit is None:
+        return endpoints.open_model(job.model, limits)
+    return endpoints.open_model(
+        job.model, limits, journal=job.directory / ANSWERS, tell=lambda line: emit(Notice(line, "warning"))
+    )
+
+
 def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     """One prompt: a label and its probabilities, or free text."""
     from nbadapt.engines import evaluation
+    from nbadapt.engines.endpoint import Endpoint
 
     (query,) = plan.queries
-    if plan.labels:
+    if isinstance(model, Endpoint):
+        ((_, answer),) = evaluation.asked(model, plan.queries, plan.labels, job, emit)
+    elif plan.labels:
         answer = evaluation.choose(model, query.prompt, plan.labels, emit)
     else:
         (answer,) = evaluation.write(model, [query.prompt], job, job.seed, lambda: emit(Stage("answering")))
     try:
-        emit(Sample(1, query.shown, answer.text))
-        emit(Progress(1, 1, examples=1))
+        emit(Sample(1, query.shown, answer.shown))
+        emit(Progress(1, 1, examples=1, tokens=sum(model.usage.values())))
     except Stopped:
         pass  # there is nothing left to stop
-    return Outcome(answer.probabilities or {}, {}, answer.text)
+    figures = {"unmatched": 1} if answer.matched is False else answer.probabilities
+    return Outcome(figures or {}, {}, answer.text)
 
 
-def _with_prompt(outcome: Outcome) -> Outcome:
-    return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+def _complete(outcome: Outcome, model: Adapted) -> Outcome:
+    """The outcome with what its answers cost, and what `load` needs."""
+    return Outcome({**outcome.metrics, **model.usage}, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
 
 
-def _keep(job: Job, outcome: Outcome) -> None:
+def _keep(job: Job, model: Adapted, outcome: Outcome) -> None:
     """Store what was answered before an error; the run ends as failed, with this outcome."""
     from nbadapt import store
 
-    store.write_outcome(job.directory, "failed", _with_prompt(outcome), "")
+    store.write_outcome(job.directory, "failed", _complete(outcome, model), "")
 
 
 def _write_prompt(job: Job, plan: Questions) -> None:
