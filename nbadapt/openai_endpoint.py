@@ -119,7 +119,7 @@ class _Chat(Connection):
         """Whether another form of the first question may do, after what the endpoint says about it."""
         if error.status_code not in {400, 422}:
             return False
-        said = f"{error.param or ''} {error.message}"
+        said = f"{error.param or ''} {error.message} {error.body}"
         if self._limit == "max_tokens" and "max_completion_tokens" in said:
             self._limit = "max_completion_tokens"
             return True

@@ -211,7 +211,8 @@ class _Journal:
         for line in text.splitlines():
             try:
                 record = json.loads(line)
-                self.answers[record.pop("key")] = Answer(**record)
+                key = record.pop("key")
+                self.answers[key] = Answer(**record)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         if text and not text.endswith("\n"):
