@@ -93,7 +93,7 @@ class PromptMethod(Method):
         plan = self._plan(job, None if job.model.kind == "endpoint" else _shape(job)[0])
         for note in plan.notes:
             emit(Notice(note))
-        emit(Stage("loading the model"))
+        emit(Stage("loading the model" if job.model.kind != "endpoint" else "reaching the endpoint"))
         model = _open(job, emit)
         _write_prompt(job, plan)
         if job.data is None:
