@@ -223,7 +223,7 @@ class _Asking:
         if fault.wait is not None and fault.wait > LONGEST_ASKED:
             line = f"{fault} (it asks to wait {fault.wait:,.0f} s)"
             raise FaultError(line, own=fault.own)
-        if not self._slowed:
+        if not self._slowed and (self._answered or fault.reached):  # else there is nothing yet that is slow
             self._slowed = True
             self._tell(f"asked again, with longer and longer waits: {fault}")
         if fault.wait is not None:
