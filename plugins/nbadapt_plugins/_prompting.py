@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from nbadapt.options import DTYPES
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nbadapt.engines.fitting import Questions, Row
+    from nbadapt.engines.fitting import Questions, Row, Selection
     from nbadapt.engines.prompts import Shot
+    from nbadapt.engines.tokens import Prompt
 
 PROMPT = "artifacts/prompt.json"
 
@@ -52,9 +53,25 @@ class PromptMethod(Method):
         """How many demonstrations are asked for."""
         return 0
 
-    def select(self, job: Job, pool: Sequence[Shot], count: int) -> tuple[int, ...]:
-        """Which `count` demonstrations are shown: places in the pool, in order."""
-        return ()
+    def selection(
+        self, job: Job, text: str, pool: Sequence[Shot], prompts: Sequence[Prompt], emit: Emit | None
+    ) -> Selection:
+        """Which demonstrations are shown before each of the prompts.
+
+        Args:
+            job: what was asked.
+            text: the template of the pool and the prompts.
+            pool: the demonstrations that there are.
+            prompts: what is asked, without demonstrations.
+            emit: told of the work; None while the cost is estimated, and no weights may be loaded.
+        """
+        from nbadapt.engines.fitting import Selection
+
+        return Selection()
+
+    def extra_memory(self, job: Job) -> Mapping[str, int]:
+        """Predicted peaks in bytes, by item, of what the method needs besides the model."""
+        return {}
 
     # ------------------------------------------------------------------ the contract
 
@@ -69,7 +86,7 @@ class PromptMethod(Method):
         cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
         return Estimate(
             total=total,
-            memory={"weights": total * width, "activations": cache},
+            memory={"weights": total * width, "activations": cache, **self.extra_memory(job)},
             steps=evaluation.steps(plan.queries, job.config.batch_size),
             notes=plan.notes,
         )
@@ -79,7 +96,7 @@ class PromptMethod(Method):
         from nbadapt.engines import evaluation
 
         emit(Stage("reading the rows"))
-        plan = self._plan(job, _shape(job)[0])
+        plan = self._plan(job, _shape(job)[0], emit)
         for note in plan.notes:
             emit(Notice(note))
         emit(Stage("loading the model"))
@@ -93,13 +110,22 @@ class PromptMethod(Method):
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
         from nbadapt.engines.prompted import Prompted
+        from nbadapt.engines.prompts import Shot
 
         stored = json.loads((job.directory / outcome.artifacts["prompt"]).read_text(encoding="utf-8"))
-        return Prompted(_open(job), **stored)
+        pool = [Shot(**shot) for shot in stored["shots"]]
+
+        def shots(prompts: Sequence[Prompt]) -> list[list[Shot]]:
+            if not stored["chosen"]:
+                return [pool for _ in prompts]
+            choose = self.selection(job, stored["template"], pool, prompts, lambda _: None).choose
+            return [[pool[i] for i in choose(range(len(pool)), stored["count"], row)] for row in range(len(prompts))]
+
+        return Prompted(_open(job), stored["labels"], shots, stored["separator"])
 
     # ------------------------------------------------------------------ planning
 
-    def _plan(self, job: Job, config: PretrainedConfig) -> Questions:
+    def _plan(self, job: Job, config: PretrainedConfig, emit: Emit | None = None) -> Questions:
         """Raises RequestError, DataError or ModelError for what cannot be asked."""
         if _is_classifier(job):
             return self._plan_for_classifier(job)
@@ -110,10 +136,12 @@ class PromptMethod(Method):
         text = self._template(job, labels)
         rows = _rows(job, text)
         pool = self.pool(job, text)
+        _check_apart(job, rows, pool)
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
-        fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
-        plan = fitting.plan()
-        return replace(plan, notes=(*_choice(job, labels), *_free_labels(job, labels), *plan.notes))
+        selection = self.selection(job, text, pool, [row.prompt for row in rows], emit)
+        plan = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), selection).plan()
+        notes = (*_choice(job, labels), *_free_labels(job, labels), *plan.notes)
+        return replace(plan, notes=notes, template=text, chosen=selection.each)
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
@@ -165,6 +193,29 @@ def _rows(job: Job, text: str) -> list[Row]:
         Row(number, prompts.fill(text, prompts.values(row, job.variables)), prompts.target(row, task))
         for number, row in enumerate(job.data.rows, 1)
     ]
+
+
+def _check_apart(job: Job, rows: Sequence[Row], pool: Sequence[Shot]) -> None:
+    """Refuse rows that are compared with their answers and are among the examples of another table.
+
+    Where both are the same table, a row is left out of its own demonstrations instead.
+
+    Raises:
+        DataError: names a row of each table.
+    """
+    from nbadapt.engines.tokens import as_text
+
+    if job.data is None or job.examples is None or job.data.rows == job.examples.rows:
+        return
+    shown = {as_text(shot.prompt): number for number, shot in reversed(list(enumerate(pool, 1)))}
+    found = [row for row in rows if row.expected is not None and as_text(row.prompt) in shown]
+    if found:
+        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+        raise DataError(
+            f"row {found[0].number} of {job.data.source} is also row {shown[as_text(found[0].prompt)]} of "
+            f"{job.examples.source}{more}: its answer would be shown; take it out of one of them, or give the same "
+            "table to both, and no row is shown to itself"
+        )
 
 
 def _labels(job: Job) -> tuple[str, ...]:
@@ -290,5 +341,14 @@ def _write_prompt(job: Job, plan: Questions) -> None:
 
     path = job.directory / PROMPT
     path.parent.mkdir(parents=True, exist_ok=True)
-    shots = [{"prompt": shot.prompt, "answer": shot.answer} for shot in plan.shots]
-    store.write_json(path, {"labels": plan.labels, "shots": shots, "separator": plan.separator})
+    store.write_json(
+        path,
+        {
+            "labels": plan.labels,
+            "template": plan.template,
+            "shots": [asdict(shot) for shot in plan.shots],
+            "chosen": plan.chosen,
+            "count": plan.count,
+            "separator": plan.separator,
+        },
+    )
