@@ -20,7 +20,7 @@ from nbadapt.engines.tokens import encode_prompt
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped
 from nbadapt.events import Event, Metric, Notice, Progress, Sample, Stage, from_json
 from nbadapt.method import Job, ModelRef
-from nbadapt.metrics import macro_f1, wilson_interval
+from nbadapt.metrics import macro_f1, macro_f1_interval, wilson_interval
 
 REVIEWS = tiny_models.reviews(11)
 TRANSLATIONS = tiny_models.translations(7)
@@ -127,6 +127,7 @@ def test_every_row_is_classified(chat: bool, batch_size: int, tmp_path: Path) ->
             "accuracy_low": low,
             "accuracy_high": high,
             "macro_f1": macro_f1(expected.labels, truth),
+            **dict(zip(("macro_f1_low", "macro_f1_high"), macro_f1_interval(expected.labels, truth, 0), strict=True)),
             "majority": 6 / 11,
             "rows": 11,
         }

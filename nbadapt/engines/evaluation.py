@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import metrics
+from nbadapt.engines import figures
 from nbadapt.engines.generate import LanguageModel, softmax
 from nbadapt.engines.tokens import Prompt, as_text, encode_completion
-from nbadapt.errors import NbadaptError, Stopped
-from nbadapt.events import Metric, Progress, Sample, Stage
+from nbadapt.errors import NbadaptError, RequestError, Stopped
+from nbadapt.events import Metric, Notice, Progress, Sample, Stage
 from nbadapt.method import Adapted, Emit, Job, Outcome
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def evaluate(
         raise
     outcome = record.close()
     try:
+        if record.fault:
+            emit(Notice(record.fault, "warning"))
         for query in queries[: job.config.samples]:
             emit(Sample(total, query.shown, record.answers[query.row].text, query.expected))
     except Stopped:
@@ -188,7 +190,8 @@ class _Record:
 
     def __init__(self, job: Job, queries: Sequence[Query], figure: str) -> None:
         self._path: Path = job.directory / PREDICTIONS
-        self._queries, self._figure = queries, figure
+        self._job, self._queries, self._figure = job, queries, figure
+        self.fault = ""  # why the user's own figure is missing
         self.compared = queries[0].expected is not None
         self._right = 0
         self.answers: dict[int, Reply] = {}
@@ -223,18 +226,20 @@ class _Record:
         return json.dumps(line, ensure_ascii=False) + "\n"
 
     def _figures(self, done: Sequence[Query]) -> dict[str, float]:
-        """The share of right answers with its 95 % interval; for classes also macro F1 and the majority's share."""
-        n = len(done)
+        """The share of right answers and the user's own figure, with their intervals; see `nbadapt.engines.figures`."""
         if not self.compared:
-            return {"rows": n}
-        share = self._right / n
-        low, high = metrics.wilson_interval(share, n)
-        figures = {self._figure: share, f"{self._figure}_low": low, f"{self._figure}_high": high, "rows": n}
-        if self._figure == "accuracy":
-            expected = [str(query.expected).strip() for query in done]
-            figures["macro_f1"] = metrics.macro_f1([self.answers[q.row].text for q in done], expected)
-            figures["majority"] = max(Counter(expected).values()) / n
-        return figures
+            return {"rows": len(done)}
+        answers, expected = [self.answers[q.row].text for q in done], [str(q.expected) for q in done]
+        right = [same(a, e) for a, e in zip(answers, expected, strict=True)]
+        seed, classes = self._job.seed, self._figure == "accuracy"
+        found = figures.of_answers(answers, expected, right, classes=classes, seed=seed)
+        if self._job.metric is None:
+            return found
+        try:
+            return {**figures.of_own(self._job.metric, answers, expected, seed), **found}
+        except RequestError as error:  # the answers count for more than one figure of them
+            self.fault = f"{error}; run.answers has the answers"
+            return found
 
 
 def same(answer: str, expected: str | None) -> bool:

@@ -81,6 +81,7 @@ class PromptMethod(Method):
 
         config, total = _shape(job)
         plan = self._plan(job, config)
+        _check_metric(job, plan)
         width = DTYPES[job.dtype]
         rows = min(job.config.batch_size, len(plan.queries))
         cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
@@ -99,9 +100,9 @@ class PromptMethod(Method):
         plan = self._plan(job, _shape(job)[0], emit)
         for note in plan.notes:
             emit(Notice(note))
+        _write_prompt(job, plan)
         emit(Stage("loading the model"))
         model = _open(job)
-        _write_prompt(job, plan)
         if job.data is None:
             return _with_prompt(_ask(model, plan, job, emit))
         keep = partial(_keep, job)
@@ -193,6 +194,25 @@ def _rows(job: Job, text: str) -> list[Row]:
         Row(number, prompts.fill(text, prompts.values(row, job.variables)), prompts.target(row, task))
         for number, row in enumerate(job.data.rows, 1)
     ]
+
+
+def _check_metric(job: Job, plan: Questions) -> None:
+    """Refuse a figure of the user's own that cannot be measured.
+
+    Raises:
+        RequestError: there are no answers to compare with, or the function does not work.
+    """
+    from nbadapt.engines import figures
+
+    if job.metric is None:
+        return
+    expected = [query.expected for query in plan.queries if query.expected is not None]
+    if job.data is None or not expected:
+        raise RequestError(
+            f"--metric {job.metric.name} needs answers to compare with: add --data, a table with a column label or "
+            "completion, or name the column with --label"
+        )
+    figures.check(job.metric, expected)
 
 
 def _check_apart(job: Job, rows: Sequence[Row], pool: Sequence[Shot]) -> None:
@@ -336,9 +356,11 @@ def _keep(job: Job, outcome: Outcome) -> None:
 
 
 def _write_prompt(job: Job, plan: Questions) -> None:
-    """What `load` needs to ask in the same way."""
+    """What `load` needs to ask in the same way, and what was asked."""
     from nbadapt import store
+    from nbadapt.engines import prompt_log
 
+    prompt_log.write(job.directory, plan.queries)
     path = job.directory / PROMPT
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_json(
