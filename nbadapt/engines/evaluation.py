@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbadapt.engines import figures
 from nbadapt.engines.generate import LanguageModel, softmax
@@ -42,10 +43,41 @@ class Query:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said; `probabilities` where it chose from labels."""
+    """What the model said.
+
+    Attributes:
+        text: its answer.
+        probabilities: of the labels, where it chose from them.
+        reasoning: all that it wrote, where its answer was found in that; one text for each time it was asked.
+        votes: how many of those ended with each answer.
+    """
 
     text: str
     probabilities: dict[str, float] | None = None
+    reasoning: tuple[str, ...] = ()
+    votes: dict[str, int] | None = None
+
+    @property
+    def shown_reasoning(self) -> str | None:
+        """The reasonings as one text; None where there are none."""
+        if len(self.reasoning) < 2:
+            return self.reasoning[0] if self.reasoning else None
+        return "\n\n".join(f"[{number}] {text}" for number, text in enumerate(self.reasoning, 1))
+
+
+class Reader(Protocol):
+    """Finds the answer in what the model writes."""
+
+    @property
+    def paths(self) -> int:
+        """How often a prompt is asked."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The answers to choose from; empty for any text."""
+
+    def read(self, texts: Sequence[str]) -> Reply:
+        """The answer of the texts that one prompt was answered with; its text is empty where there is none."""
 
 
 def evaluate(
@@ -55,6 +87,7 @@ def evaluate(
     job: Job,
     emit: Emit,
     keep: Callable[[Outcome], None] = lambda _: None,
+    reader: Reader | None = None,
 ) -> Outcome:
     """Answer every query, by labels where there are any.
 
@@ -67,16 +100,17 @@ def evaluate(
         job: its config is a `PromptConfig`.
         emit: told of every batch.
         keep: given the outcome of what was answered before an error, which is then raised.
+        reader: finds the answers in free text.
 
     Raises:
         ModelError: a row that leaves no room for its answer: before the first answer.
         Stopped: before the first answer.
     """
     _check(model, queries, labels, job, emit)
-    record = _Record(job, queries, "accuracy" if labels else "exact_match")
+    record = _Record(job, queries, "accuracy" if labels or (reader and reader.classes) else "exact_match")
     total = steps(queries, job.config.batch_size)
     try:
-        for step, (batch, answers) in enumerate(_answers(model, queries, labels, job, emit), 1):
+        for step, (batch, answers) in enumerate(_answers(model, queries, labels, job, emit, reader), 1):
             record.add(batch, answers)
             emit(Progress(step, total, examples=len(record.answers)))
             if record.compared:
@@ -93,11 +127,27 @@ def evaluate(
     try:
         if record.fault:
             emit(Notice(record.fault, "warning"))
+        if reader:
+            _tell_unread(record, queries, emit)
         for query in queries[: job.config.samples]:
-            emit(Sample(total, query.shown, record.answers[query.row].text, query.expected))
+            reply = record.answers[query.row]
+            emit(Sample(total, query.shown, reply.text, query.expected, reply.shown_reasoning))
     except Stopped:
         pass  # everything is answered and stored
     return outcome
+
+
+def _tell_unread(record: _Record, queries: Sequence[Query], emit: Emit) -> None:
+    """A note where no answer was found in what the model wrote."""
+    without = [query.row for query in queries if not record.answers[query.row].text]
+    if without:
+        emit(
+            Notice(
+                f"no answer was found for {len(without):,} of {len(queries):,} rows, the first of them row "
+                f"{without[0]}: they count as wrong; see answer_pattern and the column reasoning of run.answers",
+                "warning",
+            )
+        )
 
 
 def _check(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit) -> None:
@@ -126,7 +176,12 @@ def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) ->
 
 
 def _answers(
-    model: Adapted, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
+    model: Adapted,
+    queries: Sequence[Query],
+    labels: Sequence[str],
+    job: Job,
+    emit: Emit,
+    reader: Reader | None,
 ) -> Iterator[tuple[list[Query], list[Reply]]]:
     """Batches of queries with their answers."""
     groups: dict[int, list[Query]] = {}
@@ -136,7 +191,6 @@ def _answers(
     def tick() -> None:
         emit(Stage("answering"))
 
-    seed = job.seed * 1_000_003
     for group in groups.values():
         if labels and isinstance(model, LanguageModel):  # batch by batch, over one prefix
             for indices, scores in model.scored([query.prompt for query in group], labels, tick=tick):
@@ -144,12 +198,10 @@ def _answers(
             continue
         for batch in _chunks(group, job.config.batch_size):
             tick()
-            prompts = [query.prompt for query in batch]
             if labels:
-                yield batch, _predicted(model, prompts, labels)
+                yield batch, _predicted(model, [query.prompt for query in batch], labels)
             else:
-                seed += 1
-                yield batch, write(model, prompts, job, seed, tick)
+                yield batch, write(model, batch, job, reader, tick)
 
 
 def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Reply]:
@@ -159,10 +211,23 @@ def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str])
     return [_chosen(predicted.names, row) for row in predicted.probabilities]
 
 
-def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: Callable[[], None]) -> list[Reply]:
-    """Free answers, with the job's sampling settings."""
+def write(
+    model: Adapted, batch: Sequence[Query], job: Job, reader: Reader | None, tick: Callable[[], None]
+) -> list[Reply]:
+    """Free answers to a batch, with the job's sampling settings; as many a prompt as the reader wants."""
+    paths = [
+        _written(model, [q.prompt for q in batch], job, path, tick) for path in range(reader.paths if reader else 1)
+    ]
+    return [reader.read(texts) if reader else Reply(texts[0]) for texts in zip(*paths, strict=True)]
+
+
+def _written(model: Adapted, prompts: Sequence[Prompt], job: Job, path: int, tick: Callable[[], None]) -> list[str]:
+    """One text a prompt. What is drawn depends on the seed, the path and the prompt alone, not on its batch."""
     asked: Any = prompts
-    texts = model.generate(
+    seed: Any = job.seed * 1_000_003 + path
+    if isinstance(model, LanguageModel):
+        seed = [_draw_seed(job.seed, path, prompt) for prompt in prompts]
+    return model.generate(
         asked,
         max_new_tokens=job.config.max_new_tokens,
         temperature=job.config.temperature,
@@ -170,7 +235,12 @@ def write(model: Adapted, prompts: Sequence[Prompt], job: Job, seed: int, tick: 
         seed=seed,
         tick=tick,
     )
-    return [Reply(text) for text in texts]
+
+
+def _draw_seed(seed: int, path: int, prompt: Prompt) -> int:
+    content = prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+    text = json.dumps([seed, path, content])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Reply:
@@ -223,6 +293,10 @@ class _Record:
             line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}
         if answer.probabilities:
             line["probabilities"] = {label: round(p, 6) for label, p in answer.probabilities.items()}
+        if answer.reasoning:
+            line["reasoning"] = answer.reasoning[0] if len(answer.reasoning) == 1 else list(answer.reasoning)
+        if answer.votes is not None:
+            line["votes"] = answer.votes
         return json.dumps(line, ensure_ascii=False) + "\n"
 
     def _figures(self, done: Sequence[Query]) -> dict[str, float]:

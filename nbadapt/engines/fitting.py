@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nbadapt.engines.evaluation import Query
+from nbadapt.engines.evaluation import Query, Reader
 from nbadapt.engines.prompts import Shot, with_shots
 from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt
 from nbadapt.errors import ModelError
@@ -49,6 +49,7 @@ class Questions:
         template: what the rows and the demonstrations are filled into.
         count: the most demonstrations that a row has.
         chosen: whether `shots` are what each row's own ones are chosen from.
+        reader: finds the answers in what the model writes.
     """
 
     queries: Sequence[Query]
@@ -60,6 +61,7 @@ class Questions:
     template: str = ""
     count: int = 0
     chosen: bool = False
+    reader: Reader | None = None
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,10 @@ def write(directory: Path, queries: Sequence[Query]) -> None:
 
 def _common(a: Prompt, b: Prompt) -> int:
     """How many characters, or turns, two prompts begin with; none where they are of different kinds."""
+    if isinstance(a, str) and isinstance(b, str):
+        return len(commonprefix([a, b]))  # noqa: RUF071 - texts, no paths
     if isinstance(a, str) or isinstance(b, str):
-        both = isinstance(a, str) and isinstance(b, str)
-        return len(commonprefix([a, b])) if both else 0  # type: ignore[type-var]  # noqa: RUF071 - texts, no paths
+        return 0
     return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))))
 
 

@@ -19,6 +19,7 @@ from nbadapt.options import DTYPES
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from nbadapt.engines.evaluation import Reader
     from nbadapt.engines.fitting import Questions, Row, Selection
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
@@ -69,6 +70,14 @@ class PromptMethod(Method):
 
         return Selection()
 
+    def reader(self, job: Job, labels: Sequence[str], rows: Sequence[Row]) -> Reader | None:
+        """How an answer is found in what the model writes; None where it is all of it, or chosen from labels."""
+        return None
+
+    def asked(self, job: Job, labels: Sequence[str], row: Row) -> Row:
+        """A row as this method asks it, demonstrations apart."""
+        return row
+
     def extra_memory(self, job: Job) -> Mapping[str, int]:
         """Predicted peaks in bytes, by item, of what the method needs besides the model."""
         return {}
@@ -106,7 +115,7 @@ class PromptMethod(Method):
         if job.data is None:
             return _with_prompt(_ask(model, plan, job, emit))
         keep = partial(_keep, job)
-        return _with_prompt(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep))
+        return _with_prompt(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep, plan.reader))
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
@@ -135,20 +144,22 @@ class PromptMethod(Method):
 
         labels = _labels(job)
         text = self._template(job, labels)
-        rows = _rows(job, text)
+        rows = [self.asked(job, labels, row) for row in _rows(job, text)]
+        reader = self.reader(job, labels, rows)
         pool = self.pool(job, text)
         _check_apart(job, rows, pool)
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
         selection = self.selection(job, text, pool, [row.prompt for row in rows], emit)
-        plan = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), selection).plan()
+        scored = () if reader else labels
+        plan = Fitting(job, tokenizer, config, scored, rows, pool, self.wanted(job), selection).plan()
         notes = (*_choice(job, labels), *_free_labels(job, labels), *plan.notes)
-        return replace(plan, notes=notes, template=text, chosen=selection.each)
+        return replace(plan, notes=notes, template=text, chosen=selection.each, reader=reader)
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
         from nbadapt.engines.fitting import Questions
 
-        if self.wanted(job):
+        if self.wanted(job) or self.reader(job, (), ()):
             raise RequestError(
                 f"{self.name} needs a language model, and {job.model.name} is a classifier: "
                 "use zero-shot, or run.predict(texts)"
@@ -335,9 +346,12 @@ def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     if plan.labels:
         answer = evaluation.choose(model, query.prompt, plan.labels, emit)
     else:
-        (answer,) = evaluation.write(model, [query.prompt], job, job.seed, lambda: emit(Stage("answering")))
+        (answer,) = evaluation.write(model, [query], job, plan.reader, lambda: emit(Stage("answering")))
+        if plan.reader and not answer.text:
+            emit(Notice("no answer was found in what the model wrote: the whole is shown; see answer_pattern"))
+            answer = replace(answer, text=answer.reasoning[0])
     try:
-        emit(Sample(1, query.shown, answer.text))
+        emit(Sample(1, query.shown, answer.text, reasoning=answer.shown_reasoning))
         emit(Progress(1, 1, examples=1))
     except Stopped:
         pass  # there is nothing left to stop
