@@ -141,6 +141,7 @@ def prompt(
     data: Any = ...,
     examples: Any = ...,
     labels: Sequence[str] = ...,
+    metric: Callable[[list[str], list[str]], Any] | None = ...,
     variables: Mapping[str, Any] | None = ...,
     columns: Mapping[str, str] | None = ...,
     seed: int = ...,
@@ -165,6 +166,7 @@ def prompt(
     data: Any = ...,
     examples: Any = ...,
     labels: Sequence[str] = ...,
+    metric: Callable[[list[str], list[str]], Any] | None = ...,
     variables: Mapping[str, Any] | None = ...,
     columns: Mapping[str, str] | None = ...,
     seed: int = ...,
@@ -188,6 +190,7 @@ def prompt(
     data: Any = None,
     examples: Any = None,
     labels: Sequence[str] = (),
+    metric: Callable[[list[str], list[str]], Any] | None = None,
     variables: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -210,6 +213,8 @@ def prompt(
         data: rows to prompt over; with labels they give metrics.
         examples: demonstrations for in-context methods.
         labels: the classes to choose from; empty: those of the data.
+        metric: a figure of your own: a function of the answers and of the expected ones, two lists of texts, that
+            gives a number, or a list of one number a row.
         variables: values of the template's placeholders.
         columns: the task's column name -> your column name.
         seed: decides every random choice.
@@ -237,9 +242,10 @@ def prompt(
         model=_model(model),
         data=_table(data),
         examples=_table(examples),
-        sources=_sources(model=model, data=data, examples=examples),
+        sources=_sources(model=model, data=data, examples=examples, metric=metric),
         columns=_copied(columns),
         labels=_listed(labels),
+        metric=metric,
         prompt=template,
         variables=_copied(variables),
         settings=_settings(method, "prompt", settings),
@@ -285,6 +291,9 @@ def _sources(**given: Any) -> dict[str, str]:
     def called(name: str, value: Any) -> str:
         if isinstance(value, Run):
             return value.id
+        if name == "metric":
+            own = getattr(value, "__name__", "")
+            return own if own.isidentifier() else name  # a lambda is called <lambda>
         return str(value) if isinstance(value, str | os.PathLike) else name
 
     return {name: called(name, value) for name, value in given.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -110,6 +111,8 @@ def _values(
             return [*_model_names(verb), *_run_variables(namespace)]
         case "table":
             return [*_table_variables(namespace), *_files(fragment)]
+        case "function":
+            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
         case "column":
             return _columns(before, namespace)
         case "setting":

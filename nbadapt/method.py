@@ -74,6 +74,19 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class OwnMetric:
+    """A figure of the user's own.
+
+    Attributes:
+        name: what it is called among the figures.
+        function: (n answers, n expected answers) -> a number, or a list of one number a row.
+    """
+
+    name: str
+    function: Callable[[list[str], list[str]], Any]
+
+
+@dataclass(frozen=True)
 class Job:
     """What the user asked for, complete and checked. A method never changes it.
 
@@ -89,6 +102,7 @@ class Job:
         variables: notebook variables that the placeholders name, as text.
         labels: the classes that a prompt chooses from; empty: those of the data, or free text.
         directory: the run's folder, the only place where a method may write.
+        metric: a figure of the user's own, measured on the answers of an evaluation; never stored.
         seed: decides every random choice.
         device: "cpu", "cuda", "cuda:1" or "mps"; "cpu" where the model is behind an endpoint.
         dtype: the type of the base weights: "bfloat16", "float32" or "float16"; "" behind an endpoint.
@@ -106,6 +120,7 @@ class Job:
     prompt: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    metric: OwnMetric | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"

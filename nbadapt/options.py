@@ -8,7 +8,7 @@ from typing import Literal
 
 from nbadapt import layouts
 
-Source = Literal["", "model", "table", "column", "task", "device", "dtype", "setting"]
+Source = Literal["", "model", "table", "column", "task", "device", "dtype", "setting", "function"]
 """Where an option's values come from, for completion."""
 
 TASKS = tuple(sorted({form.task for form in layouts.FORMS}))
@@ -49,6 +49,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("--split", "SHARE", "share of the rows held out without --eval (0.1)", "split", ("finetune",)),
     Option("--examples", "TABLE", "demonstrations shown to the model", "examples", ("prompt",), values="table"),
     Option("--labels", "A,B,...", "the classes to choose from", "labels", ("prompt",)),
+    Option(
+        "--metric",
+        "FUNCTION",
+        "a figure of your own: a variable with a function of (answers, expected)",
+        "metric",
+        ("prompt",),
+        values="function",
+    ),
     Option("--task", "TASK", "the task, where the columns do not tell", "task", ("finetune",), values="task"),
     *(
         Option(f"--{name}", "COLUMN", f"the column that holds the {name}", "columns", values="column")

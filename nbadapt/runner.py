@@ -34,7 +34,7 @@ from nbadapt.errors import (
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
-from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome, OwnMetric
 from nbadapt.options import DTYPES
 from nbadapt.run import Run
 from nbadapt.settings import validate
@@ -150,6 +150,7 @@ def prepare(request: Request) -> Plan:
         prompt=request.prompt,
         variables=_variables(request, tables.get("data")),
         labels=labels,
+        metric=None if request.metric is None else OwnMetric(request.sources.get("metric", "metric"), request.metric),
         seed=request.seed,
         device=device,
         dtype=dtype,
@@ -386,7 +387,9 @@ def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
     _check_idle()
     job = store.create(plan.job, plan.estimate, plan.title)
-    return _launch(Run.at(job.directory), plan.method, job, plan.notices)
+    run = Run.at(job.directory)
+    run.metric = job.metric
+    return _launch(run, plan.method, job, plan.notices)
 
 
 def resume(run: Run) -> Run:
@@ -404,8 +407,11 @@ def resume(run: Run) -> Run:
     if state == "running":
         raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
     method = registry.load(run.method)()
-    job = dataclasses.replace(run.job(tables=True), checkpoint=store.last_checkpoint(run.directory))
-    _launch(run, method, job, ())
+    checkpoint = store.last_checkpoint(run.directory)
+    job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric)
+    name = run.request.get("metric")
+    lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
+    _launch(run, method, job, (lost,) if name and run.metric is None else ())
     foreground.hold(run)
     if run.error is not None:
         raise run.error
