@@ -169,11 +169,13 @@ def _answers(
 def asked(
     model: Endpoint, queries: Sequence[Query], labels: Sequence[str], job: Job, emit: Emit
 ) -> Iterator[tuple[Query, Reply]]:
-    """Each query with its answer, as an endpoint gives them; of labels the one that the words name."""
-    prompts = [choice.with_choice(query.prompt, labels) if labels else query.prompt for query in queries]
+    """Each query with its answer, as an endpoint gives them; of labels the one that the words name.
+
+    Where there are labels, the prompts ask for one of them: see `nbadapt.engines.choice.with_choice`.
+    """
     source = job.data.source if job.data is not None else ""
     answers = model.asked(
-        prompts,
+        [query.prompt for query in queries],
         max_new_tokens=job.config.max_new_tokens,
         temperature=job.config.temperature,
         top_p=job.config.top_p,
