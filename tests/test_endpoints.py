@@ -185,6 +185,33 @@ def test_examples_are_turns_of_a_conversation(server: ChatServer) -> None:
     assert len(kept) == 1  # what is asked afterwards is no part of the run
 
 
+def test_reasonings_of_an_endpoint_vote(server: ChatServer) -> None:
+    def answer(body: Body) -> str:
+        said = "positive" if body["seed"] % 2 else "negative"
+        return f"Well. The answer is {said}."
+
+    server.answer = answer
+    settings = {"reasoning_paths": 3, "temperature": 0.7, "parallel": 4}
+    plan = ask(server, "{{text}}", "chain-of-thought", data=REVIEWS, dry_run=True, **settings)
+    assert "33 requests" in repr(plan)
+    run = ask(server, "{{text}}", "chain-of-thought", data=REVIEWS, **settings)
+    assert len(server.asked) == 33
+    assert (
+        run.final_prompt(2)
+        == f"{REVIEWS[1]['text']}\n\n" + server.asked[0].body["messages"][0]["content"].split("\n\n")[1]
+    )
+    by_text: dict[str, list[str]] = {}
+    for asked in server.asked:
+        said = by_text.setdefault(asked.body["messages"][0]["content"].split("\n")[0], [])
+        said.append("positive" if asked.body["seed"] % 2 else "negative")
+    expected = [max(set(by_text[row["text"]]), key=by_text[row["text"]].count) for row in REVIEWS]
+    assert list(run.answers["output"]) == expected
+    assert [sum(votes.values()) for votes in run.answers["votes"]] == [3] * 11
+    assert run.metrics["completion_tokens"] == 33 * 5
+    zero = ask(server, data=REVIEWS)
+    assert zero.final_prompt(1).endswith(choice.request(LABELS))
+
+
 def test_a_conversation_is_sent_as_it_is(server: ChatServer) -> None:
     talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi"}]
     ask(server, data=[{"prompt": talk, "completion": "HI"}])

@@ -225,13 +225,15 @@ def asked(
     emit: Emit,
     reader: Reader | None = None,
 ) -> Iterator[tuple[Query, Reply]]:
-    """Each query with its answer, as an endpoint gives them; of labels the one that the words name."""
+    """Each query with its answer, as an endpoint gives them; of labels the one that the words name.
+
+    Where there are labels, the prompts ask for one of them: see `nbadapt.engines.choice.with_choice`.
+    """
     paths = reader.paths if reader else 1
-    prompts = [choice.with_choice(q.prompt, labels) if labels else q.prompt for q in queries for _ in range(paths)]
     written: dict[int, dict[int, str]] = {}
     source = job.data.source if job.data is not None else ""
     answers = model.asked(
-        prompts,
+        [query.prompt for query in queries for _ in range(paths)],
         max_new_tokens=job.config.max_new_tokens,
         temperature=job.config.temperature,
         top_p=job.config.top_p,

@@ -167,7 +167,7 @@ class PromptMethod(Method):
         plan = Fitting(job, tokenizer, config, scored, rows, pool, self.wanted(job), selection).plan()
         plan = replace(plan, template=text, chosen=selection.each, reader=reader)
         notes = (*_choice(job, labels), *_free_labels(job, labels), *plan.notes)
-        return replace(plan, notes=notes if config is not None else (*notes, *_cost(job, plan)))
+        return replace(plan, notes=notes) if config is not None else _for_endpoint(job, replace(plan, notes=notes))
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
@@ -298,22 +298,25 @@ def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _cost(job: Job, plan: Questions) -> tuple[str, ...]:
-    """Notes on what will be sent to an endpoint."""
+def _for_endpoint(job: Job, plan: Questions) -> Questions:
+    """The plan with the labels in the prompts, for a model that chooses in words, and with what will be sent."""
     from nbadapt.engines import choice
     from nbadapt.engines.tokens import rough_tokens
 
-    asked = [choice.with_choice(q.prompt, plan.labels) if plan.labels else q.prompt for q in plan.queries]
-    asked *= plan.reader.paths if plan.reader else 1
-    requests = "1 request" if len(asked) == 1 else f"{len(asked):,} requests"
+    notes = plan.notes
+    if plan.labels:
+        plan = replace(
+            plan, queries=[replace(q, prompt=choice.with_choice(q.prompt, plan.labels)) for q in plan.queries]
+        )
+        said = " ".join(choice.request(plan.labels[:8]).split()) + (" ..." if len(plan.labels) > 8 else "")
+        notes = (*notes, f"the endpoint chooses in words; each prompt ends with: {said}")
+    paths = plan.reader.paths if plan.reader else 1
+    count, tokens = paths * len(plan.queries), paths * sum(rough_tokens(query.prompt) for query in plan.queries)
     cost = (
-        f"{requests} to {job.model.base_url}: about {sum(map(rough_tokens, asked)):,} tokens of prompts (four "
-        f"characters each), at most {len(asked) * job.config.max_new_tokens:,} tokens of answers"
+        f"{count:,} request{'s' * (count > 1)} to {job.model.base_url}: about {tokens:,} tokens of prompts (four "
+        f"characters each), at most {count * job.config.max_new_tokens:,} tokens of answers"
     )
-    if not plan.labels:
-        return (cost,)
-    said = " ".join(choice.request(plan.labels[:8]).split()) + (" ..." if len(plan.labels) > 8 else "")
-    return (cost, f"the endpoint chooses in words; each prompt ends with: {said}")
+    return replace(plan, notes=(*notes, cost))
 
 
 def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
