@@ -141,12 +141,15 @@ def prompt(
     data: Any = ...,
     examples: Any = ...,
     labels: Sequence[str] = ...,
+    metric: Callable[[list[str], list[str]], Any] | None = ...,
     variables: Mapping[str, Any] | None = ...,
     columns: Mapping[str, str] | None = ...,
     seed: int = ...,
     device: str | None = ...,
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
+    base_url: str | None = ...,
+    api_key_env: str | None = ...,
     dry_run: Literal[False] = ...,
     timed: bool = ...,
     background: bool = ...,
@@ -163,12 +166,15 @@ def prompt(
     data: Any = ...,
     examples: Any = ...,
     labels: Sequence[str] = ...,
+    metric: Callable[[list[str], list[str]], Any] | None = ...,
     variables: Mapping[str, Any] | None = ...,
     columns: Mapping[str, str] | None = ...,
     seed: int = ...,
     device: str | None = ...,
     dtype: str | None = ...,
     trust_remote_code: bool = ...,
+    base_url: str | None = ...,
+    api_key_env: str | None = ...,
     dry_run: Literal[True],
     timed: bool = ...,
     background: bool = ...,
@@ -184,12 +190,15 @@ def prompt(
     data: Any = None,
     examples: Any = None,
     labels: Sequence[str] = (),
+    metric: Callable[[list[str], list[str]], Any] | None = None,
     variables: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
     dry_run: bool = False,
     timed: bool = False,
     background: bool = False,
@@ -200,16 +209,20 @@ def prompt(
     Args:
         method: the method's name, such as "few-shot".
         template: the prompt; ``{{name}}`` stands for a variable or a column.
-        model: a name, a folder, a hub id, or a finetuned Run.
+        model: a name, a folder, a hub id, "prefix:name" of an endpoint, or a finetuned Run.
         data: rows to prompt over; with labels they give metrics.
         examples: demonstrations for in-context methods.
         labels: the classes to choose from; empty: those of the data.
+        metric: a figure of your own: a function of the answers and of the expected ones, two lists of texts, that
+            gives a number, or a list of one number a row.
         variables: values of the template's placeholders.
         columns: the task's column name -> your column name.
         seed: decides every random choice.
         device: None for the best one there is.
         dtype: type of the weights; None for the fastest one.
         trust_remote_code: whether code that comes with the model may run.
+        base_url: where the endpoint is; None for its provider's own address.
+        api_key_env: the environment variable that holds its key; None for the provider's usual one.
         dry_run: only estimate the cost.
         timed: with `dry_run`: load the model and time a few steps, for the `seconds` of the estimate.
         background: return at once, where a front end shows the dashboard.
@@ -229,9 +242,10 @@ def prompt(
         model=_model(model),
         data=_table(data),
         examples=_table(examples),
-        sources=_sources(model=model, data=data, examples=examples),
+        sources=_sources(model=model, data=data, examples=examples, metric=metric),
         columns=_copied(columns),
         labels=_listed(labels),
+        metric=metric,
         prompt=template,
         variables=_copied(variables),
         settings=_settings(method, "prompt", settings),
@@ -242,6 +256,8 @@ def prompt(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        base_url=base_url,
+        key_env=api_key_env,
     )
     return runner.submit(request)
 
@@ -310,6 +326,9 @@ def _sources(**given: Any) -> dict[str, str]:
     def called(name: str, value: Any) -> str:
         if isinstance(value, Run):
             return value.id
+        if name == "metric":
+            own = getattr(value, "__name__", "")
+            return own if own.isidentifier() else name  # a lambda is called <lambda>
         return str(value) if isinstance(value, str | os.PathLike) else name
 
     return {name: called(name, value) for name, value in given.items() if value is not None}
@@ -391,7 +410,7 @@ def _row(run: Run) -> dict[str, str]:
 
 def _short(model: Mapping[str, str]) -> str:
     """A model's name; of a folder its last part."""
-    return model["name"] if model["kind"] == "hub" else Path(model["name"]).name
+    return model["name"] if model["kind"] in {"hub", "endpoint"} else Path(model["name"]).name
 
 
 def show(run: str | Run) -> Run:

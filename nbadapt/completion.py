@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -107,9 +108,11 @@ def _values(
         return [flag for flag in [*known, *settings] if flag not in used]
     match option.values:
         case "model":
-            return [*_model_names(), *_run_variables(namespace)]
+            return [*_model_names(verb), *_run_variables(namespace)]
         case "table":
             return [*_table_variables(namespace), *_files(fragment)]
+        case "function":
+            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
         case "column":
             return _columns(before, namespace)
         case "setting":
@@ -180,10 +183,11 @@ def _setting_words(method: type[Method] | None, name: str) -> list[str]:
     return [word for setting in describe(method) if setting.name == name for word in setting.words]
 
 
-def _model_names() -> list[str]:
-    from nbadapt import models
+def _model_names(verb: Verb) -> list[str]:
+    from nbadapt import endpoints, models
 
-    return models.names()
+    behind = endpoints.prefixes() if verb == "prompt" else []
+    return [*models.names(), *(f"{prefix}:" for prefix in behind)]
 
 
 def _run_variables(namespace: Mapping[str, Any]) -> list[str]:

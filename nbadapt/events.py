@@ -91,13 +91,14 @@ class Memory(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """What the model answers at this step to one input, and what was expected."""
+    """What the model answers at this step to one input, what was expected, and how it came to it where it told."""
 
     kind: ClassVar[str] = "sample"
     step: int
     input: str
     output: str
     expected: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)

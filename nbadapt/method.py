@@ -58,14 +58,32 @@ class ModelRef:
     Attributes:
         name: what the user wrote.
         kind: where it was found.
-        path: a local folder, a hub id for kind "hub", the run's folder for kind "run".
+        path: a local folder, a hub id for kind "hub", the run's folder for kind "run", the model's name at its
+            endpoint for kind "endpoint".
         trust_remote_code: whether code that comes with the model may run.
+        base_url: where the endpoint is; "" for other kinds.
+        key_env: the environment variable that holds the endpoint's key; the key itself is nowhere.
     """
 
     name: str
-    kind: Literal["folder", "package", "hub", "run"]
+    kind: Literal["folder", "package", "hub", "run", "endpoint"]
     path: str
     trust_remote_code: bool = False
+    base_url: str = ""
+    key_env: str = ""
+
+
+@dataclass(frozen=True)
+class OwnMetric:
+    """A figure of the user's own.
+
+    Attributes:
+        name: what it is called among the figures.
+        function: (n answers, n expected answers) -> a number, or a list of one number a row.
+    """
+
+    name: str
+    function: Callable[[list[str], list[str]], Any]
 
 
 @dataclass(frozen=True)
@@ -84,9 +102,10 @@ class Job:
         variables: notebook variables that the placeholders name, as text.
         labels: the classes that a prompt chooses from; empty: those of the data, or free text.
         directory: the run's folder, the only place where a method may write.
+        metric: a figure of the user's own, measured on the answers of an evaluation; never stored.
         seed: decides every random choice.
-        device: "cpu", "cuda", "cuda:1" or "mps".
-        dtype: the type of the base weights: "bfloat16", "float32" or "float16".
+        device: "cpu", "cuda", "cuda:1" or "mps"; "cpu" where the model is behind an endpoint.
+        dtype: the type of the base weights: "bfloat16", "float32" or "float16"; "" behind an endpoint.
         checkpoint: go on from this checkpoint folder instead of from the start.
     """
 
@@ -101,6 +120,7 @@ class Job:
     prompt: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    metric: OwnMetric | None = None
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
@@ -156,7 +176,8 @@ class Predictions:
 
     Attributes:
         names: the k classes.
-        probabilities: shape (n, k), rows sum to 1.
+        probabilities: shape (n, k), rows sum to 1. A model that names the class in words, as one behind an
+            endpoint does, gives that class 1; a row is all zeros where its answer names none.
     """
 
     names: tuple[str, ...]
@@ -164,8 +185,8 @@ class Predictions:
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of each input."""
-        return [self.names[i] for i in self.probabilities.argmax(axis=1)]
+        """The most probable class of each input; "" where the answer named none."""
+        return [self.names[row.argmax()] if row.any() else "" for row in self.probabilities]
 
     def frame(self) -> pd.DataFrame:
         """One row an input: its label and the probability of every class."""
@@ -182,10 +203,17 @@ class Predictions:
 class Adapted:
     """A model as a run left it, in memory and ready to use. Methods return a subclass from `Method.load`.
 
-    `abilities` says which of the functions below work; the others raise a RequestError.
+    `abilities` says which of the functions below work; the others raise a RequestError. `chat` says whether it
+    takes conversations: demonstrations are then turns of one.
     """
 
     abilities: frozenset[str] = frozenset()
+    chat: bool = False
+
+    @property
+    def usage(self) -> Mapping[str, int]:
+        """What its answers have cost so far, such as prompt_tokens; empty for models that cost nothing."""
+        return {}
 
     def generate(
         self,

@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nbadapt import hub
+from nbadapt import endpoints, hub
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import ModelError, did_you_mean, first_line
 from nbadapt.method import ModelRef
@@ -84,12 +84,24 @@ def _packages_to_install() -> str:
     return "; ".join(lines)
 
 
-def resolve(name: str, *, trust_remote_code: bool = False) -> ModelRef:
-    """Look a model name up: a local folder, then an installed package, then the hub.
+def resolve(
+    name: str, *, trust_remote_code: bool = False, base_url: str | None = None, key_env: str | None = None
+) -> ModelRef:
+    """Look a model name up: a local folder, then a provider's endpoint, an installed package, the hub.
+
+    Args:
+        name: a folder, "prefix:name" of a provider, a package's short name or a hub id.
+        trust_remote_code: whether code that comes with the model may run.
+        base_url: where a provider's endpoint is.
+        key_env: the environment variable that holds its key.
 
     Raises:
         ModelError: there is no such model, or it is out of reach; the message says what would bring one.
+        NbadaptError: what else `nbadapt.endpoints.find` raises.
     """
+    behind = endpoints.find(name, base_url, key_env)
+    if behind is not None:
+        return behind
     folder = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves ~nobody as it is, where Path raises
     if folder.is_dir():
         if not (folder / "config.json").is_file():

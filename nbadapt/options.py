@@ -8,7 +8,7 @@ from typing import Literal
 
 from nbadapt import layouts
 
-Source = Literal["", "model", "table", "column", "task", "device", "dtype", "setting"]
+Source = Literal["", "model", "table", "column", "task", "device", "dtype", "setting", "function"]
 """Where an option's values come from, for completion."""
 
 TASKS = tuple(sorted({form.task for form in layouts.FORMS}))
@@ -42,11 +42,21 @@ class Option:
 
 OPTIONS: tuple[Option, ...] = (
     Option("--model", "NAME", "the base model: a name, a folder, a hub id or a Run", "model", values="model"),
+    Option("--base-url", "URL", "where the endpoint of a --model PREFIX:NAME is", "base_url", ("prompt",)),
+    Option("--api-key-env", "VARIABLE", "the environment variable that holds its key", "key_env", ("prompt",)),
     Option("--data", "TABLE", "the rows: a variable, a file or a hub data set", "data", values="table"),
     Option("--eval", "TABLE", "held-out rows", "evaluation", ("finetune",), values="table"),
     Option("--split", "SHARE", "share of the rows held out without --eval (0.1)", "split", ("finetune",)),
     Option("--examples", "TABLE", "demonstrations shown to the model", "examples", ("prompt",), values="table"),
     Option("--labels", "A,B,...", "the classes to choose from", "labels", ("prompt",)),
+    Option(
+        "--metric",
+        "FUNCTION",
+        "a figure of your own: a variable with a function of (answers, expected)",
+        "metric",
+        ("prompt",),
+        values="function",
+    ),
     Option("--task", "TASK", "the task, where the columns do not tell", "task", ("finetune",), values="task"),
     *(
         Option(f"--{name}", "COLUMN", f"the column that holds the {name}", "columns", values="column")

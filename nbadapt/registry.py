@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
 from typing import TYPE_CHECKING, Any
@@ -170,10 +170,11 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
 
 def missing_requirements(method: type[Method]) -> list[str]:
     """The import names that `method` requires and that are not installed. Imports none of them."""
-    return [name for name in method.requires if not _installed(name)]
+    return [name for name in method.requires if not installed(name)]
 
 
-def _installed(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Whether a module can be imported. Imports nothing."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):  # its parent package is missing, or it is half imported
@@ -185,11 +186,14 @@ def install_command(method: type[Method]) -> str:
 
     Where the method's distribution has an extra that brings everything, it is the command for that extra.
     """
-    wanted = [
-        _DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-")) for name in missing_requirements(method)
-    ]
     declared = entries().get(method.name, ())
-    extra = _extra(declared[0].distribution, wanted) if declared else None
+    return install_of(missing_requirements(method), declared[0].distribution if declared else None)
+
+
+def install_of(modules: Sequence[str], distribution: str | None) -> str:
+    """The command that installs these import names: an extra of `distribution`, where it has one for all of them."""
+    wanted = [_DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-")) for name in modules]
+    extra = _extra(distribution, wanted) if distribution else None
     return f"pip install {extra}" if extra else f"pip install {' '.join(dict.fromkeys(wanted))}"
 
 

@@ -49,6 +49,7 @@ class Request:
         task: None to infer it from the columns.
         columns: the task's column name -> the user's column name, from --text, --label, --prompt, ...
         labels: the classes to choose from, for prompts; empty: those of the data.
+        metric: a function of (answers, expected) that gives a figure of the user's own.
         prompt: the template, for prompt methods.
         variables: values for the template's placeholders that are no data columns.
         settings: the method's own settings, not yet validated.
@@ -57,6 +58,8 @@ class Request:
         timed: also predict the time of a dry run, from a few steps.
         device: None for the best one there is.
         dtype: None to probe.
+        base_url: where a model behind an endpoint is; None for its provider's own address.
+        key_env: the environment variable that holds the endpoint's key; None for the provider's.
 
     Raises:
         RequestError: a value that no method could use.
@@ -72,6 +75,7 @@ class Request:
     task: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    metric: Any = None
     prompt: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +88,8 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
+    base_url: str | None = None
+    key_env: str | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -109,7 +115,9 @@ def _check_types(asked: Request) -> None:
     _check_columns(asked.columns)
     if not isinstance(asked.variables, Mapping):
         raise RequestError(f'variables is {brief(asked.variables)}: give a dict, as variables={{"name": value}}')
-    for name in ("prompt", "task", "device", "dtype"):
+    if asked.metric is not None and not callable(asked.metric):
+        raise RequestError(f"metric is {brief(asked.metric)}: give a function of two lists, (answers, expected)")
+    for name in ("prompt", "task", "device", "dtype", "base_url", "key_env"):
         value = getattr(asked, name)
         if not isinstance(value, str | None):
             called = "the template" if name == "prompt" else name
@@ -315,9 +323,12 @@ def _merge(settings: Mapping[str, Any], text: str) -> dict[str, Any]:
 def _tables(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The values of notebook variables in place of their names, and what the user calls them."""
     found: dict[str, Any] = {}
-    sources = {name: fields[name] for name in ("data", "evaluation", "examples", "model") if name in fields}
+    named = ("data", "evaluation", "examples", "model", "metric")
+    sources = {name: fields[name] for name in named if name in fields}
     for name, word in sources.items():
-        if name == "model":
+        if name == "metric":
+            found[name] = _function(word, namespace)
+        elif name == "model":
             found[name] = _model(word, namespace)
         elif word.isidentifier() and word in namespace:
             found[name] = namespace[word]
@@ -328,6 +339,17 @@ def _tables(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str
             raise RequestError(f"{flag} {word}: no notebook variable and no file has this name; {hint}")
     found["sources"] = sources
     return found
+
+
+def _function(word: str, namespace: Mapping[str, Any]) -> Any:
+    """The function that the variable `word` holds."""
+    if word in namespace and callable(namespace[word]):
+        return namespace[word]
+    if word in namespace:
+        raise RequestError(f"--metric {word}: that variable holds {brief(namespace[word])}, no function")
+    own = [name for name, value in namespace.items() if callable(value) and not name.startswith("_")]
+    hint = did_you_mean(word, own, kind="functions here")
+    raise RequestError(f"--metric {word}: no variable has this name ({hint}); def {word}(answers, expected): ...")
 
 
 def column_names(value: Any) -> list[str]:

@@ -16,7 +16,7 @@ from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
 from nbadapt.events import FINISHED, Event
 from nbadapt.history import History
-from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, Predictions
+from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, OwnMetric, Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ class Run:
         self.directory = directory
         self.control = Control()
         self.error: NbadaptError | None = None
+        self.metric: OwnMetric | None = None  # what the user gave with it; no function is stored
         self._thread: threading.Thread | None = None
         self._live: list[tuple[float, Event]] | None = None
         self._adapted: Adapted | None = None
@@ -135,6 +136,32 @@ class Run:
         if "predictions" not in outcome.artifacts:
             raise RunError(f"the run {self.id} asked no table: its answer is in run.output, its figures in run.metrics")
         return pd.read_json(self.directory / outcome.artifacts["predictions"], lines=True, dtype=False)
+
+    @property
+    def mistakes(self) -> pd.DataFrame:
+        """The rows of `answers` whose answer is not the expected one.
+
+        Raises:
+            RunError: the run asked no table, or one without answers to compare with.
+        """
+        answers = self.answers
+        if "correct" not in answers.columns:
+            raise RunError(f"the run {self.id} had no answers to compare with: name their column with --label")
+        wrong = answers[~answers["correct"].astype(bool)].drop(columns="correct")
+        return wrong.reset_index(drop=True)
+
+    def final_prompt(self, row: int = 1) -> str:
+        """Exactly what the model read for one row of the table, demonstrations and chat template with it.
+
+        Args:
+            row: its number in the table, from 1; a run of one prompt has only that one.
+
+        Raises:
+            RunError: the run asked no such row.
+        """
+        from nbadapt.engines import prompt_log
+
+        return prompt_log.final(self.job(), prompt_log.read(self.directory, row))
 
     @property
     def history(self) -> pd.DataFrame:

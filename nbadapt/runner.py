@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import data, models, registry, store, support, template
+from nbadapt import data, endpoints, models, registry, store, support, template
 from nbadapt.capture import Capture, quiet_libraries
 from nbadapt.errors import (
     DataError,
@@ -34,7 +34,7 @@ from nbadapt.errors import (
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
-from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome, OwnMetric
 from nbadapt.options import DTYPES
 from nbadapt.run import Run
 from nbadapt.settings import validate
@@ -78,19 +78,28 @@ class Plan:
             table: Examples | None = getattr(self.job, name)
             if table is not None:
                 shown.append((f"{name} rows", f"{len(table):,}"))
-        if self.method.verb == "finetune":
-            share = 100 * e.trainable / e.total if e.total else 0.0
-            shown.append(("trainable parameters", f"{e.trainable:,} of {e.total:,} ({share:.2f} %)"))
+        if self.job.model.kind == "endpoint":
+            shown.append(("endpoint", self.job.model.base_url))
         else:
-            shown.append(("parameters", f"{e.total:,}"))
-        shown += [(f"memory: {item}", gibibytes(size)) for item, size in e.memory.items()]
-        shown.append(("predicted peak memory", f"{gibibytes(e.peak)} on {self.job.device} ({self.job.dtype})"))
-        if e.artifact:
-            shown.append(("size on disk", gibibytes(e.artifact)))
+            shown += self._resources()
         shown.append(("steps", f"{e.steps:,}"))
         if e.seconds is not None:
             shown.append(("time", f"about {e.seconds:,.0f} s, evaluations not counted"))
         shown += [("note", note) for note in (*e.notes, *self.notices)]
+        return shown
+
+    def _resources(self) -> list[tuple[str, str]]:
+        """What the job takes of this machine."""
+        e = self.estimate
+        if self.method.verb == "finetune":
+            share = 100 * e.trainable / e.total if e.total else 0.0
+            shown = [("trainable parameters", f"{e.trainable:,} of {e.total:,} ({share:.2f} %)")]
+        else:
+            shown = [("parameters", f"{e.total:,}")]
+        shown += [(f"memory: {item}", gibibytes(size)) for item, size in e.memory.items()]
+        shown.append(("predicted peak memory", f"{gibibytes(e.peak)} on {self.job.device} ({self.job.dtype})"))
+        if e.artifact:
+            shown.append(("size on disk", gibibytes(e.artifact)))
         return shown
 
     def __repr__(self) -> str:
@@ -141,6 +150,7 @@ def prepare(request: Request) -> Plan:
         prompt=request.prompt,
         variables=_variables(request, tables.get("data")),
         labels=labels,
+        metric=None if request.metric is None else OwnMetric(request.sources.get("metric", "metric"), request.metric),
         seed=request.seed,
         device=device,
         dtype=dtype,
@@ -160,8 +170,17 @@ def _find_model(request: Request) -> ModelRef:
         if not isinstance(request.model, str):
             kind = type(request.model).__name__
             raise RequestError(f"--model takes a name, a folder or a run, not a {kind}")
-        return models.resolve(request.model, trust_remote_code=request.trust_remote_code)
+        if request.verb == "finetune":
+            _refuse_endpoint(request.model)
+        return models.resolve(
+            request.model,
+            trust_remote_code=request.trust_remote_code,
+            base_url=request.base_url,
+            key_env=request.key_env,
+        )
     run = request.model
+    if request.base_url is not None or request.key_env is not None:
+        raise RequestError(f"--base-url and --api-key-env are for models behind an endpoint, and {run.id} is a run")
     if request.verb == "finetune":
         raise RequestError(
             f"finetuning goes from a base model, not from the run {run.id}: "
@@ -173,6 +192,16 @@ def _find_model(request: Request) -> ModelRef:
     if run.alive or run.outcome is None or not run.outcome.artifacts:
         raise RequestError(f"the run {run.id} is {run.state} and has no model yet: wait for it or resume it")
     return ModelRef(request.sources.get("model", run.id), "run", str(run.directory))
+
+
+def _refuse_endpoint(name: str) -> None:
+    """Finetuning changes weights, and those of an endpoint are out of reach."""
+    parts = endpoints.split(name)
+    if parts is not None and parts[0] in endpoints.prefixes() and not Path(name).is_dir():
+        raise RequestError(
+            f"{name} is behind an endpoint, where its weights cannot be finetuned: give --model a folder, a hub name "
+            f"or one of {', '.join(models.names())}, or use %%prompt"
+        )
 
 
 def _read_tables(request: Request) -> tuple[dict[str, Any], list[str]]:
@@ -243,6 +272,9 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
 def _device(request: Request, model: ModelRef) -> str:
     import torch
 
+    if model.kind == "endpoint":
+        _refuse_elsewhere("device", request.device, model)
+        return "cpu"  # of this process, whose memory is measured
     if model.kind == "run":
         _refuse_change("device", request.device, model)
         return store.read_job(Path(model.path), tables=False).device
@@ -264,7 +296,15 @@ def _refuse_change(option: str, value: str | None, model: ModelRef) -> None:
         raise RequestError(f"--{option} {value} cannot be given with the run {model.name}: it keeps its own {option}")
 
 
+def _refuse_elsewhere(option: str, value: str | None, model: ModelRef) -> None:
+    if value is not None:
+        raise RequestError(f"--{option} {value} cannot be given with {model.name}: it computes behind its endpoint")
+
+
 def _dtype(request: Request, model: ModelRef) -> str:
+    if model.kind == "endpoint":
+        _refuse_elsewhere("dtype", request.dtype, model)
+        return ""
     if model.kind == "run":
         _refuse_change("dtype", request.dtype, model)
         return store.read_job(Path(model.path), tables=False).dtype
@@ -318,6 +358,8 @@ def _timed(plan: Plan) -> Plan:
     """The plan with the time that it will take, from a few steps on the main thread."""
     from nbadapt import timing
 
+    if plan.job.model.kind == "endpoint":
+        raise RequestError(f"--timed would put questions to {plan.job.model.name}, which costs tokens: leave it out")
     try:
         seconds = timing.seconds(plan.method, plan.job, plan.estimate.steps)
     except NbadaptError:
@@ -345,8 +387,10 @@ def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
     _check_idle()
     job = store.create(plan.job, plan.estimate, plan.title)
+    run = Run.at(job.directory)
+    run.metric = job.metric
     told = () if plan.method.verb == "prompt" else plan.estimate.notes  # a prompting method tells its notes itself
-    return _launch(Run.at(job.directory), plan.method, job, (*told, *plan.notices))
+    return _launch(run, plan.method, job, (*told, *plan.notices))
 
 
 def resume(run: Run) -> Run:
@@ -364,8 +408,11 @@ def resume(run: Run) -> Run:
     if state == "running":
         raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
     method = registry.load(run.method)()
-    job = dataclasses.replace(run.job(tables=True), checkpoint=store.last_checkpoint(run.directory))
-    _launch(run, method, job, ())
+    checkpoint = store.last_checkpoint(run.directory)
+    job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric)
+    name = run.request.get("metric")
+    lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
+    _launch(run, method, job, (lost,) if name and run.metric is None else ())
     foreground.hold(run)
     if run.error is not None:
         raise run.error

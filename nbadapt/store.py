@@ -171,6 +171,7 @@ def _record(job: Job, estimate: Estimate, title: str) -> dict[str, Any]:
         "prompt": job.prompt,
         "variables": dict(job.variables),
         "labels": list(job.labels),
+        "metric": job.metric and job.metric.name,
         "seed": job.seed,
         "device": job.device,
         "dtype": job.dtype,

@@ -132,8 +132,11 @@ def advice(method: type[Method], kind: str, task: str) -> str:
 
 
 def kind_of(ref: ModelRef) -> str:
-    """The architecture of a model, or of the base model behind a run."""
+    """The architecture of a model, or of the base model behind a run; "" where it is behind an endpoint."""
     from nbadapt import models
+
+    if ref.kind == "endpoint":
+        return ""
 
     kind: str = models.read_config(models.base_ref(ref)).model_type
     return kind

@@ -324,8 +324,8 @@ def test_classes_that_cannot_be_learned_are_told_before_weights_load(method: str
 
 
 def test_4_bits_without_bitsandbytes_name_the_install_command(shell: Shell, monkeypatch: pytest.MonkeyPatch):
-    present = registry._installed
-    monkeypatch.setattr(registry, "_installed", lambda name: name != "bitsandbytes" and present(name))
+    present = registry.installed
+    monkeypatch.setattr(registry, "installed", lambda name: name != "bitsandbytes" and present(name))
     models.free()
     done = shell.run("%%finetune qlora --model encoder --data train_df\n")
     assert done.err == 'UsageError: qlora needs bitsandbytes: run  pip install "nbadapt[quantization]"\n'

@@ -76,6 +76,7 @@ def test_values_of_options(shell: Shell, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "more" / "b.jsonl").touch()
     assert shell.tab("%%finetune lora --model ") == models.names()
     assert shell.tab("%%finetune lora --model=mini") == ["minilm"]
+    assert shell.tab("%%prompt zero-shot --model op") == ["openai:"]  # finetuning needs the weights
     assert shell.tab("%%finetune lora --data ") == [*TABLES, "OLD.CSV", "more/", "train.csv"]
     assert shell.tab("%%finetune lora --data more/") == ["more/b.jsonl"]
     assert complete(["%%finetune lora --data ~no-such-user/"], {}) == ("~no-such-user/", [])

@@ -20,7 +20,7 @@ from nbadapt.engines.tokens import encode_prompt
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped
 from nbadapt.events import Event, Metric, Notice, Progress, Sample, Stage, from_json
 from nbadapt.method import Job, ModelRef
-from nbadapt.metrics import macro_f1, wilson_interval
+from nbadapt.metrics import macro_f1, macro_f1_interval, wilson_interval
 
 REVIEWS = tiny_models.reviews(11)
 TRANSLATIONS = tiny_models.translations(7)
@@ -127,6 +127,7 @@ def test_every_row_is_classified(chat: bool, batch_size: int, tmp_path: Path) ->
             "accuracy_low": low,
             "accuracy_high": high,
             "macro_f1": macro_f1(expected.labels, truth),
+            **dict(zip(("macro_f1_low", "macro_f1_high"), macro_f1_interval(expected.labels, truth, 0), strict=True)),
             "majority": 6 / 11,
             "rows": 11,
         }
@@ -182,7 +183,11 @@ def test_a_choice_that_the_table_alone_decided_is_told(tmp_path: Path) -> None:
 
 
 def test_the_classes_are_those_of_the_data_and_of_the_examples(tmp_path: Path) -> None:
-    examples = [*REVIEWS, {"text": "So so.", "label": "neutral"}, {"text": "Well.", "label": "neutral"}]
+    examples = [
+        *tiny_models.reviews(20)[11:],
+        {"text": "So so.", "label": "neutral"},
+        {"text": "Well.", "label": "neutral"},
+    ]
     job = make_job("few-shot", tmp_path, data=REVIEWS, examples=examples, settings={"shots": 2})
     (note,) = registry.load("few-shot")().estimate(job).notes
     assert "negative, neutral, positive" in note
@@ -383,11 +388,11 @@ def test_as_many_demonstrations_as_fit_are_found_without_trying_each_number(
         return with_shots(*args, **given)
 
     monkeypatch.setattr(fitting, "with_shots", counted)
-    job = make_job("few-shot", tmp_path, data=[*rows, *examples[:5]], examples=examples, settings={"shots": 1000})
+    job = make_job("few-shot", tmp_path, data=rows, examples=examples, settings={"shots": 1000})
     method = registry.load("few-shot")()
     plan = method._plan(job, models.read_config(job.model))
     kept = len(plan.shots)
-    assert made < 155 * 3 + 20 * 11
+    assert made < 150 * 3 + 20 * 11
     assert 0 < kept < 1000
     tokenizer = models.load_tokenizer(job.model)
     longest = max(len(encode_prompt(tokenizer, query.prompt)) for query in plan.queries)

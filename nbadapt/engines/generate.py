@@ -31,6 +31,7 @@ class LanguageModel(Adapted):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = BATCH) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.chat = bool(tokenizer.chat_template)
         context = context_length(model.config)
         self.context = context and context - virtual_tokens(model)
 
@@ -41,7 +42,7 @@ class LanguageModel(Adapted):
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         tick: Tick | None = None,
     ) -> list[str]:
         """One answer a prompt, without the prompt.
@@ -53,7 +54,8 @@ class LanguageModel(Adapted):
             max_new_tokens: the longest answer, in tokens; shorter where the model's context ends.
             temperature: 0 takes the most probable token each time.
             top_p: draw from the most probable tokens that together have this probability.
-            seed: decides the drawing; the global random state is neither read nor changed.
+            seed: decides the drawing; the global random state is neither read nor changed. n numbers: one for
+                each prompt, whose place then does not count.
             tick: called after each token; may raise to leave early.
 
         Raises:
@@ -67,7 +69,8 @@ class LanguageModel(Adapted):
         with inference(self.model):
             # Rows whose context ends before max_new_tokens come into batches of their own.
             for batch in by_length([len(tokens) for tokens in ids], self.batch_size, key=lambda i: room[i]):
-                drawn = [random.Random(f"{seed} {self.place(i)}") for i in batch]  # noqa: S311 - guards no secret
+                seeds = [f"{seed} {self.place(i)}" if isinstance(seed, int) else str(seed[i]) for i in batch]
+                drawn = [random.Random(own) for own in seeds]  # noqa: S311 - draws tokens, guards no secret
                 draw = [_Draw(drawn, temperature, top_p)] if temperature > 0 else []
                 texts = self._generate([ids[i] for i in batch], room[batch[0]], draw, tick, self.arguments(batch))
                 for i, text in zip(batch, texts, strict=True):

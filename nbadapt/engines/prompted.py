@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.prompts import Shot, with_shots
+from nbadapt.engines.tokens import Prompt
 from nbadapt.method import Adapted, Predictions
 
 if TYPE_CHECKING:
     import numpy as np
 
+Chosen = Callable[[Sequence[Prompt]], Sequence[Sequence[Shot]]]
+
 
 class Prompted(Adapted):
-    """A model that sees the same demonstrations before every prompt, and has labels to choose from.
+    """A model that sees demonstrations before every prompt, and has labels to choose from.
 
     Args:
         model: what is asked.
         labels: the classes where `predict` is given none.
-        shots: {"prompt", "answer"} of each demonstration.
+        shots: the demonstrations before each of n prompts.
         separator: between demonstrations of a plain text.
     """
 
-    def __init__(
-        self, model: Adapted, labels: Sequence[str], shots: Sequence[Mapping[str, Any]], separator: str
-    ) -> None:
-        self._model, self._labels, self._separator = model, tuple(labels), separator
-        self._shots = [Shot(shot["prompt"], shot["answer"]) for shot in shots]
-        self.abilities = model.abilities
+    def __init__(self, model: Adapted, labels: Sequence[str], shots: Chosen, separator: str) -> None:
+        self._model, self._labels, self._shots, self._separator = model, tuple(labels), shots, separator
+        self.abilities, self.chat = model.abilities, model.chat
 
     def generate(
         self,
@@ -59,8 +58,16 @@ class Prompted(Adapted):
     def predict(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
         """The class of every prompt; the run's own classes where `labels` is None."""
         chosen = labels or self._labels or None
-        return self._model.predict(self._asked(texts), chosen if "score" in self.abilities else labels)
+        return self._model.predict(self._asked(texts), chosen if "generate" in self.abilities else labels)
+
+    @property
+    def usage(self) -> Mapping[str, int]:
+        """What its answers have cost so far."""
+        return self._model.usage
 
     def _asked(self, prompts: Sequence[str]) -> list[Any]:
-        chat = isinstance(self._model, LanguageModel) and bool(self._model.tokenizer.chat_template)
-        return [with_shots(self._shots, p, chat=chat, separator=self._separator) for p in prompts]
+        before = self._shots(prompts)
+        return [
+            with_shots(shots, prompt, chat=self.chat, separator=self._separator)
+            for shots, prompt in zip(before, prompts, strict=True)
+        ]

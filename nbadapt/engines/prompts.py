@@ -15,7 +15,7 @@ from typing import Any
 
 from nbadapt import data, template
 from nbadapt.data import Examples
-from nbadapt.engines.tokens import Prompt, plain_text, turns
+from nbadapt.engines.tokens import Prompt, as_text, plain_text, turns
 from nbadapt.errors import DataError, RequestError
 from nbadapt.method import Task
 
@@ -25,10 +25,17 @@ INPUTS = ("text", "prompt", "question", "sentence", "instruction", "input")
 
 @dataclass(frozen=True)
 class Shot:
-    """A demonstration: a filled prompt and the answer that it should have."""
+    """A demonstration.
+
+    Attributes:
+        prompt: filled.
+        answer: what is shown as the model's answer.
+        target: the cell of the table's answers, such as a label.
+    """
 
     prompt: Prompt
     answer: str
+    target: str = ""
 
 
 def default_template(row: Mapping[str, Any], task: Task, *, choosing: bool, source: str) -> str:
@@ -124,7 +131,32 @@ def shots_of(examples: Examples, text: str, variables: Mapping[str, str]) -> lis
         )
     check_filled(examples, template.placeholders(text))
     where = f"the examples in {examples.source}"
-    return [Shot(fill(text, values(row, variables), where), target(row, examples.task) or "") for row in examples.rows]
+    answers = [target(row, examples.task) or "" for row in examples.rows]
+    prompts = [fill(text, values(row, variables), where) for row in examples.rows]
+    return [Shot(prompt, answer, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def content(text: str, prompt: Prompt) -> str:
+    """What a prompt says besides the words of its template; all of it where it was not made from that.
+
+    Two prompts are alike when their contents are, however long the instruction that both begin with.
+
+    Args:
+        text: the template.
+        prompt: what `fill` made of it.
+    """
+    filled, fixed = as_text(prompt), template.PLACEHOLDER.split(text.strip())[::2]  # odd ones are the names
+    if len(fixed) == 1 or not (filled.startswith(fixed[0]) and filled.endswith(fixed[-1])):
+        return filled
+    found, at = [], len(fixed[0])
+    for words in fixed[1:-1]:
+        end = filled.find(words, at)
+        if end < 0:
+            return filled
+        found.append(filled[at:end])
+        at = end + len(words)
+    found.append(filled[at : len(filled) - len(fixed[-1])])
+    return "\n".join(found).strip() or filled
 
 
 def with_shots(shots: Sequence[Shot], prompt: Prompt, *, chat: bool, separator: str) -> Prompt:

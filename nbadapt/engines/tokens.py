@@ -31,7 +31,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     Raises:
         RequestError: the chat template refuses the conversation.
     """
-    return _ids(tokenizer, _before(tokenizer, prompt))
+    return _ids(tokenizer, rendered(tokenizer, prompt))
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, prompt: Prompt, *, end: bool) -> list[int]:
@@ -49,7 +49,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str, promp
     Raises:
         RequestError: the chat template refuses the conversation.
     """
-    before = _before(tokenizer, prompt)
+    before = rendered(tokenizer, prompt)
     if not tokenizer.chat_template:
         space = "" if not before or before[-1].isspace() or completion[:1].isspace() else " "
         answer = _following(tokenizer, before, space + completion)
@@ -98,13 +98,25 @@ def as_text(prompt: Prompt) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
+def rough_tokens(prompt: Prompt) -> int:
+    """About how many tokens a prompt has, for a model whose tokenizer is out of reach: four characters make one.
+
+    That is what common tokenizers come to on English text; other languages and code have more.
+    """
+    return -(-len(as_text(prompt)) // 4)
+
+
 def plain_text(prompt: Prompt) -> str:
     """A prompt as a model without a chat template is asked it: a conversation ends where the answer begins."""
     return prompt if isinstance(prompt, str) else as_text(prompt) + "\nassistant:"
 
 
-def _before(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
-    """The text after which the answer follows."""
+def rendered(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """The text after which the answer follows, as the model reads it; a plain model's first token is not in it.
+
+    Raises:
+        RequestError: the chat template refuses the conversation.
+    """
     if tokenizer.chat_template:
         return _render(tokenizer, turns(prompt), start_answer=True)
     return plain_text(prompt)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt.events import FINISHED
 from nbadapt.widgets import figure, summary
-from nbadapt.widgets.texts import clip, samples
+from nbadapt.widgets.texts import clip, reasonings, samples
 from nbadapt.widgets.watched import Reported
 
 if TYPE_CHECKING:
@@ -113,8 +113,11 @@ def _samples(history: History, *, opened: bool) -> str:
         return ""
     head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("input", "output", "expected"))
     lines = "".join(
-        "<tr>" + "".join(f'<td style="{PLAIN_TEXT}">{_text(text or "")}</td>' for text in item) + "</tr>"
-        for item in latest["items"]
+        "<tr>"
+        + f'<td style="{PLAIN_TEXT}">{_text(asked)}</td>'
+        + f'<td style="{PLAIN_TEXT}">{_text(said)}{_folded(reasoning)}</td>'
+        + f'<td style="{PLAIN_TEXT}">{_text(expected or "")}</td></tr>'
+        for (asked, said, expected), reasoning in zip(latest["items"], reasonings(history), strict=True)
     )
     total = len(latest["items"]) + latest["more"]
     count = f" ({len(latest['items'])} of {total})" if latest["more"] else ""
@@ -123,6 +126,11 @@ def _samples(history: History, *, opened: bool) -> str:
         f"<details{' open' if opened else ''}><summary>{title}</summary>"
         f'<table style="margin:4px 0;border-collapse:collapse"><tr>{head}</tr>{lines}</table></details>'
     )
+
+
+def _folded(reasoning: str) -> str:
+    """A reasoning that opens on a click; nothing where there is none."""
+    return f"<details><summary>reasoning</summary>{_text(reasoning)}</details>" if reasoning else ""
 
 
 def _plain(head: str, rows: list[tuple[str, str]], notices: list[tuple[str, str]], answer: str | None) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MINUTE, HOUR = 60, 3600
 LABEL_BYTES = 40
+COUNTS = frozenset({"rows", "unmatched"})
+TOKENS = "_tokens"  # the end of what was paid for, which is shown however many metrics there are
 MOST_METRICS = 8  # of evaluation; the run's `history` has them all
 
 
@@ -97,7 +99,9 @@ def _quality(history: History, final: Mapping[str, float]) -> list[tuple[str, st
         if value is not None:
             label = "Evaluation loss" if name == "loss" else metric_label(name)
             rows.append((label, number(value) + _when(history, name)))
-    rows += _final(history, final)[:MOST_METRICS]
+    paid = {name: value for name, value in final.items() if name.endswith(TOKENS)}
+    rows += _final(history, {name: value for name, value in final.items() if name not in paid})[:MOST_METRICS]
+    rows += [(metric_label(name), amount(value)) for name, value in paid.items()]
     for name, label in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
         if (value := history.latest(name)) is not None:
             rows.append((label, number(value)))
@@ -121,7 +125,7 @@ def _final(history: History, final: Mapping[str, float]) -> list[tuple[str, str]
             rows.append((f"{metric_label(name)}, 95 % interval", f"{number(low)} to {number(high)}"))
         of = name.removesuffix("_low").removesuffix("_high")
         if name.removeprefix("train_") not in measured and (of == name or of not in final):
-            rows.append((metric_label(name), amount(value) if name == "rows" else number(value)))
+            rows.append((metric_label(name), amount(value) if name in COUNTS else number(value)))
     return rows
 
 

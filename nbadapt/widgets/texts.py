@@ -12,6 +12,9 @@ MOST_SAMPLES = 4
 SAMPLE_BYTES = 3_600  # of all samples together
 
 
+REASONING_BYTES = 2_000  # of one sample
+
+
 class Samples(TypedDict):
     """Samples of one evaluation: `items` are (input, output, expected), `more` is how many were left out."""
 
@@ -36,6 +39,14 @@ def samples(history: History) -> Samples:
             for s in shown
         ],
     }
+
+
+def reasonings(history: History) -> list[str]:
+    """How the model came to the answers of `samples`; empty texts where it did not tell."""
+    if not history.samples:
+        return []
+    latest = [sample for sample in history.samples if sample.step == history.samples[-1].step]
+    return [clip(sample.reasoning or "", REASONING_BYTES) for sample in latest[:MOST_SAMPLES]]
 
 
 def clip(text: str, most: int) -> str:

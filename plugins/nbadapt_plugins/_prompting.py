@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,13 @@ from nbadapt.options import DTYPES
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nbadapt.engines.fitting import Questions, Row
+    from nbadapt.engines.evaluation import Reader
+    from nbadapt.engines.fitting import Questions, Row, Selection
     from nbadapt.engines.prompts import Shot
+    from nbadapt.engines.tokens import Prompt
 
 PROMPT = "artifacts/prompt.json"
+ANSWERS = "artifacts/answers.jsonl"  # of an endpoint, each as it came: what a resumed run does not ask again
 
 
 class PromptConfig(Config):
@@ -36,6 +39,13 @@ class PromptConfig(Config):
         1.0, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
     )
     batch_size: int = Field(16, ge=1, le=4096, description="prompts in one forward pass")
+    parallel: int = Field(8, ge=1, le=256, description="questions under way at a time, where an endpoint is asked")
+    timeout: float = Field(
+        60.0, gt=0, le=3600, description="seconds for one answer of an endpoint, before it is asked again"
+    )
+    retries: int = Field(
+        6, ge=0, le=100, description="how often an endpoint is asked again when it is busy or out of reach"
+    )
     samples: int = Field(5, ge=0, le=100, description="rows whose answers are shown at the end")
 
 
@@ -52,9 +62,33 @@ class PromptMethod(Method):
         """How many demonstrations are asked for."""
         return 0
 
-    def select(self, job: Job, pool: Sequence[Shot], count: int) -> tuple[int, ...]:
-        """Which `count` demonstrations are shown: places in the pool, in order."""
-        return ()
+    def selection(
+        self, job: Job, text: str, pool: Sequence[Shot], prompts: Sequence[Prompt], emit: Emit | None
+    ) -> Selection:
+        """Which demonstrations are shown before each of the prompts.
+
+        Args:
+            job: what was asked.
+            text: the template of the pool and the prompts.
+            pool: the demonstrations that there are.
+            prompts: what is asked, without demonstrations.
+            emit: told of the work; None while the cost is estimated, and no weights may be loaded.
+        """
+        from nbadapt.engines.fitting import Selection
+
+        return Selection()
+
+    def reader(self, job: Job, labels: Sequence[str], rows: Sequence[Row]) -> Reader | None:
+        """How an answer is found in what the model writes; None where it is all of it, or chosen from labels."""
+        return None
+
+    def asked(self, job: Job, labels: Sequence[str], row: Row) -> Row:
+        """A row as this method asks it, demonstrations apart."""
+        return row
+
+    def extra_memory(self, job: Job) -> Mapping[str, int]:
+        """Predicted peaks in bytes, by item, of what the method needs besides the model."""
+        return {}
 
     # ------------------------------------------------------------------ the contract
 
@@ -62,14 +96,19 @@ class PromptMethod(Method):
         """Parameters, memory and batches; every row is filled in, the longest ones are tokenised."""
         from nbadapt.engines import evaluation
 
+        if job.model.kind == "endpoint":
+            plan = self._plan(job, None)
+            _check_metric(job, plan)
+            return Estimate(memory=self.extra_memory(job), steps=len(plan.queries), notes=plan.notes)
         config, total = _shape(job)
         plan = self._plan(job, config)
+        _check_metric(job, plan)
         width = DTYPES[job.dtype]
         rows = min(job.config.batch_size, len(plan.queries))
         cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
         return Estimate(
             total=total,
-            memory={"weights": total * width, "activations": cache},
+            memory={"weights": total * width, "activations": cache, **self.extra_memory(job)},
             steps=evaluation.steps(plan.queries, job.config.batch_size),
             notes=plan.notes,
         )
@@ -79,28 +118,38 @@ class PromptMethod(Method):
         from nbadapt.engines import evaluation
 
         emit(Stage("reading the rows"))
-        plan = self._plan(job, _shape(job)[0])
+        plan = self._plan(job, _shape(job)[0] if job.model.kind != "endpoint" else None, emit)
         for note in plan.notes:
             emit(Notice(note))
-        emit(Stage("loading the model"))
-        model = _open(job)
         _write_prompt(job, plan)
+        emit(Stage("loading the model" if job.model.kind != "endpoint" else "reaching the endpoint"))
+        model = _open(job, emit)
         if job.data is None:
-            return _with_prompt(_ask(model, plan, job, emit))
-        keep = partial(_keep, job)
-        return _with_prompt(evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep))
+            return _complete(_ask(model, plan, job, emit), model)
+        keep = partial(_keep, job, model)
+        outcome = evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep, plan.reader)
+        return _complete(outcome, model)
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
         from nbadapt.engines.prompted import Prompted
+        from nbadapt.engines.prompts import Shot
 
         stored = json.loads((job.directory / outcome.artifacts["prompt"]).read_text(encoding="utf-8"))
-        return Prompted(_open(job), **stored)
+        pool = [Shot(**shot) for shot in stored["shots"]]
+
+        def shots(prompts: Sequence[Prompt]) -> list[list[Shot]]:
+            if not stored["chosen"]:
+                return [pool for _ in prompts]
+            choose = self.selection(job, stored["template"], pool, prompts, lambda _: None).choose
+            return [[pool[i] for i in choose(range(len(pool)), stored["count"], row)] for row in range(len(prompts))]
+
+        return Prompted(_open(job), stored["labels"], shots, stored["separator"])
 
     # ------------------------------------------------------------------ planning
 
-    def _plan(self, job: Job, config: PretrainedConfig) -> Questions:
-        """Raises RequestError, DataError or ModelError for what cannot be asked."""
+    def _plan(self, job: Job, config: PretrainedConfig | None, emit: Emit | None = None) -> Questions:
+        """Raises RequestError, DataError or ModelError for what cannot be asked; no config: behind an endpoint."""
         if _is_classifier(job):
             return self._plan_for_classifier(job)
         from nbadapt import models
@@ -108,18 +157,23 @@ class PromptMethod(Method):
 
         labels = _labels(job)
         text = self._template(job, labels)
-        rows = _rows(job, text)
+        rows = [self.asked(job, labels, row) for row in _rows(job, text)]
+        reader = self.reader(job, labels, rows)
         pool = self.pool(job, text)
-        tokenizer = models.load_tokenizer(models.base_ref(job.model))
-        fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
-        plan = fitting.plan()
-        return replace(plan, notes=(*_choice(job, labels), *_free_labels(job, labels), *plan.notes))
+        _check_apart(job, rows, pool)
+        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if config is not None else None
+        selection = self.selection(job, text, pool, [row.prompt for row in rows], emit)
+        scored = () if reader else labels
+        plan = Fitting(job, tokenizer, config, scored, rows, pool, self.wanted(job), selection).plan()
+        plan = replace(plan, template=text, chosen=selection.each, reader=reader)
+        notes = (*_choice(job, labels), *_free_labels(job, labels), *plan.notes)
+        return replace(plan, notes=notes) if config is not None else _for_endpoint(job, replace(plan, notes=notes))
 
     def _plan_for_classifier(self, job: Job) -> Questions:
         from nbadapt import store
         from nbadapt.engines.fitting import Questions
 
-        if self.wanted(job):
+        if self.wanted(job) or self.reader(job, (), ()):
             raise RequestError(
                 f"{self.name} needs a language model, and {job.model.name} is a classifier: "
                 "use zero-shot, or run.predict(texts)"
@@ -167,6 +221,48 @@ def _rows(job: Job, text: str) -> list[Row]:
     ]
 
 
+def _check_metric(job: Job, plan: Questions) -> None:
+    """Refuse a figure of the user's own that cannot be measured.
+
+    Raises:
+        RequestError: there are no answers to compare with, or the function does not work.
+    """
+    from nbadapt.engines import figures
+
+    if job.metric is None:
+        return
+    expected = [query.expected for query in plan.queries if query.expected is not None]
+    if job.data is None or not expected:
+        raise RequestError(
+            f"--metric {job.metric.name} needs answers to compare with: add --data, a table with a column label or "
+            "completion, or name the column with --label"
+        )
+    figures.check(job.metric, expected)
+
+
+def _check_apart(job: Job, rows: Sequence[Row], pool: Sequence[Shot]) -> None:
+    """Refuse rows that are compared with their answers and are among the examples of another table.
+
+    Where both are the same table, a row is left out of its own demonstrations instead.
+
+    Raises:
+        DataError: names a row of each table.
+    """
+    from nbadapt.engines.tokens import as_text
+
+    if job.data is None or job.examples is None or job.data.rows == job.examples.rows:
+        return
+    shown = {as_text(shot.prompt): number for number, shot in reversed(list(enumerate(pool, 1)))}
+    found = [row for row in rows if row.expected is not None and as_text(row.prompt) in shown]
+    if found:
+        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+        raise DataError(
+            f"row {found[0].number} of {job.data.source} is also row {shown[as_text(found[0].prompt)]} of "
+            f"{job.examples.source}{more}: its answer would be shown; take it out of one of them, or give the same "
+            "table to both, and no row is shown to itself"
+        )
+
+
 def _labels(job: Job) -> tuple[str, ...]:
     """The classes to choose from: as asked for, or those of the data and of the examples."""
     table = job.data or job.examples
@@ -200,6 +296,27 @@ def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
         f"the labels of {table.source} have {count:,} different values, too many or too long for classes: "
         "answers are free text and must be equal; to choose from classes, name them with --labels A,B",
     )
+
+
+def _for_endpoint(job: Job, plan: Questions) -> Questions:
+    """The plan with the labels in the prompts, for a model that chooses in words, and with what will be sent."""
+    from nbadapt.engines import choice
+    from nbadapt.engines.tokens import rough_tokens
+
+    notes = plan.notes
+    if plan.labels:
+        plan = replace(
+            plan, queries=[replace(q, prompt=choice.with_choice(q.prompt, plan.labels)) for q in plan.queries]
+        )
+        said = " ".join(choice.request(plan.labels[:8]).split()) + (" ..." if len(plan.labels) > 8 else "")
+        notes = (*notes, f"the endpoint chooses in words; each prompt ends with: {said}")
+    paths = plan.reader.paths if plan.reader else 1
+    count, tokens = paths * len(plan.queries), paths * sum(rough_tokens(query.prompt) for query in plan.queries)
+    cost = (
+        f"{count:,} request{'s' * (count > 1)} to {job.model.base_url}: about {tokens:,} tokens of prompts (four "
+        f"characters each), at most {count * job.config.max_new_tokens:,} tokens of answers"
+    )
+    return replace(plan, notes=(*notes, cost))
 
 
 def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
@@ -244,10 +361,13 @@ def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
     return int(2 * getattr(text, "num_hidden_layers", 0) * heads * size * tokens * width)
 
 
-def _open(job: Job) -> Adapted:
+def _open(job: Job, emit: Emit | None = None) -> Adapted:
+    """The model; `emit` where the run works with it, and not what comes after."""
     from nbadapt import models, store
     from nbadapt.engines.generate import LanguageModel
 
+    if job.model.kind == "endpoint":
+        return _reach(job, emit)
     if job.model.kind == "run":
         adapted = store.open(job.model.path).adapted()
         if isinstance(adapted, LanguageModel):
@@ -256,39 +376,70 @@ def _open(job: Job) -> Adapted:
     return LanguageModel(*models.load(job.model, job.device, job.dtype), job.config.batch_size)
 
 
+def _reach(job: Job, emit: Emit | None) -> Adapted:
+    from nbadapt import endpoints
+    from nbadapt.engines.asking import Limits
+
+    limits = Limits(job.config.parallel, job.config.timeout, job.config.retries)
+    if emit is None:
+        return endpoints.open_model(job.model, limits)
+    return endpoints.open_model(
+        job.model, limits, journal=job.directory / ANSWERS, tell=lambda line: emit(Notice(line, "warning"))
+    )
+
+
 def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     """One prompt: a label and its probabilities, or free text."""
     from nbadapt.engines import evaluation
+    from nbadapt.engines.endpoint import Endpoint
 
     (query,) = plan.queries
-    if plan.labels:
+    if isinstance(model, Endpoint):
+        ((_, answer),) = evaluation.asked(model, plan.queries, plan.labels, job, emit, plan.reader)
+    elif plan.labels:
         answer = evaluation.choose(model, query.prompt, plan.labels, emit)
     else:
-        (answer,) = evaluation.write(model, [query.prompt], job, job.seed, lambda: emit(Stage("answering")))
+        (answer,) = evaluation.write(model, [query], job, plan.reader, lambda: emit(Stage("answering")))
+    if plan.reader and not answer.text:
+        emit(Notice("no answer was found in what the model wrote: the whole is shown; see answer_pattern"))
+        answer = replace(answer, text=answer.reasoning[0])
     try:
-        emit(Sample(1, query.shown, answer.text))
-        emit(Progress(1, 1, examples=1))
+        emit(Sample(1, query.shown, answer.shown, reasoning=answer.shown_reasoning))
+        emit(Progress(1, 1, examples=1, tokens=sum(model.usage.values())))
     except Stopped:
         pass  # there is nothing left to stop
-    return Outcome(answer.probabilities or {}, {}, answer.text)
+    figures = {"unmatched": 1} if answer.matched is False else answer.probabilities
+    return Outcome(figures or {}, {}, answer.text)
 
 
-def _with_prompt(outcome: Outcome) -> Outcome:
-    return Outcome(outcome.metrics, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
+def _complete(outcome: Outcome, model: Adapted) -> Outcome:
+    """The outcome with what its answers cost, and what `load` needs."""
+    return Outcome({**outcome.metrics, **model.usage}, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
 
 
-def _keep(job: Job, outcome: Outcome) -> None:
+def _keep(job: Job, model: Adapted, outcome: Outcome) -> None:
     """Store what was answered before an error; the run ends as failed, with this outcome."""
     from nbadapt import store
 
-    store.write_outcome(job.directory, "failed", _with_prompt(outcome), "")
+    store.write_outcome(job.directory, "failed", _complete(outcome, model), "")
 
 
 def _write_prompt(job: Job, plan: Questions) -> None:
-    """What `load` needs to ask in the same way."""
+    """What `load` needs to ask in the same way, and what was asked."""
     from nbadapt import store
+    from nbadapt.engines import prompt_log
 
+    prompt_log.write(job.directory, plan.queries)
     path = job.directory / PROMPT
     path.parent.mkdir(parents=True, exist_ok=True)
-    shots = [{"prompt": shot.prompt, "answer": shot.answer} for shot in plan.shots]
-    store.write_json(path, {"labels": plan.labels, "shots": shots, "separator": plan.separator})
+    store.write_json(
+        path,
+        {
+            "labels": plan.labels,
+            "template": plan.template,
+            "shots": [asdict(shot) for shot in plan.shots],
+            "chosen": plan.chosen,
+            "count": plan.count,
+            "separator": plan.separator,
+        },
+    )
