@@ -49,7 +49,7 @@ def load(path: Path) -> Document:
 
 
 def decode(raw: bytes) -> str:
-    """The text of a file: UTF-8 or UTF-16 by its mark, else UTF-8, else Windows' Latin; every line ends with a line feed.
+    """The text of a file: UTF-16 by its mark, UTF-8, else Windows' Latin; lines end with a line feed.
 
     Raises:
         DataError: the bytes are no text.

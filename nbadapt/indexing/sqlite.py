@@ -253,7 +253,8 @@ class SqliteStore(Store):
                     f"JOIN documents ON documents.id = document WHERE chunks.id IN ({_marks(part)})",
                     part,
                 )
-                found |= {row[0]: Passage(*row[1:-1], json.loads(row[-1])) for row in rows}
+                for chunk, path, text, start, stop, page, metadata in rows:
+                    found[chunk] = Passage(path, text, start, stop, page, json.loads(metadata))
         return found
 
     def _admitted(self, where: Where) -> list[int]:
