@@ -29,6 +29,6 @@ def test_every_declared_method_loads() -> None:
 FEW = {"epochs": 3}  # the last checkpoints alone are kept, and the kit looks at every one that was told of
 
 
-@parametrize_with_checks(METHODS, settings={"zero-shot": QUICK, "few-shot": QUICK, "output-layers": FEW})
+@parametrize_with_checks(METHODS, settings={"zero-shot": QUICK, "few-shot": QUICK, "rag": QUICK, "output-layers": FEW})
 def test_a_method_keeps_the_contract(check: Any) -> None:
     check()

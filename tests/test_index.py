@@ -377,7 +377,6 @@ def test_the_command_refuses_in_one_line(tree):
 def test_importing_it_is_light():
     code = "import sys, nbadapt.indexing.index; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     paths = os.pathsep.join(entry for entry in sys.path if entry)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
-    )
-    assert done.stdout.strip() == "[]", done.stderr
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"

@@ -17,7 +17,7 @@ from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
 from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from nbadapt.engines.fitting import Questions, Row
     from nbadapt.engines.prompts import Shot
@@ -56,6 +56,17 @@ class PromptMethod(Method):
         """Which `count` demonstrations are shown: places in the pool, in order."""
         return ()
 
+    def grounded(
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        labels: tuple[str, ...],
+        tokenizer: PreTrainedTokenizerBase,
+        emit: Emit | None,
+    ) -> Sequence[Row]:
+        """The rows with what else the model is to read; `emit` is None in an estimate, which loads no weights."""
+        return rows
+
     # ------------------------------------------------------------------ the contract
 
     def estimate(self, job: Job) -> Estimate:
@@ -79,7 +90,7 @@ class PromptMethod(Method):
         from nbadapt.engines import evaluation
 
         emit(Stage("reading the rows"))
-        plan = self._plan(job, _shape(job)[0])
+        plan = self._plan(job, _shape(job)[0], emit)
         for note in plan.notes:
             emit(Notice(note))
         emit(Stage("loading the model"))
@@ -99,7 +110,7 @@ class PromptMethod(Method):
 
     # ------------------------------------------------------------------ planning
 
-    def _plan(self, job: Job, config: PretrainedConfig) -> Questions:
+    def _plan(self, job: Job, config: PretrainedConfig, emit: Emit | None = None) -> Questions:
         """Raises RequestError, DataError or ModelError for what cannot be asked."""
         if _is_classifier(job):
             return self._plan_for_classifier(job)
@@ -108,9 +119,9 @@ class PromptMethod(Method):
 
         labels = _labels(job)
         text = self._template(job, labels)
-        rows = _rows(job, text)
         pool = self.pool(job, text)
         tokenizer = models.load_tokenizer(models.base_ref(job.model))
+        rows = self.grounded(job, _rows(job, text), labels, tokenizer, emit)
         fitting = Fitting(job, tokenizer, config, labels, rows, pool, self.wanted(job), partial(self.select, job))
         plan = fitting.plan()
         return replace(plan, notes=(*_choice(job, labels), *_free_labels(job, labels), *plan.notes))
