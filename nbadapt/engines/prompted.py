@@ -26,7 +26,7 @@ class Prompted(Adapted):
     def __init__(
         self, model: Adapted, labels: Sequence[str], shots: Sequence[Mapping[str, Any]], separator: str
     ) -> None:
-        self._model, self._labels, self._separator = model, tuple(labels), separator
+        self._model, self.labels, self._separator = model, tuple(labels), separator
         self._shots = [Shot(shot["prompt"], shot["answer"]) for shot in shots]
         self.abilities = model.abilities
 
@@ -58,7 +58,7 @@ class Prompted(Adapted):
 
     def predict(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
         """The class of every prompt; the run's own classes where `labels` is None."""
-        chosen = labels or self._labels or None
+        chosen = labels or self.labels or None
         return self._model.predict(self._asked(texts), chosen if "score" in self.abilities else labels)
 
     def _asked(self, prompts: Sequence[str]) -> list[Any]:
