@@ -30,6 +30,11 @@ WORDS = ("good", "dull", "great", "boring", "wonderful", "terrible")
 def _close() -> Iterator[None]:
     yield
     close_all()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_bases() -> Iterator[None]:
+    yield
     models.free()
 
 

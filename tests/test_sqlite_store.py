@@ -76,13 +76,17 @@ def test_the_matrix_follows_the_file_without_being_read_again(tmp_path):
     texts = [f"text {i}" for i in range(50)]
     store.put(Record("a"), chunks_of(*texts), vectors(texts))
     store.nearest(vectors(["x"])[0], 1)
-    first = store._matrix
-    store.nearest(vectors(["y"])[0], 1)
-    assert store._matrix is first
+    before = store._matrix.columns
     other.put(Record("b"), chunks_of("more"), vectors(["more"]))
     store.nearest(vectors(["x"])[0], 1)
-    assert store._matrix.rows.shape == (51, 8)
-    np.testing.assert_allclose(store._matrix.rows, vectors([*texts, "more"]), atol=1e-6)
+    assert store._matrix.columns.base is before.base  # it was added in place
+    np.testing.assert_allclose(store._matrix.columns.T, vectors([*texts, "more"]), atol=1e-6)
+    for i in range(40):
+        other.put(Record(f"c{i}"), chunks_of(f"c{i}"), vectors([f"c{i}"]))
+        other.remove([f"c{i - 1}", "b"])
+        store.nearest(vectors(["x"])[0], 1)
+        np.testing.assert_allclose(store._matrix.columns.T, vectors([*texts, f"c{i}"]), atol=1e-6)
+    other.remove(["c39"])
     other.remove(["a", "b"])
     assert store.nearest(vectors(["x"])[0], 1) == []
 

@@ -4,9 +4,9 @@
 
     documents (id, path, stamp, metadata)        a changed document gets a new id, so what has an id never changes
     chunks    (id, document, number, ...text)  ──triggers──> words (FTS5)
-    vectors   (document, float32 (n, d))       ──read when `changes` grew──> matrix (N, d) in memory
+    vectors   (document, float32 (n, d))       ──read when `changes` grew──> matrix (d, N) in memory
 
-A query is matrix @ vector and a partial sort: exact, 100,000 x 384 in a few milliseconds. Every document is written
+A query is vector @ matrix and a partial sort: exact, 100,000 x 384 in a few milliseconds. Every document is written
 in one transaction. WAL with synchronous=NORMAL survives a kill at any moment; a power cut may cost the last
 documents, which the next update then brings back.
 """
@@ -214,10 +214,10 @@ class SqliteStore(Store):
             matrix = self._fresh_matrix()
             if matrix is None or k < 1:
                 return []
-            if matrix.rows.shape[1] != len(vector):
-                width = matrix.rows.shape[1]
+            width = len(matrix.columns)
+            if width != len(vector):
                 raise StoreError(f"the index {self._path} has vectors of {width} numbers, not of {len(vector)}")
-            scores = matrix.rows @ np.asarray(vector, np.float32)  # (N,)
+            scores = np.asarray(vector, np.float32) @ matrix.columns  # (N,)
             ids = matrix.ids
             if where:
                 admitted = np.isin(matrix.documents, self._admitted(where))
@@ -266,49 +266,71 @@ class SqliteStore(Store):
         """All vectors as they are stored now; None where there are none."""
         with self._told():
             (changes,) = self._connection.execute("SELECT count FROM changes").fetchone()
-        if self._matrix is None or self._matrix.changes != changes:
+        matrix, self._matrix = self._matrix or _Matrix(), None  # an interrupt leaves no half of one
+        if matrix.changes != changes:
             with self._snapshot() as connection:
-                self._matrix = _Matrix.read(connection, self._matrix)
-        return self._matrix if len(self._matrix.ids) else None
+                matrix.refresh(connection)
+        self._matrix = matrix
+        return matrix if len(matrix.ids) else None
 
 
 class _Matrix:
-    """All vectors in memory.
+    """All vectors in memory, one a column: so the product with a query is half as long as with one a row.
 
     Attributes:
-        rows: shape (N, d), float32.
         ids: the chunks' numbers (N,).
         documents: the numbers of their documents (N,), rising.
         changes: which state of the file this is.
     """
 
-    def __init__(self, rows: Any, ids: Any, documents: Any, changes: int) -> None:
-        self.rows, self.ids, self.documents, self.changes = rows, ids, documents, changes
+    def __init__(self) -> None:
+        import numpy as np
 
-    @classmethod
-    def read(cls, connection: sqlite3.Connection, old: _Matrix | None) -> _Matrix:
-        """What is stored now; what an older matrix has is not read again, for no document ever changes."""
+        self._columns = np.zeros((0, 0), np.float32)  # (d, room for more than N)
+        self.ids = self.documents = np.zeros(0, np.int64)
+        self.changes = -1
+
+    @property
+    def columns(self) -> np.ndarray[Any, Any]:
+        """The vectors: shape (d, N)."""
+        return self._columns[:, : len(self.ids)]
+
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Follow what is stored now; what is here is not read again, for no document ever changes."""
         import numpy as np
 
         (changes,) = connection.execute("SELECT count FROM changes").fetchone()
-        if old is None:
-            old = cls(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
-        last = int(old.documents[-1]) if len(old.documents) else 0
+        last = int(self.documents[-1]) if len(self.documents) else 0
         live = np.fromiter((row[0] for row in connection.execute("SELECT id FROM documents")), np.int64)
+        kept = np.isin(self.documents, live)
+        if not kept.all():
+            self._columns = self.columns[:, kept]
+            self.ids, self.documents = self.ids[kept], self.documents[kept]
         pairs = connection.execute(
             "SELECT id, document FROM chunks WHERE document > ? ORDER BY document, number", (last,)
-        )
-        added = np.array(pairs.fetchall(), np.int64).reshape(-1, 2)
+        ).fetchall()
+        at, added = len(self.ids), np.array(pairs, np.int64).reshape(-1, 2)
         blobs = connection.execute(
             "SELECT data, width FROM vectors WHERE document > ? AND width > 0 ORDER BY document", (last,)
         )
-        new = [np.frombuffer(data, "<f4").reshape(-1, width) for data, width in blobs]
-        kept = np.isin(old.documents, live)
-        rows = old.rows if kept.all() else old.rows[kept]
-        if new:
-            rows = np.concatenate([*([rows] if len(rows) else []), *new])
-        ids = np.concatenate([old.ids[kept], added[:, 0]])
-        return cls(rows, ids, np.concatenate([old.documents[kept], added[:, 1]]), changes)
+        for data, width in blobs:
+            block = np.frombuffer(data, "<f4").reshape(-1, width)
+            if at + len(block) > self._columns.shape[1]:
+                self._grow(at, at + max(len(block), len(added)), width)
+            self._columns[:, at : at + len(block)] = block.T
+            at += len(block)
+        self.ids = np.concatenate([self.ids, added[:, 0]])
+        self.documents = np.concatenate([self.documents, added[:, 1]])
+        self.changes = changes
+
+    def _grow(self, used: int, needed: int, width: int) -> None:
+        """Make room for `needed` columns and an eighth more, so that small additions copy nothing."""
+        import numpy as np
+
+        columns = np.empty((width, needed + needed // 8 + 16), np.float32)
+        if used:
+            columns[:, :used] = self._columns[:, :used]
+        self._columns = columns
 
 
 def _condition(where: Where) -> tuple[str, list[str]]:
