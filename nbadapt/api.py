@@ -257,18 +257,24 @@ def index(
     size: int | None = None,
     overlap: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    depth: int = 0,
+    pages: int = 100,
+    allow_hosts: Sequence[str] = (),
     store: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Index:
     """Build an index of documents or bring it up to date, as ``%nbadapt index`` does; without paths, open it.
 
     Args:
-        paths: files, folders, and patterns such as ``notes/**/*.md``.
+        paths: files, folders, patterns such as ``notes/**/*.md``, and URLs.
         name: what the index is called; it lies beside the runs.
         model: the embedding model; None for that of the index, or minilm.
         size: most tokens of a chunk; None for that of the index, or 200.
         overlap: most tokens that two chunks share; None for that of the index, or 40.
         metadata: kept with each of these documents, for filters.
+        depth: how many links are followed from a URL on, within its host; 0 takes its page alone.
+        pages: most pages from a URL on.
+        allow_hosts: hosts of URLs whose address may be on this machine or the local network.
         store: the kind of store of a new index; empty for the default one, a file of SQLite.
         progress: told of every file.
 
@@ -280,10 +286,17 @@ def index(
     """
     from nbadapt import runner
     from nbadapt.indexing.index import Index
+    from nbadapt.indexing.web import Reach
 
     if not isinstance(name, str):
         raise RequestError(f"the name of the index is {name!r:.40}: give a text, such as 'manuals'")
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for path in named:
+        if not isinstance(path, str | os.PathLike):
+            raise RequestError(f"{path!r:.40} is no path: give files, folders, patterns or URLs as texts")
+    for what, count, least in (("depth", depth, 0), ("pages", pages, 1)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise RequestError(f"{what} is {count!r}: give a whole number from {least} on")
     if not named:
         return Index.open(name)
     busy = runner.current()
@@ -293,7 +306,12 @@ def index(
         if not isinstance(key, str) or not isinstance(value, str):
             raise RequestError(f"metadata holds {key!r}: {value!r:.40}: give texts, as metadata={{'language': 'en'}}")
     found = Index.make(name, model=model, size=size, overlap=overlap, kind=store)
-    found.update([os.fspath(path) for path in named], metadata=metadata, progress=progress or (lambda _: None))
+    found.update(
+        [os.fspath(path) for path in named],
+        metadata=metadata,
+        reach=Reach(depth, pages, [allow_hosts] if isinstance(allow_hosts, str) else tuple(allow_hosts)),
+        progress=progress or (lambda _: None),
+    )
     return found
 
 

@@ -71,11 +71,13 @@ def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
     return Page(f"Gave back {gibibytes(api.free())}.")
 
 
-_INDEX_OPTIONS = {"--as": "name", "--model": "model", "--size": "size", "--overlap": "overlap", "--store": "store"}
+_INDEX_NUMBERS = {name: name.removeprefix("--") for name in ("--size", "--overlap", "--depth", "--pages")}
+_INDEX_TEXTS = {"--as": "name", "--model": "model", "--store": "store", "--allow-host": "allow_hosts"}
+INDEX_OPTIONS = {**_INDEX_TEXTS, **_INDEX_NUMBERS}
 
 
 def _index(given: list[str]) -> Any:
-    """Build an index or bring it up to date: paths, and `_INDEX_OPTIONS`."""
+    """Build an index or bring it up to date: paths, and `INDEX_OPTIONS`."""
     from nbadapt.widgets.indexing import IndexingLine
 
     paths: list[str] = []
@@ -86,20 +88,20 @@ def _index(given: list[str]) -> Any:
         if not word.startswith("--"):
             paths.append(word)
             continue
-        if flag not in _INDEX_OPTIONS:
-            hint = did_you_mean(flag, _INDEX_OPTIONS, kind="options")
+        if flag not in INDEX_OPTIONS:
+            hint = did_you_mean(flag, INDEX_OPTIONS, kind="options")
             raise RequestError(f"unknown option {flag!r} of %nbadapt index: {hint}")
         value = value if equals else next(rest, "")
         if not value or value.startswith("--"):
             raise RequestError(f"{flag} needs a value: write  %nbadapt index manuals --as manuals")
-        if _INDEX_OPTIONS[flag] in options:
+        if INDEX_OPTIONS[flag] in options:
             raise RequestError(f"{flag} is given twice; keep one")
-        if flag in {"--size", "--overlap"}:
+        if flag in _INDEX_NUMBERS:
             if not value.isdecimal():
-                raise RequestError(f"{flag} is {value!r}: give a number of tokens")
-            options[_INDEX_OPTIONS[flag]] = int(value)
+                raise RequestError(f"{flag} is {value!r}: give a whole number")
+            options[INDEX_OPTIONS[flag]] = int(value)
         else:
-            options[_INDEX_OPTIONS[flag]] = value
+            options[INDEX_OPTIONS[flag]] = value
     if not paths or "name" not in options:
         lacking = "no paths" if not paths else "no name"
         raise RequestError(f"{lacking} given: write  %nbadapt index PATH... --as NAME")
@@ -118,7 +120,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "index",
             "PATH... --as NAME",
-            "make documents searchable, or bring their index up to date: files, folders, patterns",
+            "make documents searchable, or bring their index up to date: files, folders, patterns, URLs",
             parse=_index,
         ),
         Command("indexes", "", "all indexes of documents", lambda *_: api.indexes()),

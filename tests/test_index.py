@@ -371,7 +371,7 @@ def test_the_command_refuses_in_one_line(tree):
         "index docs": "no name given",
         "index docs --as": "--as needs a value",
         "index docs --as a --as b": "given twice",
-        "index docs --as a --size few": "a number of tokens",
+        "index docs --as a --size few": "a whole number",
         "index docs --as a --modle b": "did you mean --model",
     }.items():
         with pytest.raises(RequestError) as error:

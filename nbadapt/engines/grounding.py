@@ -56,7 +56,7 @@ class Grounding:
         Raises:
             ModelError: there are passages, and not even the first one fits.
         """
-        blocks = [f"[{number}] {_title(hit)}\n{hit.text}" for number, hit in enumerate(hits, 1)]
+        blocks = [f"[{number}] {hit.title}\n{hit.text}" for number, hit in enumerate(hits, 1)]
         quoted = [self._quoted(block) for block in blocks]
         count = self._fitting(prompt, quoted, room)
         if hits and not count:
@@ -110,13 +110,6 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return sorted(
         (token for token in {*marked, *tokenizer.all_special_tokens} if len(token) > 1), key=len, reverse=True
     )
-
-
-def _title(hit: Hit) -> str:
-    from pathlib import Path
-
-    page = f", page {hit.page}" if hit.page is not None else ""
-    return f"{Path(hit.path).name}{page}"
 
 
 class Grounded(Adapted):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nbadapt.errors import RequestError
 from nbadapt.indexing.loaders import LOADERS
+from nbadapt.indexing.web import is_url
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Found:
 
     Attributes:
         files: absolute paths, each once.
+        urls: web pages.
         unreadable: (path, reason) of what was named and cannot be taken.
         covered: what the words name, as patterns of absolute paths: a document of the index that one of them
             matches and that is not among the files was deleted.
     """
 
     files: tuple[Path, ...]
+    urls: tuple[str, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
     covered: tuple[re.Pattern[str], ...] = field(default=(), repr=False)
 
@@ -34,7 +37,7 @@ class Found:
 
 
 def find(words: Sequence[str]) -> Found:
-    """The files that words name: files, folders with all below them, and patterns with ``*``, ``**`` and ``?``.
+    """What words name: URLs, files, folders with all below them, and patterns with ``*``, ``**`` and ``?``.
 
     Of a folder and of a pattern those are taken whose kind is known; hidden ones are passed over.
 
@@ -47,6 +50,8 @@ def find(words: Sequence[str]) -> Found:
     unreadable: list[tuple[str, str]] = []
     covered = []
     for word in words:
+        if is_url(word):
+            continue
         path = Path(os.path.abspath(os.path.expanduser(word)))  # noqa: PTH100, PTH111 - Path raises at ~nobody
         if path.is_dir():
             files |= dict.fromkeys(_below(path, unreadable))
@@ -66,7 +71,8 @@ def find(words: Sequence[str]) -> Found:
             files |= dict.fromkeys(chosen)
             if not chosen:
                 unreadable.append((str(path), "no file of a known kind matches"))
-    return Found(tuple(files), tuple(unreadable), tuple(covered))
+    urls = tuple(dict.fromkeys(word for word in words if is_url(word)))
+    return Found(tuple(files), urls, tuple(unreadable), tuple(covered))
 
 
 def _below(folder: Path, unreadable: list[tuple[str, str]]) -> list[Path]:

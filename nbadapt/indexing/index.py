@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,11 +23,13 @@ from nbadapt.indexing.chunks import OVERLAP, SIZE, Chunk, Cutter
 from nbadapt.indexing.finding import find
 from nbadapt.indexing.loaders import load
 from nbadapt.indexing.store import EVERYWHERE, Passage, Ranked, Record, Where, digest
+from nbadapt.indexing.web import Reach, crawl, is_url, site
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nbadapt.engines.embed import Embedder
+    from nbadapt.indexing.documents import Document
 
 How = Literal["hybrid", "vector", "bm25"]
 MODEL = "minilm"
@@ -50,8 +52,13 @@ class Hit(Passage):
     @property
     def place(self) -> str:
         """Where it stands, in words: file, page, characters."""
-        page = f", page {self.page}" if self.page is not None else ""
-        return f"{Path(self.path).name}{page}, characters {self.start:,} to {self.end:,}"
+        return f"{self.title}, characters {self.start:,} to {self.end:,}"
+
+    @property
+    def title(self) -> str:
+        """The file, or the URL, and the page."""
+        name = self.path if is_url(self.path) else Path(self.path).name
+        return name + (f", page {self.page}" if self.page is not None else "")
 
 
 @dataclass(frozen=True)
@@ -248,6 +255,7 @@ class Index:
         paths: Sequence[str],
         *,
         metadata: Mapping[str, str] | None = None,
+        reach: Reach | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
     ) -> Report:
         """Bring the documents that `paths` name up to date with their files; other documents stay.
@@ -255,7 +263,8 @@ class Index:
         An interrupt ends it after what was acknowledged, and the same call goes on from there.
 
         Args:
-            paths: files, folders and patterns.
+            paths: files, folders, patterns and URLs.
+            reach: how far URLs lead; None for their pages alone.
             metadata: given to each of these documents, for filters.
             progress: told of every file.
 
@@ -264,7 +273,7 @@ class Index:
         """
         report = Report()
         try:
-            _Update(self, report, dict(metadata or {}), progress).run(paths)
+            _Update(self, report, dict(metadata or {}), reach or Reach(), progress).run(paths)
         except KeyboardInterrupt:
             report.stopped = True
         report.chunks = self.store.count()
@@ -385,10 +394,15 @@ class _Update:
     """One update of an index."""
 
     def __init__(
-        self, index: Index, report: Report, metadata: dict[str, str], progress: Callable[[Progress], None]
+        self,
+        index: Index,
+        report: Report,
+        metadata: dict[str, str],
+        reach: Reach,
+        progress: Callable[[Progress], None],
     ) -> None:
         self._index, self._store, self._report = index, index.store, report
-        self._metadata, self._progress = metadata, progress
+        self._metadata, self._reach, self._progress = metadata, reach, progress
         self._waiting: list[tuple[Record, list[Chunk]]] = []  # read and cut, not embedded yet
 
     def run(self, paths: Sequence[str]) -> None:
@@ -401,16 +415,40 @@ class _Update:
         cutter = Cutter(models.load_tokenizer(models.resolve(self._index.model)), self._index.size, self._index.overlap)
         self._index.embedder()  # refuses another model before anything is read
         wanted = {str(path) for path in found.files}
-        gone = [path for path in self._known if path not in wanted and found.covers(path)]
-        self._store.remove(gone)
-        self._report.removed += len(gone)
+        self._drop(path for path in self._known if path not in wanted and found.covers(path))
         for number, path in enumerate(found.files):
             self._progress(Progress(number, len(found.files), self._report.embedded, str(path)))
             self._take(path, cutter)
-            if sum(len(chunks) for _, chunks in self._waiting) >= TOGETHER:
-                self._flush()
+        for url in found.urls:
+            self._crawl(url, cutter)
         self._flush()
         self._progress(Progress(len(found.files), len(found.files), self._report.embedded, ""))
+
+    def _crawl(self, url: str, cutter: Cutter) -> None:
+        """Read pages; where the first one can be read, those of its host that are gone are forgotten."""
+        seen: list[str] = []
+        complete = True
+        for here, page in crawl(url, self._reach):
+            self._progress(Progress(len(seen), self._reach.pages, self._report.embedded, here))
+            old = self._known.get(here)
+            if isinstance(page, DataError):
+                self._report.unreadable.append((here, str(page)))
+                complete = complete and bool(seen)
+                continue
+            seen.append(here)
+            stamp = digest(page.text).hex()
+            if old is not None and old.stamp == stamp:
+                self._keep(old)
+            else:
+                self._add(here, stamp, page, cutter)
+        if complete:
+            start = site(url) if self._reach.depth else url
+            self._drop(path for path in self._known if path not in seen and is_url(path) and path.startswith(start))
+
+    def _drop(self, paths: Iterable[str]) -> None:
+        gone = list(paths)
+        self._store.remove(gone)
+        self._report.removed += len(gone)
 
     def _take(self, path: Path, cutter: Cutter) -> None:
         """Read and cut one file, unless it is as it was."""
@@ -426,11 +464,16 @@ class _Update:
             reason = str(error) if isinstance(error, DataError) else str(error.strerror)
             self._report.unreadable.append((str(path), reason))
             if old is not None:  # what it held is not what it holds
-                self._store.remove([old.path])
-                self._report.removed += 1
+                self._drop([old.path])
             return
+        self._add(str(path), stamp, document, cutter)
+
+    def _add(self, path: str, stamp: str, document: Document, cutter: Cutter) -> None:
+        """Cut a new or changed document; embed what waits where it is enough for a batch."""
         metadata = {"kind": document.kind, **({"title": document.title} if document.title else {}), **self._metadata}
-        self._waiting.append((Record(str(path), stamp, metadata), cutter.cut(document)))
+        self._waiting.append((Record(path, stamp, metadata), cutter.cut(document)))
+        if sum(len(chunks) for _, chunks in self._waiting) >= TOGETHER:
+            self._flush()
 
     def _keep(self, old: Record) -> None:
         metadata = {**old.metadata, **self._metadata}
