@@ -217,8 +217,31 @@ index.TOGETHER = 1
 def tell(progress):
     sys.stdout.write(f"{progress.done}\\n")
     sys.stdout.flush()
-nbadapt.index(sys.argv[1], name="films", model=sys.argv[2], progress=tell)
+built = nbadapt.index(sys.argv[1], name="films", model=sys.argv[2], progress=tell)
+sys.stdout.write(str(built.report))
 """
+
+
+@pytest.mark.slow
+def test_a_real_interrupt_ends_it_with_what_is_done(tree):
+    for i in range(200):
+        (tree / f"more{i}.md").write_text(f"The film number {i} was good. " * 20)
+    paths = os.pathsep.join(entry for entry in sys.path if entry)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BUILD, str(tree), str(tiny_models.folder("bert"))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    while int(process.stdout.readline()) < 20:
+        pass
+    process.send_signal(signal.SIGINT)
+    told = process.communicate()[0].splitlines()[-1]
+    assert process.returncode == 0
+    assert told.startswith("stopped; the same line goes on: ")
+    index = Index.open("films")
+    assert 20 <= len(index.store.documents()) < 207
+    assert len(index.search("film", 10_000, how="vector")) == len(index)
 
 
 @pytest.mark.slow
