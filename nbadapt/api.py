@@ -16,7 +16,8 @@ from nbadapt.options import COLUMNS
 from nbadapt.request import Request, example
 
 if TYPE_CHECKING:
-    from nbadapt.indexing.index import Index, Progress
+    from nbadapt.indexing.index import Index
+    from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
     from nbadapt.method import Task, Verb
     from nbadapt.run import Run

@@ -192,7 +192,7 @@ def test_new_metadata_reaches_old_documents(tree, counted):
 
 
 def test_an_interrupt_keeps_what_is_acknowledged_and_the_same_call_goes_on(tree, counted, monkeypatch):
-    monkeypatch.setattr("nbadapt.indexing.index.TOGETHER", 1)
+    monkeypatch.setattr("nbadapt.indexing.update.TOGETHER", 1)
 
     def interrupt(progress: Any) -> None:
         if progress.done == 3:
@@ -211,9 +211,9 @@ def test_an_interrupt_keeps_what_is_acknowledged_and_the_same_call_goes_on(tree,
 
 _BUILD = """
 import sys
-from nbadapt.indexing import index
+from nbadapt.indexing import update
 import nbadapt
-index.TOGETHER = 1
+update.TOGETHER = 1
 def tell(progress):
     sys.stdout.write(f"{progress.done}\\n")
     sys.stdout.flush()

@@ -185,6 +185,23 @@ def test_pages_are_indexed_and_followed(site):
     assert len(index.store.documents()) == 2
 
 
+def test_a_page_alone_touches_no_other(site):
+    site.pages |= {"/a": page("The film was dull."), "/a/b": page("A film about bells.")}
+    model = str(tiny_models.folder("bert"))
+
+    def build(*paths: str, depth: int = 0) -> Any:
+        urls = [site.url + path for path in paths]
+        return nbadapt.index(urls, name="web", model=model, depth=depth, allow_hosts=LOCAL).report
+
+    assert build("/a", "/a/b").added == 2
+    assert (build("/a").unchanged, build("/a").removed) == (1, 0)
+    report = build("/a", "/a/b", depth=1)  # what one leads to and the other does not
+    assert (report.unchanged, report.added, report.chunks) == (2, 0, 2)
+    site.pages["/a"] = (410, {}, b"")
+    report = build("/a")
+    assert (report.chunks, report.removed) == (1, 1)
+
+
 def test_nothing_is_read_without_leave(site, tmp_path: Path):
     site.pages["/"] = page("secret")
     report = nbadapt.index(site.url, name="web", model=str(tiny_models.folder("bert"))).report

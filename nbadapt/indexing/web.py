@@ -150,7 +150,7 @@ def _robots(url: str, allowed: Collection[str]) -> RobotFileParser:
     rules = RobotFileParser()
     try:
         answer = _fetch(site(url) + "robots.txt", allowed, same_site=False)
-    except _StatusError as error:
+    except StatusError as error:
         if error.status >= 500:
             raise DataError(f"the host's robots.txt cannot be read ({error})") from None
         rules.parse([])
@@ -170,12 +170,17 @@ def _permitted(url: str, robots: RobotFileParser, allowed: Collection[str]) -> _
     return page
 
 
-class _StatusError(DataError):
+class StatusError(DataError):
     """The server refused."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"the server says {status} {reason}".rstrip())
         self.status = status
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no such page any more."""
+        return self.status in {404, 410}
 
 
 def _fetch(url: str, allowed: Collection[str], *, same_site: bool) -> _Page:
@@ -196,7 +201,7 @@ def _fetch(url: str, allowed: Collection[str], *, same_site: bool) -> _Page:
                 raise DataError(f"it leads to another host, {urlsplit(url).netloc}: give that URL itself")
             continue
         if status != 200:
-            raise _StatusError(status, reason)
+            raise StatusError(status, reason)
         return _Page(url, headers.get_content_type(), body, headers.get_content_charset() or "")
     raise DataError(f"it leads on more than {REDIRECTS} times")
 

@@ -9,7 +9,7 @@ from nbadapt.tables import Page
 from nbadapt.widgets.texts import clip
 
 if TYPE_CHECKING:
-    from nbadapt.indexing.index import Progress
+    from nbadapt.indexing.update import Progress
 
 SECONDS = 0.3  # between two updates
 PATH_BYTES = 120
