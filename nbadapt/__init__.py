@@ -20,19 +20,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbadapt.api import finetune, free, generate, methods, prompt, resume, runs, show, stop
+    from nbadapt.api import finetune, free, generate, index, indexes, methods, prompt, resume, runs, show, stop
     from nbadapt.api import help as help  # noqa: A004 - read as nbadapt.help
     from nbadapt.errors import NbadaptError
     from nbadapt.run import Run
 
-__all__ = ["NbadaptError", "Run", "finetune", "free", "generate", "methods", "prompt", "resume", "runs", "show", "stop"]
+__all__ = [
+    "NbadaptError",
+    "Run",
+    "finetune",
+    "free",
+    "generate",
+    "index",
+    "indexes",
+    "methods",
+    "prompt",
+    "resume",
+    "runs",
+    "show",
+    "stop",
+]
 
 _HOMES = {
     "NbadaptError": "nbadapt.errors",
     "Run": "nbadapt.run",
-    **dict.fromkeys(
-        ("finetune", "free", "generate", "help", "methods", "prompt", "resume", "runs", "show", "stop"), "nbadapt.api"
-    ),
+    **dict.fromkeys((*__all__[2:], "help"), "nbadapt.api"),
 }  # help is not in __all__: `from nbadapt import *` must not replace Python's own
 
 

@@ -13,7 +13,7 @@ from nbadapt.request import words
 from nbadapt.run import Run
 from nbadapt.tables import Page, Table
 
-Argument = Literal["", "METHOD", "RUN", "[RUN]"]
+Argument = Literal["", "METHOD", "RUN", "[RUN]", "PATH... --as NAME"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Command:
         argument: what follows it; in brackets where it may be left out.
         help: one line.
         do: takes the argument ("" where there is none) and the notebook's variables; returns what is shown.
+        parse: for a command with options of its own: takes all words behind its name in the place of `do`.
     """
 
     name: str
     argument: Argument
     help: str
-    do: Callable[[str, Mapping[str, Any]], Any]
+    do: Callable[[str, Mapping[str, Any]], Any] = lambda *_: None
+    parse: Callable[[list[str]], Any] | None = None
 
 
 def _run(word: str, namespace: Mapping[str, Any]) -> Run:
@@ -69,6 +71,43 @@ def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
     return Page(f"Gave back {gibibytes(api.free())}.")
 
 
+_INDEX_NUMBERS = {name: name.removeprefix("--") for name in ("--size", "--overlap", "--depth", "--pages")}
+_INDEX_TEXTS = {"--as": "name", "--model": "model", "--store": "store", "--allow-host": "allow_hosts"}
+INDEX_OPTIONS = {**_INDEX_TEXTS, **_INDEX_NUMBERS}
+
+
+def _index(given: list[str]) -> Any:
+    """Build an index or bring it up to date: paths, and `INDEX_OPTIONS`."""
+    from nbadapt.widgets.indexing import IndexingLine
+
+    paths: list[str] = []
+    options: dict[str, Any] = {}
+    rest = iter(given)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            paths.append(word)
+            continue
+        if flag not in INDEX_OPTIONS:
+            hint = did_you_mean(flag, INDEX_OPTIONS, kind="options")
+            raise RequestError(f"unknown option {flag!r} of %nbadapt index: {hint}")
+        value = value if equals else next(rest, "")
+        if not value or value.startswith("--"):
+            raise RequestError(f"{flag} needs a value: write  %nbadapt index manuals --as manuals")
+        if INDEX_OPTIONS[flag] in options:
+            raise RequestError(f"{flag} is given twice; keep one")
+        if flag in _INDEX_NUMBERS:
+            if not value.isdecimal():
+                raise RequestError(f"{flag} is {value!r}: give a whole number")
+            options[INDEX_OPTIONS[flag]] = int(value)
+        else:
+            options[INDEX_OPTIONS[flag]] = value
+    if not paths or "name" not in options:
+        lacking = "no paths" if not paths else "no name"
+        raise RequestError(f"{lacking} given: write  %nbadapt index PATH... --as NAME")
+    return api.index(paths, progress=IndexingLine(options["name"]), **options)
+
+
 COMMANDS: Mapping[str, Command] = {
     command.name: command
     for command in (
@@ -78,6 +117,13 @@ COMMANDS: Mapping[str, Command] = {
         Command("show", "RUN", "the result of a run; RUN is an id, its beginning or a variable", _run),
         Command("resume", "RUN", "go on with a run that was paused, stopped or killed", _resume),
         Command("stop", "[RUN]", "stop the run that works in the background", _stop),
+        Command(
+            "index",
+            "PATH... --as NAME",
+            "make documents searchable, or bring their index up to date: files, folders, patterns, URLs",
+            parse=_index,
+        ),
+        Command("indexes", "", "all indexes of documents", lambda *_: api.indexes()),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
 }
@@ -95,6 +141,8 @@ def execute(line: str, namespace: Mapping[str, Any]) -> Any:
     command = COMMANDS.get(name)
     if command is None:
         raise RequestError(f"unknown command {name!r} of %nbadapt: {did_you_mean(name, COMMANDS, kind='commands')}")
+    if command.parse is not None:
+        return command.parse(arguments)
     usage = f"%nbadapt {name} {command.argument}".rstrip()
     needed = 1 if command.argument and not command.argument.startswith("[") else 0
     if len(arguments) < needed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def complete(lines: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[
 def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
     *before, fragment = re.split(r"\s+", text.lstrip())
     if magic == "nbadapt":
-        return fragment, _command(before, namespace)
+        return fragment, _command(before, fragment, namespace)
     verb: Verb = "finetune" if magic == "finetune" else "prompt"
     if not before:
         return fragment, [m.name for m in _methods(verb)]
@@ -94,6 +94,7 @@ def _values(
     flag: str, fragment: str, verb: Verb, method: type[Method] | None, before: list[str], namespace: Mapping[str, Any]
 ) -> list[str]:
     """What may follow `flag`: its values, or further options where it takes none."""
+    from nbadapt.files import READERS
     from nbadapt.options import DEVICES, DTYPES, TASKS, options, setting_flag
 
     known = options(verb)
@@ -110,7 +111,7 @@ def _values(
         case "model":
             return [*_model_names(verb), *_run_variables(namespace)]
         case "table":
-            return [*_table_variables(namespace), *_files(fragment)]
+            return [*_table_variables(namespace), *_files(fragment, READERS)]
         case "function":
             return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
         case "column":
@@ -143,11 +144,14 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
     return at_name[1], [f"{name}: " for name in _setting_names(method) if name not in used]
 
 
-def _command(before: list[str], namespace: Mapping[str, Any]) -> list[str]:
-    from nbadapt.commands import COMMANDS
+def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt.commands import COMMANDS, INDEX_OPTIONS
+    from nbadapt.indexing.loaders import LOADERS
 
     if not before:
         return list(COMMANDS)
+    if before[0] == "index":
+        return list(INDEX_OPTIONS) if fragment[:1] == "-" else _files(fragment, LOADERS)
     if len(before) > 1 or before[0] not in COMMANDS:
         return []
     match COMMANDS[before[0]].argument.strip("[]"):
@@ -216,14 +220,12 @@ def _columns(before: list[str], namespace: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _files(fragment: str) -> list[str]:
-    """Data files, and folders that may hold some, below the folder that the fragment names."""
-    from nbadapt.files import READERS
-
+def _files(fragment: str, suffixes: Container[str]) -> list[str]:
+    """Files of these kinds, and folders that may hold some, below the folder that the fragment names."""
     head, slash, _ = fragment.rpartition("/")
     try:
         found = sorted(Path(head + slash or ".").expanduser().iterdir())
     except (OSError, RuntimeError):  # RuntimeError: there is no user of that name behind the ~
         return []
-    names = [p.name + "/" * p.is_dir() for p in found if p.is_dir() or p.suffix.lower() in READERS]
+    names = [p.name + "/" * p.is_dir() for p in found if p.is_dir() or p.suffix.lower() in suffixes]
     return [head + slash + name for name in names if not name.startswith(".")]

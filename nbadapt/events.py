@@ -102,6 +102,16 @@ class Sample(Event):
 
 
 @dataclass(frozen=True)
+class Source(Event):
+    """A passage that the answer to a single prompt may name as ``[number]``; `title` says where it stands."""
+
+    kind: ClassVar[str] = "source"
+    number: int
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know: shown in the dashboard and kept in the summary."""
 
@@ -120,7 +130,7 @@ class Checkpoint(Event):
 
 
 KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
-    {c.kind: c for c in (StateChange, Stage, Parameters, Progress, Metric, Memory, Sample, Notice, Checkpoint)}
+    {c.kind: c for c in (StateChange, Stage, Parameters, Progress, Metric, Memory, Sample, Source, Notice, Checkpoint)}
 )
 
 

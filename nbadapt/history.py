@@ -16,6 +16,7 @@ from nbadapt.events import (
     Parameters,
     Progress,
     Sample,
+    Source,
     Stage,
     StateChange,
 )
@@ -33,6 +34,7 @@ class History:
         state: the run's state; see `nbadapt.events.State`.
         series: (split, metric name) -> list of (step, value), in order of arrival.
         samples: every Sample, oldest first; those of the last evaluation share its step.
+        sources: the passages behind the answer to a single prompt.
     """
 
     def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
@@ -47,6 +49,7 @@ class History:
         self.checkpoint: Checkpoint | None = None
         self.series: dict[tuple[str, str], list[tuple[int, float]]] = {}
         self.samples: list[Sample] = []
+        self.sources: list[Source] = []
         self.notices: list[Notice] = []
         self._window: deque[tuple[float, Progress]] = deque()
         self._last_time = 0.0
@@ -80,6 +83,8 @@ class History:
                 self.parameters = event
             case Sample():
                 self.samples.append(event)
+            case Source():
+                self.sources = [event] if event.number == 1 else [*self.sources, event]  # a resumed run tells again
             case Notice():
                 self.notices.append(event)
             case Checkpoint():

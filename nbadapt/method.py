@@ -296,6 +296,15 @@ class Method(ABC):
     exports: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type[Config]] = Config
 
+    @classmethod
+    def trial(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - for those that override it
+        """Settings for a small trial, where the defaults lack what a user must bring; for the conformance kit.
+
+        Args:
+            folder: a place for what the settings name, such as a small index; it may be there from an earlier call.
+        """
+        return {}
+
     @abstractmethod
     def estimate(self, job: Job) -> Estimate:
         """What the job will cost. Loads no weights and runs before `run`, on the main thread.

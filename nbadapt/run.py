@@ -164,6 +164,20 @@ class Run:
         return prompt_log.final(self.job(), prompt_log.read(self.directory, row))
 
     @property
+    def sources(self) -> pd.DataFrame:
+        """The passages that the model was given for each row: row, number, path, page, start, end, text.
+
+        Raises:
+            RunError: the method gave none.
+        """
+        import pandas as pd
+
+        outcome = self._usable_outcome()
+        if "sources" not in outcome.artifacts:
+            raise RunError(f"the run {self.id} has no sources: its method, {self.method}, reads no index")
+        return pd.read_json(self.directory / outcome.artifacts["sources"], lines=True, dtype=False)
+
+    @property
     def history(self) -> pd.DataFrame:
         """All metrics: one row a step and split ("train", "evaluation"), one column a metric."""
         return self.log.frame()

@@ -218,6 +218,8 @@ PROMPT = {
     "no label column": Row("--data train_df --label lable", ("'lable'", "did you mean 'label'"), "{{text}}"),
     "no examples": Row("%%prompt few-shot --model causal", ("--examples",), "{{sentence}}"),
     "empty examples": Row("%%prompt few-shot --model causal --examples nothing", ("nothing", "empty"), "{{sentence}}"),
+    "no index": Row("%%prompt rag --model causal", ("--index NAME", "%nbadapt index PATH"), "hi"),
+    "an unknown index": Row("%%prompt rag --model causal --index notes", ("'notes'", "there are no indexes"), "hi"),
     "too few shots": Row("%%prompt few-shot --model causal --examples pairs --shots -1", ("'shots'", "at least"), "hi"),
 }
 
@@ -229,6 +231,9 @@ COMMANDS = {
     "a table for a run": Row("%nbadapt show train_df", ("train_df", "DataFrame", "%nbadapt runs")),
     "nothing to stop": Row("%nbadapt stop", ("no run is at work", "%nbadapt runs")),
     "help of an unknown method": Row("%nbadapt help lorra", ("'lorra'", "did you mean lora or")),
+    "an index of nothing": Row("%nbadapt index --as notes", ("no paths", "%nbadapt index PATH... --as NAME")),
+    "an index without a name": Row("%nbadapt index good.csv", ("no name", "%nbadapt index PATH... --as NAME")),
+    "an unknown option of index": Row("%nbadapt index good.csv --as notes --modle x", ("'--modle'", "--model")),
     "a word too many": Row("%nbadapt runs all", ("unexpected 'all'", "%nbadapt runs")),
 }
 

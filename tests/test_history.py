@@ -14,6 +14,7 @@ from nbadapt.events import (
     Parameters,
     Progress,
     Sample,
+    Source,
     Stage,
     StateChange,
     from_json,
@@ -30,6 +31,7 @@ EXAMPLES = [
     events.Memory(5, 6, None, None, None),
     events.Memory(5, 6, 1, 2, 3),
     Sample(3, "in", "out", None),
+    Source(1, "a.pdf, page 2", "passage"),
     Notice("said", "warning"),
     Checkpoint(3, "checkpoints/checkpoint-3"),
 ]

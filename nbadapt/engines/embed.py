@@ -103,6 +103,24 @@ class Embedder:
         vectors = np.stack([found[name].vector for name in names])
         return Embedded(vectors, np.array([found[name].length for name in names], np.int32))
 
+    def compute(self, texts: Sequence[str], tick: Callable[[int], None] = lambda _: None) -> np.ndarray[Any, Any]:
+        """Vectors (n, d) of length 1 for n texts, in float32; nothing is looked up or kept on disk.
+
+        Args:
+            texts: n texts; each is cut at the limit.
+            tick: told after each batch how many different texts are done; may raise to leave early.
+        """
+        import numpy as np
+
+        names = [digest(text) for text in texts]
+        found: dict[bytes, Entry] = {}
+        for entries in self._batches(dict(zip(names, texts, strict=True))):
+            found |= entries
+            tick(len(found))
+        vectors: np.ndarray[Any, Any] = np.stack([found[name].vector for name in names])
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
     def _keep(self, cache: EmbeddingCache, entries: dict[bytes, Entry]) -> None:
         try:
             cache.add(entries)

@@ -71,10 +71,12 @@ class Row:
     number: int
     prompt: Prompt
     expected: str | None
+    shown: str | None = None  # the row's own part, where the prompt holds more than that
 
     def query(self, prompt: Prompt, group: int = 0) -> Query:
         """The row as it is asked; rows of one group have the same demonstrations."""
-        return Query(self.number, prompt, as_text(self.prompt), self.expected, group)
+        shown = as_text(self.prompt) if self.shown is None else self.shown
+        return Query(self.number, prompt, shown, self.expected, group)
 
 
 class Fitting:

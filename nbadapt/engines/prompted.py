@@ -26,7 +26,7 @@ class Prompted(Adapted):
     """
 
     def __init__(self, model: Adapted, labels: Sequence[str], shots: Chosen, separator: str) -> None:
-        self._model, self._labels, self._shots, self._separator = model, tuple(labels), shots, separator
+        self._model, self.labels, self._shots, self._separator = model, tuple(labels), shots, separator
         self.abilities, self.chat = model.abilities, model.chat
 
     def generate(
@@ -57,7 +57,7 @@ class Prompted(Adapted):
 
     def predict(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
         """The class of every prompt; the run's own classes where `labels` is None."""
-        chosen = labels or self._labels or None
+        chosen = labels or self.labels or None
         return self._model.predict(self._asked(texts), chosen if "generate" in self.abilities else labels)
 
     @property

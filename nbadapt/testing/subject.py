@@ -115,7 +115,7 @@ class Subject:
             UnusableError: the method's Config has no defaults.
         """
         try:
-            config = self.method.Config(**self.settings)
+            config = self.method.Config(**{**self.method.trial(self._room), **self.settings})
         except ValueError:
             raise UnusableError("its settings have no defaults that fit") from None
         self._count += 1

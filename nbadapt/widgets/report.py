@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt.events import FINISHED
 from nbadapt.widgets import figure, summary
+from nbadapt.widgets.quotes import quotes_html
 from nbadapt.widgets.texts import clip, reasonings, samples
 from nbadapt.widgets.watched import Reported
 
@@ -56,12 +57,16 @@ def bundle(run: Reported) -> dict[str, Any]:
     blocks = [
         f"<div><b>{_text(title)}</b> &nbsp; {MARKS.get(history.state, '')} {_text(head)}</div>",
         f'<pre style="{ANSWER}">{_text(answer)}</pre>' if answer is not None else "",
+        quotes_html([(source.number, source.title, source.text) for source in history.sources]),
         _picture(history),
         _table(rows),
         _samples(history, opened=run.verb == "prompt" and answer is None),
         *(f"<div><b>{LEVELS.get(level, NOTE)}:</b> {_text(text)}</div>" for level, text in notices),
     ]
     html = f'<div style="{FRAME}">{"".join(blocks)}</div>'
+    if answer is not None and history.sources:
+        named = (f"[{source.number}] {clip(source.title, LINE_BYTES)}" for source in history.sources)
+        answer = "\n".join([answer, "", *named])
     return {"text/html": html, "text/plain": _plain(f"{title}: {head}", rows, notices, answer)}
 
 

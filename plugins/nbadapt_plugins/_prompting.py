@@ -17,7 +17,7 @@ from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
 from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from nbadapt.engines.evaluation import Reader
     from nbadapt.engines.fitting import Questions, Row, Selection
@@ -90,6 +90,20 @@ class PromptMethod(Method):
         """Predicted peaks in bytes, by item, of what the method needs besides the model."""
         return {}
 
+    def grounded(
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        labels: tuple[str, ...],
+        tokenizer: PreTrainedTokenizerBase | None,
+        emit: Emit | None,
+    ) -> Sequence[Row]:
+        """The rows with what else the model is to read.
+
+        `tokenizer` is None for an endpoint, `emit` in an estimate, which loads no weights.
+        """
+        return rows
+
     # ------------------------------------------------------------------ the contract
 
     def estimate(self, job: Job) -> Estimate:
@@ -157,11 +171,12 @@ class PromptMethod(Method):
 
         labels = _labels(job)
         text = self._template(job, labels)
-        rows = [self.asked(job, labels, row) for row in _rows(job, text)]
+        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if config is not None else None
+        rows = self.grounded(job, _rows(job, text), labels, tokenizer, emit)
+        rows = [self.asked(job, labels, row) for row in rows]
         reader = self.reader(job, labels, rows)
         pool = self.pool(job, text)
         _check_apart(job, rows, pool)
-        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if config is not None else None
         selection = self.selection(job, text, pool, [row.prompt for row in rows], emit)
         scored = () if reader else labels
         plan = Fitting(job, tokenizer, config, scored, rows, pool, self.wanted(job), selection).plan()

@@ -1,0 +1,160 @@
+"""The default store: what every store must do, and what is special to one file of SQLite."""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nbadapt.errors import PluginError, RequestError, StoreError
+from nbadapt.indexing import store as stores
+from nbadapt.indexing.chunks import Chunk
+from nbadapt.indexing.sqlite import SqliteStore
+from nbadapt.indexing.store import Record
+from nbadapt.testing.stores import StoreContract, chunks_of, vectors
+
+
+class TestSqlite(StoreContract):
+    kind = "nbadapt.indexing.sqlite:SqliteStore"
+
+
+def test_the_default_store_is_declared():
+    assert "sqlite" in stores.names()
+    assert stores.kind(stores.DEFAULT) is SqliteStore
+    with pytest.raises(RequestError, match="did you mean sqlite"):
+        stores.kind("sqlit")
+
+
+def test_a_broken_store_is_told_with_its_owner(tmp_path, monkeypatch):
+    folder = tmp_path / "broken-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[nbadapt.stores]\nbroken = nowhere:X\nother = pathlib:Path\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("broken", "other"):
+        with pytest.raises(PluginError, match=f"the store '{name}' of broken"):
+            stores.kind(name)
+
+
+def test_bm25_is_that_of_the_paper(tmp_path):
+    """k1 = 1.2, b = 0.75, and the logarithm of the odds as the weight of a word."""
+    texts = [
+        "dog cat dog",
+        "cat bird",
+        "fish and more fish in pond",
+        "bird",
+        "dog dog dog dog cat pond",
+        "tree",
+        "hill",
+    ]
+    store = SqliteStore(tmp_path / "x")
+    store.put(Record("a"), chunks_of(*texts), vectors(texts))
+    words = [re.findall(r"\w+", text) for text in texts]
+    mean = np.mean([len(own) for own in words])
+
+    def bm25(own: list[str], asked: list[str]) -> float:
+        total, counts = 0.0, Counter(own)
+        for word in asked:
+            n = sum(word in other for other in words)
+            weight = max(math.log((len(words) - n + 0.5) / (n + 0.5)), 1e-6)
+            total += weight * counts[word] * 2.2 / (counts[word] + 1.2 * (0.25 + 0.75 * len(own) / mean))
+        return total
+
+    for asked in ("dog", "dog pond", "bird cat fish"):
+        expected = sorted((s for own in words if (s := bm25(own, asked.split())) > 0), reverse=True)
+        assert [score for _, score in store.matching(asked, 9)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_matrix_follows_the_file_without_being_read_again(tmp_path):
+    store, other = SqliteStore(tmp_path / "x"), SqliteStore(tmp_path / "x")
+    texts = [f"text {i}" for i in range(50)]
+    store.put(Record("a"), chunks_of(*texts), vectors(texts))
+    store.nearest(vectors(["x"])[0], 1)
+    before = store._matrix.columns
+    other.put(Record("b"), chunks_of("more"), vectors(["more"]))
+    store.nearest(vectors(["x"])[0], 1)
+    assert store._matrix.columns.base is before.base  # it was added in place
+    np.testing.assert_allclose(store._matrix.columns.T, vectors([*texts, "more"]), atol=1e-6)
+    for i in range(40):
+        other.put(Record(f"c{i}"), chunks_of(f"c{i}"), vectors([f"c{i}"]))
+        other.remove([f"c{i - 1}", "b"])
+        store.nearest(vectors(["x"])[0], 1)
+        np.testing.assert_allclose(store._matrix.columns.T, vectors([*texts, f"c{i}"]), atol=1e-6)
+    other.remove(["c39"])
+    other.remove(["a", "b"])
+    assert store.nearest(vectors(["x"])[0], 1) == []
+
+
+def test_odd_letters_do_not_break_the_file(tmp_path):
+    store = SqliteStore(tmp_path / "x")
+    text = "a\0b \ud800 c"
+    store.put(Record("a"), [Chunk(text, 0, len(text))], vectors([text]))
+    (passage,) = store.passages([store.nearest(vectors([text])[0], 1)[0].chunk]).values()
+    assert len(passage.text) == len(text)
+    assert passage.text.startswith("a\N{REPLACEMENT CHARACTER}b")
+
+
+def one_line(error: pytest.ExceptionInfo[StoreError], path: Path) -> bool:
+    return str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_index_is_told_in_one_line(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("this is no database " * 100)
+    with pytest.raises(StoreError) as error:
+        SqliteStore(path)
+    assert one_line(error, path)
+    assert path.read_text().startswith("this is no database")
+    later = tmp_path / "later"
+    connection = sqlite3.connect(later)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreError, match="another version") as error:
+        SqliteStore(later)
+    with pytest.raises(StoreError) as error:
+        SqliteStore(tmp_path)
+    assert one_line(error, tmp_path)
+
+
+def test_a_closed_or_locked_file_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("nbadapt.indexing.sqlite.WAIT", 0.1)
+    path = tmp_path / "x"
+    store = SqliteStore(path)
+    blocking = sqlite3.connect(path, isolation_level=None)
+    blocking.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked") as error:
+        store.put(Record("a"), chunks_of("a"), vectors(["a"]))
+    assert one_line(error, path)
+    blocking.execute("ROLLBACK")
+    blocking.close()
+    store.put(Record("a"), chunks_of("a"), vectors(["a"]))
+    store.close()
+    with pytest.raises(StoreError):
+        store.documents()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_chunks_are_searched_in_milliseconds(tmp_path):
+    drawn = np.random.default_rng(0)
+    rows = drawn.normal(size=(100_000, 384)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    store = SqliteStore(tmp_path / "x")
+    for start in range(0, 100_000, 100):
+        chunks = [Chunk(f"chunk {i}", 0, 1) for i in range(start, start + 100)]
+        store.put(Record(f"d{start}"), chunks, rows[start : start + 100])
+    asked = rows[:20] + 0.05 * drawn.normal(size=(20, 384)).astype(np.float32)
+    store.nearest(asked[0], 10)
+    seconds = []
+    for vector in asked:
+        start = time.perf_counter()
+        ranked = store.nearest(vector, 10)
+        seconds.append(time.perf_counter() - start)
+        expected = np.argsort(-(rows.astype(np.float64) @ vector))[:10] + 1
+        assert {chunk for chunk, _ in ranked} == set(expected.tolist())
+    assert min(seconds) < 0.03  # alone on the machine under 10 ms
