@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from nbadapt import models, store
+from nbadapt import models
 from nbadapt.data import Examples
-from nbadapt.errors import NbadaptError, RequestError, Stopped
-from nbadapt.events import Metric, Notice, Parameters, Progress, Sample
+from nbadapt.errors import NbadaptError, RequestError
+from nbadapt.events import Metric, Notice, Parameters, Progress
 from nbadapt.method import Job
 from nbadapt.settings import validate
 from nbadapt_plugins import _heads
@@ -268,40 +271,31 @@ def test_the_merged_model_is_plain_transformers_with_the_runs_answers(architectu
     assert [model.config.id2label[i] for i in range(2)] == list(predicted.names)
 
 
-def test_new_layers_have_no_merged_model_and_say_so(tmp_path):
-    job = make_job("bert", tmp_path / "run", hidden_sizes=[16])
+@pytest.mark.parametrize(("own", "kind"), [(False, "merged"), (True, "head")])
+def test_each_head_has_its_own_export_and_says_so(own, kind, tmp_path):
+    job = make_job("bert", tmp_path / "run", hidden_sizes=None if own else [16])
     outcome, _ = train(job)
-    with pytest.raises(RequestError, match="hidden_sizes: none"):
-        OutputLayers().export("merged", outcome, job, tmp_path)
+    other = "merged" if own else "head"
+    with pytest.raises(RequestError, match=rf"run.export\(\'{other}\'\)"):
+        OutputLayers().export(kind, outcome, job, tmp_path)
 
 
-@pytest.mark.parametrize("hidden", [None, [16]])
-def test_stopped_and_resumed_equals_unbroken(hidden, tmp_path):
-    whole, _ = train(make_job("bert", tmp_path / "whole", hidden_sizes=hidden, dropout=0.1))
-    job = make_job("bert", tmp_path / "broken", hidden_sizes=hidden, dropout=0.1)
-
-    def stop(event: object) -> None:
-        if isinstance(event, Progress) and event.step == 8:
-            raise Stopped
-
-    stopped = OutputLayers().run(job, stop)
-    assert stopped.artifacts
-    OutputLayers().load(stopped, job).predict(TEXTS)
-    events: list[object] = []
-    outcome = OutputLayers().run(replace(job, checkpoint=store.last_checkpoint(job.directory)), events.append)
-    assert next(e.step for e in events if isinstance(e, Progress)) == 9
-    for name, value in whole.metrics.items():
-        assert outcome.metrics[name] == pytest.approx(value, rel=1e-4), name
-
-
-def test_a_second_run_embeds_nothing(tmp_path, monkeypatch):
-    from nbadapt.engines.embed import Embedder
-
-    train(make_job("bert", tmp_path / "first"))
-    monkeypatch.setattr(Embedder, "_vectors", lambda *_: pytest.fail("embedded again"))
-    outcome, events = train(make_job("bert", tmp_path / "second", learning_rate=1e-3, dropout=0.5))
-    assert outcome.metrics["loss"] > 0
-    assert any(isinstance(e, Sample) for e in events)
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "hidden"), [("bert", "auto", []), ("llama", "last", [8]), ("roberta", "cls", [16, 8])]
+)
+def test_exported_layers_work_without_nbadapt(architecture, pooling, hidden, tmp_path):
+    job = make_job(architecture, tmp_path / "run", hidden_sizes=hidden, pooling=pooling)
+    outcome, _ = train(job)
+    target = tmp_path / "head"
+    target.mkdir()
+    OutputLayers().export("head", outcome, job, target)
+    script = f"import json, use_head; print(json.dumps(use_head.load()({TEXTS!r})))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=target, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    expected = OutputLayers().load(outcome, job).predict(TEXTS)
+    for row, probabilities in zip(found, expected.probabilities, strict=True):
+        assert [row[name] for name in expected.names] == pytest.approx(probabilities.tolist(), abs=1e-4)
 
 
 def test_bfloat16_backbones_train_a_float32_head(tmp_path):

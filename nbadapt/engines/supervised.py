@@ -532,6 +532,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class i
             self._gradient_checks.add(max(state.global_step, GRADIENTS_CHECKED))
         self._evaluated = True
         self._emit(Metric(state.global_step, "evaluation", values))
+        if not math.isfinite(values.get("loss", 0.0)):
+            raise _no_number("loss of the held-out rows", values["loss"], state.global_step, self._job)
         self._show_samples(state.global_step)
         self._emit(Stage("training"))
 

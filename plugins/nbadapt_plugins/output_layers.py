@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -85,7 +86,7 @@ class OutputLayers(Method):
     reference = "https://arxiv.org/abs/1801.06146"
     tasks = frozenset({"classification"})
     requires = ("transformers",)
-    exports = frozenset({"merged"})
+    exports = frozenset({"head", "merged"})
     Config = OutputLayersSettings
 
     def estimate(self, job: Job) -> Estimate:
@@ -128,18 +129,87 @@ class OutputLayers(Method):
         return _Layers(job, job.directory / outcome.artifacts["head"]).classifier()
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
-        """Write "merged": the whole model with its tokenizer."""
+        """Write "head": new layers and how plain PyTorch uses them; "merged": the whole model with its own head."""
         from nbadapt.engines.supervised import load_trained
 
-        if job.config.hidden_sizes is not None:
-            raise RequestError(
-                "transformers has no classifier with the layers of hidden_sizes: a merged model needs the model's own "
-                "head, so write hidden_sizes: none"
-            )
+        stored = job.directory / outcome.artifacts["head"]
+        own = job.config.hidden_sizes is None
+        if own != (kind == "merged"):
+            fitting = "merged" if own else "head"
+            head = "the model's own head" if own else "new layers, which no class of transformers has,"
+            raise RequestError(f"this run trained {head} and is written out as {fitting!r}: run.export({fitting!r})")
+        if kind == "head":
+            _write_head(stored, job, target)
+            return
         model, tokenizer = load_base(job)
-        load_trained(model, job.directory / outcome.artifacts["head"] / WEIGHTS)
+        load_trained(model, stored / WEIGHTS)
         model.to(model.dtype).save_pretrained(target)
         tokenizer.save_pretrained(target)
+
+
+EXPORTED = '''"""Output layers on {model}. Needs torch, transformers and safetensors.
+
+from use_head import load
+classify = load()
+classify(["a text"])  # one mapping a text: label -> probability
+"""
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+HERE = Path(__file__).parent
+MODEL = {path!r}
+LIMIT = {limit}  # tokens of a text
+
+
+def load(device="cpu"):
+    about = json.loads((HERE / "{shape}").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    backbone = AutoModel.from_pretrained(MODEL, dtype=torch.{dtype}).to(device).eval()
+    weights = load_file(HERE / "{weights}", device)
+    layers = sorted({{int(name.split(".")[1]) for name in weights}})
+
+    @torch.no_grad()
+    def classify(texts):
+        batch = tokenizer(list(texts), truncation=True, max_length=LIMIT, padding=True, return_tensors="pt").to(device)
+        given = {{name: batch[name] for name in ("input_ids", "attention_mask")}}
+        states, mask = backbone(**given).last_hidden_state.float(), batch["attention_mask"][..., None].float()
+        last = batch["attention_mask"].sum(1) - 1
+        x = {{
+            "mean": lambda: (states * mask).sum(1) / mask.sum(1),
+            "cls": lambda: states[:, 0],
+            "last": lambda: states[torch.arange(len(states)), last],
+        }}[about["pooling"]]()
+        for number in layers:
+            x = torch.nn.functional.linear(x, weights[f"layers.{{number}}.weight"], weights[f"layers.{{number}}.bias"])
+            if number != layers[-1]:
+                x = getattr(torch.nn.functional, about["activation"])(x)
+        return [dict(zip(about["labels"], row.tolist())) for row in x.softmax(-1)]
+
+    return classify
+'''
+
+
+def _write_head(stored: Path, job: Job, target: Path) -> None:
+    """The stored layers, and a module that uses them without nbadapt, into the folder `target`."""
+    from nbadapt import models
+    from nbadapt.engines.encoding import length_limit
+
+    shutil.copytree(stored, target, dirs_exist_ok=True)
+    text = EXPORTED.format(
+        model=job.model.name,
+        path=job.model.path,
+        limit=length_limit(models.read_config(job.model), job.config.max_length),
+        dtype=job.dtype,
+        shape=SHAPE,
+        weights=WEIGHTS,
+    )
+    (target / "use_head.py").write_text(text, encoding="utf-8")
 
 
 def _parameters(model: Any, job: Job) -> int:
