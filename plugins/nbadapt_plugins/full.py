@@ -37,7 +37,7 @@ CHECKPOINT_BYTES = 12  # of a parameter: its value and AdamW's two moments
 class FullSettings(TrainingConfig):
     """Settings of training all layers."""
 
-    learning_rate: float = Field(5e-5, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay")
 
 
