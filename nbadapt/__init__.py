@@ -20,17 +20,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbadapt.api import finetune, free, methods, prompt, resume, runs, show, stop
+    from nbadapt.api import cache, clear_cache, finetune, free, methods, prompt, resume, runs, show, stop
     from nbadapt.api import help as help  # noqa: A004 - read as nbadapt.help
     from nbadapt.errors import NbadaptError
     from nbadapt.run import Run
 
-__all__ = ["NbadaptError", "Run", "finetune", "free", "methods", "prompt", "resume", "runs", "show", "stop"]
+__all__ = [
+    "NbadaptError",
+    "Run",
+    "cache",
+    "clear_cache",
+    "finetune",
+    "free",
+    "methods",
+    "prompt",
+    "resume",
+    "runs",
+    "show",
+    "stop",
+]
 
 _HOMES = {
     "NbadaptError": "nbadapt.errors",
     "Run": "nbadapt.run",
-    **dict.fromkeys(("finetune", "free", "help", "methods", "prompt", "resume", "runs", "show", "stop"), "nbadapt.api"),
+    **dict.fromkeys(
+        ("cache", "clear_cache", "finetune", "free", "help", "methods", "prompt", "resume", "runs", "show", "stop"),
+        "nbadapt.api",
+    ),
 }  # help is not in __all__: `from nbadapt import *` must not replace Python's own
 
 

@@ -13,7 +13,7 @@ from nbadapt.request import words
 from nbadapt.run import Run
 from nbadapt.tables import Page, Table
 
-Argument = Literal["", "METHOD", "RUN", "[RUN]"]
+Argument = Literal["", "METHOD", "RUN", "[RUN]", "[clear]"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,17 @@ def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
     return Page(f"Gave back {gibibytes(api.free())}.")
 
 
+def _cache(word: str, _namespace: Mapping[str, Any]) -> Page:
+    if word not in {"", "clear"}:
+        raise RequestError(f"unexpected {word!r}: write  %nbadapt cache  or  %nbadapt cache clear")
+    if word:
+        return Page(f"Forgot {api.clear_cache():,} answers.")
+    kept = api.cache()
+    return Page(
+        f"{kept.answers:,} answers, {kept.bytes / 2**20:,.1f} MiB in {kept.file}; %nbadapt cache clear forgets them."
+    )
+
+
 COMMANDS: Mapping[str, Command] = {
     command.name: command
     for command in (
@@ -78,6 +89,7 @@ COMMANDS: Mapping[str, Command] = {
         Command("show", "RUN", "the result of a run; RUN is an id, its beginning or a variable", _run),
         Command("resume", "RUN", "go on with a run that was paused, stopped or killed", _resume),
         Command("stop", "[RUN]", "stop the run that works in the background", _stop),
+        Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
 }

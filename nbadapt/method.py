@@ -201,6 +201,8 @@ class Adapted:
     """
 
     abilities: frozenset[str] = frozenset()
+    identity: str | None = None
+    """What its answers depend on besides the prompt, for those kept on disk; None: the files of the job's model."""
 
     def generate(
         self,

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import nbadapt
 from nbadapt import metrics, models, registry, request
 from nbadapt.engines import figures, prompt_log
-from nbadapt.engines.evaluation import Query
+from nbadapt.engines.asking import Query
 from nbadapt.errors import RequestError, RunError
 from nbadapt.events import Notice
 from nbadapt.method import OwnMetric

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines import figures
-from nbadapt.engines.generate import LanguageModel, softmax
-from nbadapt.engines.tokens import Prompt, as_text, encode_completion
+from nbadapt.engines.asking import Asking, Query, Reader, Reply
+from nbadapt.engines.generate import LanguageModel
+from nbadapt.engines.tokens import encode_completion
 from nbadapt.errors import NbadaptError, RequestError, Stopped
 from nbadapt.events import Metric, Notice, Progress, Sample, Stage
 from nbadapt.method import Adapted, Emit, Job, Outcome
@@ -20,64 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREDICTIONS = "artifacts/predictions.jsonl"
-
-
-@dataclass(frozen=True)
-class Query:
-    """One row to answer.
-
-    Attributes:
-        row: its number in the table, from 1.
-        prompt: what the model is asked, with demonstrations.
-        shown: the row's own part of it, for people.
-        expected: the right answer, where it is known.
-        group: queries of one group begin with the same demonstrations.
-    """
-
-    row: int
-    prompt: Prompt
-    shown: str
-    expected: str | None = None
-    group: int = 0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model said.
-
-    Attributes:
-        text: its answer.
-        probabilities: of the labels, where it chose from them.
-        reasoning: all that it wrote, where its answer was found in that; one text for each time it was asked.
-        votes: how many of those ended with each answer.
-    """
-
-    text: str
-    probabilities: dict[str, float] | None = None
-    reasoning: tuple[str, ...] = ()
-    votes: dict[str, int] | None = None
-
-    @property
-    def shown_reasoning(self) -> str | None:
-        """The reasonings as one text; None where there are none."""
-        if len(self.reasoning) < 2:
-            return self.reasoning[0] if self.reasoning else None
-        return "\n\n".join(f"[{number}] {text}" for number, text in enumerate(self.reasoning, 1))
-
-
-class Reader(Protocol):
-    """Finds the answer in what the model writes."""
-
-    @property
-    def paths(self) -> int:
-        """How often a prompt is asked."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The answers to choose from; empty for any text."""
-
-    def read(self, texts: Sequence[str]) -> Reply:
-        """The answer of the texts that one prompt was answered with; its text is empty where there is none."""
 
 
 def evaluate(
@@ -106,15 +47,22 @@ def evaluate(
         ModelError: a row that leaves no room for its answer: before the first answer.
         Stopped: before the first answer.
     """
-    _check(model, queries, labels, job, emit)
     record = _Record(job, queries, "accuracy" if labels or (reader and reader.classes) else "exact_match")
     total = steps(queries, job.config.batch_size)
     try:
-        for step, (batch, answers) in enumerate(_answers(model, queries, labels, job, emit, reader), 1):
-            record.add(batch, answers)
-            emit(Progress(step, total, examples=len(record.answers)))
-            if record.compared:
-                emit(Metric(step, "evaluation", record.running()))
+        with Asking(model, labels, job, emit, reader) as asking:
+            known = asking.known(queries)
+            left = [query for query in queries if query.row not in known]
+            _check(model, left, labels, job, emit)
+            before = total - steps(left, job.config.batch_size)
+            if known:
+                record.add([query for query in queries if query.row in known], known)
+                emit(Notice(f"{len(known):,} of {len(queries):,} rows were asked before: see  %nbadapt cache"))
+                _tell(record, before, total, emit)
+            for step, (batch, answers) in enumerate(asking.answers(left), before + 1):
+                record.add(batch, {q.row: a for q, a in zip(batch, answers, strict=True)})
+                _tell(record, step, total, emit)
+            cache_fault = asking.fault
     except Stopped:
         if not record.answers:
             raise
@@ -125,8 +73,8 @@ def evaluate(
         raise
     outcome = record.close()
     try:
-        if record.fault:
-            emit(Notice(record.fault, "warning"))
+        for fault in filter(None, (record.fault, cache_fault)):
+            emit(Notice(fault, "warning"))
         if reader:
             _tell_unread(record, queries, emit)
         for query in queries[: job.config.samples]:
@@ -135,6 +83,14 @@ def evaluate(
     except Stopped:
         pass  # everything is answered and stored
     return outcome
+
+
+def _tell(record: _Record, step: int, total: int, emit: Emit) -> None:
+    """How far it is; a step that began with answers that were known may not be done yet."""
+    if step:
+        emit(Progress(step, total, examples=len(record.answers)))
+        if record.compared:
+            emit(Metric(step, "evaluation", record.running()))
 
 
 def _tell_unread(record: _Record, queries: Sequence[Query], emit: Emit) -> None:
@@ -169,90 +125,13 @@ def steps(queries: Sequence[Query], batch_size: int) -> int:
     return sum(-(-count // batch_size) for count in Counter(query.group for query in queries).values())
 
 
-def choose(model: Adapted, prompt: Prompt, labels: Sequence[str], emit: Emit) -> Reply:
-    """The model's choice for one prompt."""
+def ask(
+    model: Adapted, query: Query, labels: Sequence[str], job: Job, emit: Emit, reader: Reader | None = None
+) -> Reply:
+    """The model's answer to one query; see `evaluate`."""
     emit(Stage("answering"))
-    return _predicted(model, [prompt], labels)[0]
-
-
-def _answers(
-    model: Adapted,
-    queries: Sequence[Query],
-    labels: Sequence[str],
-    job: Job,
-    emit: Emit,
-    reader: Reader | None,
-) -> Iterator[tuple[list[Query], list[Reply]]]:
-    """Batches of queries with their answers."""
-    groups: dict[int, list[Query]] = {}
-    for query in queries:
-        groups.setdefault(query.group, []).append(query)
-
-    def tick() -> None:
-        emit(Stage("answering"))
-
-    for group in groups.values():
-        if labels and isinstance(model, LanguageModel):  # batch by batch, over one prefix
-            for indices, scores in model.scored([query.prompt for query in group], labels, tick=tick):
-                yield [group[i] for i in indices], [_chosen(labels, row) for row in softmax(scores)]
-            continue
-        for batch in _chunks(group, job.config.batch_size):
-            tick()
-            if labels:
-                yield batch, _predicted(model, [query.prompt for query in batch], labels)
-            else:
-                yield batch, write(model, batch, job, reader, tick)
-
-
-def _predicted(model: Adapted, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Reply]:
-    """Choices between the labels; a classifier has its own and takes none."""
-    texts: Any = prompts
-    predicted = model.predict(texts, labels if "score" in model.abilities else None)
-    return [_chosen(predicted.names, row) for row in predicted.probabilities]
-
-
-def write(
-    model: Adapted, batch: Sequence[Query], job: Job, reader: Reader | None, tick: Callable[[], None]
-) -> list[Reply]:
-    """Free answers to a batch, with the job's sampling settings; as many a prompt as the reader wants."""
-    paths = [
-        _written(model, [q.prompt for q in batch], job, path, tick) for path in range(reader.paths if reader else 1)
-    ]
-    return [reader.read(texts) if reader else Reply(texts[0]) for texts in zip(*paths, strict=True)]
-
-
-def _written(model: Adapted, prompts: Sequence[Prompt], job: Job, path: int, tick: Callable[[], None]) -> list[str]:
-    """One text a prompt. What is drawn depends on the seed, the path and the prompt alone, not on its batch."""
-    asked: Any = prompts
-    seed: Any = job.seed * 1_000_003 + path
-    if isinstance(model, LanguageModel):
-        seed = [_draw_seed(job.seed, path, prompt) for prompt in prompts]
-    return model.generate(
-        asked,
-        max_new_tokens=job.config.max_new_tokens,
-        temperature=job.config.temperature,
-        top_p=job.config.top_p,
-        seed=seed,
-        tick=tick,
-    )
-
-
-def _draw_seed(seed: int, path: int, prompt: Prompt) -> int:
-    content = prompt if isinstance(prompt, str) else [dict(turn) for turn in prompt]
-    text = json.dumps([seed, path, content])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _chosen(labels: Sequence[str], probabilities: Sequence[float]) -> Reply:
-    by_label = {label: float(p) for label, p in zip(labels, probabilities, strict=True)}
-    return Reply(max(by_label, key=by_label.__getitem__), by_label)
-
-
-def _chunks(queries: Sequence[Query], size: int) -> Iterator[list[Query]]:
-    """Batches of similar length, short ones first."""
-    ordered = sorted(queries, key=lambda query: (len(as_text(query.prompt)), query.row))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    with Asking(model, labels, job, emit, reader) as asking:
+        return asking.one(query)
 
 
 class _Record:
@@ -268,10 +147,11 @@ class _Record:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text("", encoding="utf-8")
 
-    def add(self, batch: Sequence[Query], answers: Sequence[Reply]) -> None:
+    def add(self, batch: Sequence[Query], answers: Mapping[int, Reply]) -> None:
+        """Keep the answers to a batch, by row."""
         with self._path.open("a", encoding="utf-8") as file:
-            for query, answer in zip(batch, answers, strict=True):
-                self.answers[query.row] = answer
+            for query in batch:
+                answer = self.answers[query.row] = answers[query.row]
                 self._right += self.compared and same(answer.text, query.expected)
                 file.write(self._line(query, answer))
 

@@ -19,7 +19,7 @@ from nbadapt.options import DTYPES
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nbadapt.engines.evaluation import Reader
+    from nbadapt.engines.asking import Reader
     from nbadapt.engines.fitting import Questions, Row, Selection
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
@@ -39,6 +39,7 @@ class PromptConfig(Config):
     )
     batch_size: int = Field(16, ge=1, le=4096, description="prompts in one forward pass")
     samples: int = Field(5, ge=0, le=100, description="rows whose answers are shown at the end")
+    cache: bool = Field(True, description="keep answers, and take those that were given to the same prompt before")
 
 
 class PromptMethod(Method):
@@ -343,13 +344,10 @@ def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     from nbadapt.engines import evaluation
 
     (query,) = plan.queries
-    if plan.labels:
-        answer = evaluation.choose(model, query.prompt, plan.labels, emit)
-    else:
-        (answer,) = evaluation.write(model, [query], job, plan.reader, lambda: emit(Stage("answering")))
-        if plan.reader and not answer.text:
-            emit(Notice("no answer was found in what the model wrote: the whole is shown; see answer_pattern"))
-            answer = replace(answer, text=answer.reasoning[0])
+    answer = evaluation.ask(model, query, plan.labels, job, emit, plan.reader)
+    if plan.reader and not answer.text:
+        emit(Notice("no answer was found in what the model wrote: the whole is shown; see answer_pattern"))
+        answer = replace(answer, text=answer.reasoning[0])
     try:
         emit(Sample(1, query.shown, answer.text, reasoning=answer.shown_reasoning))
         emit(Progress(1, 1, examples=1))
