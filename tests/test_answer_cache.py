@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,26 @@ for i in itertools.count():
         assert len(cache.find(keys(10 * (done + 1)))) == 10 * (done + 1)
         assert len(cache.find([answer_cache.key("other", i) for i in range(20)])) == 20
     assert (answer_cache.size().answers - 20) % 10 == 0  # a batch is whole, or not there
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_with_what_is_new(asked: list[Any]) -> None:
+    rows = tiny_models.translations(40)
+    code = f"""
+import nbadapt
+nbadapt.prompt("zero-shot", model={str(tiny_models.folder("gpt2"))!r}, data={rows!r}, batch_size=2, max_new_tokens=40,
+    device="cpu", dtype="float32")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and (not answer_cache.file().exists() or answer_cache.size().answers < 6):
+            time.sleep(0.02)
+        worker.send_signal(signal.SIGKILL)
+    kept = answer_cache.size().answers
+    assert 6 <= kept < 40
+    (run,) = nbadapt.runs()
+    assert run.state == "killed"
+    run.resume()
+    assert run.state == "done"
+    assert len(run.answers) == 40
+    assert len(asked) == 40 - kept
