@@ -31,7 +31,7 @@ CHOICE = {"batch_size": 2}
 TASKS = [("generation", TRANSLATIONS, WRITE), ("classification", REVIEWS, CHOICE)]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_bases() -> Iterator[None]:
     yield
     models.free()

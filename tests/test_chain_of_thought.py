@@ -27,7 +27,7 @@ WORKED = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_bases() -> Iterator[None]:
     yield
     models.free()

@@ -24,7 +24,7 @@ from nbadapt.method import OwnMetric
 GPT2 = str(tiny_models.folder("gpt2"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_bases() -> Iterator[None]:
     yield
     models.free()
