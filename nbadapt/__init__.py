@@ -20,7 +20,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbadapt.api import finetune, free, generate, index, indexes, methods, prompt, resume, runs, show, stop
+    from nbadapt.api import (
+        cache,
+        clear_cache,
+        finetune,
+        free,
+        generate,
+        index,
+        indexes,
+        methods,
+        prompt,
+        resume,
+        runs,
+        show,
+        stop,
+    )
     from nbadapt.api import help as help  # noqa: A004 - read as nbadapt.help
     from nbadapt.errors import NbadaptError
     from nbadapt.run import Run
@@ -28,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = [
     "NbadaptError",
     "Run",
+    "cache",
+    "clear_cache",
     "finetune",
     "free",
     "generate",

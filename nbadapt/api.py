@@ -16,6 +16,7 @@ from nbadapt.options import COLUMNS
 from nbadapt.request import Request, example
 
 if TYPE_CHECKING:
+    from nbadapt.answer_cache import Size
     from nbadapt.indexing.index import Index
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
@@ -560,3 +561,25 @@ def free() -> int:
         sys.modules["nbadapt.indexing.index"].close_all()
     gc.collect()
     return models.free()
+
+
+def cache() -> Size:
+    """How many answers to prompts are kept on disk, so that the same is not asked twice; where, and how large it is.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    from nbadapt import answer_cache
+
+    return answer_cache.size()
+
+
+def clear_cache() -> int:
+    """Forget all answers that are kept, and return how many there were.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    from nbadapt import answer_cache
+
+    return answer_cache.clear()

@@ -13,7 +13,7 @@ from nbadapt.request import words
 from nbadapt.run import Run
 from nbadapt.tables import Page, Table
 
-Argument = Literal["", "METHOD", "RUN", "[RUN]", "PATH... --as NAME"]
+Argument = Literal["", "METHOD", "RUN", "[RUN]", "[clear]", "PATH... --as NAME"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,17 @@ def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
     return Page(f"Gave back {gibibytes(api.free())}.")
 
 
+def _cache(word: str, _namespace: Mapping[str, Any]) -> Page:
+    if word not in {"", "clear"}:
+        raise RequestError(f"unexpected {word!r}: write  %nbadapt cache  or  %nbadapt cache clear")
+    if word:
+        return Page(f"Forgot {api.clear_cache():,} answers.")
+    kept = api.cache()
+    return Page(
+        f"{kept.answers:,} answers, {kept.bytes / 2**20:,.1f} MiB in {kept.file}; %nbadapt cache clear forgets them."
+    )
+
+
 _INDEX_NUMBERS = {name: name.removeprefix("--") for name in ("--size", "--overlap", "--depth", "--pages")}
 _INDEX_TEXTS = {"--as": "name", "--model": "model", "--store": "store", "--allow-host": "allow_hosts"}
 INDEX_OPTIONS = {**_INDEX_TEXTS, **_INDEX_NUMBERS}
@@ -124,6 +135,7 @@ COMMANDS: Mapping[str, Command] = {
             parse=_index,
         ),
         Command("indexes", "", "all indexes of documents", lambda *_: api.indexes()),
+        Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
 }

@@ -209,6 +209,8 @@ class Adapted:
 
     abilities: frozenset[str] = frozenset()
     chat: bool = False
+    identity: str | None = None
+    """What its answers depend on besides the prompt, for those kept on disk; None: the files of the job's model."""
 
     @property
     def usage(self) -> Mapping[str, int]:

@@ -429,12 +429,21 @@ def _new_head(model: PreTrainedModel, config: PretrainedConfig, device: str, see
 def _base(
     ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The shared base: loaded on first use, then the same object for the life of the kernel."""
+    """The shared base: loaded on first use, then the same object for as long as its files are the same."""
     with _lock:
         key = (ref.path, head, device, dtype, quantization)
-        if key not in _bases:
+        files = _weight_files(ref)
+        if key not in _bases or _bases[key]._nbadapt_files != files:  # weights that were written anew since
             _bases[key] = _read_weights(ref, head, device, dtype, quantization)
+            _bases[key]._nbadapt_files = files  # a mark of our own
         return _bases[key]
+
+
+def _weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a local model's weights; nothing of one on the hub, whose files never change."""
+    folder = Path(ref.path)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def read_apart(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:

@@ -17,6 +17,7 @@ os.environ["JUPYTER_CONFIG_DIR"] = _ROOM + "/jupyter"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for each other
 os.environ["NBADAPT_RUNS"] = _ROOM + "/runs"
 os.environ["NBADAPT_EMBEDDINGS"] = _ROOM + "/embeddings"
+os.environ["NBADAPT_ANSWERS"] = _ROOM + "/answers"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -28,9 +29,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The test's own folder of runs; not made yet."""
+    """The test's own folder of runs; not made yet. Its answers have one of their own too."""
     folder = tmp_path / "nbadapt_runs"
     monkeypatch.setenv("NBADAPT_RUNS", str(folder))
+    monkeypatch.setenv("NBADAPT_ANSWERS", str(tmp_path / "nbadapt_answers"))  # each test asks anew
     return folder
 
 

@@ -14,7 +14,7 @@ from test_prompting import REVIEWS, language_model, make_job, predictions, run
 
 import nbadapt
 from nbadapt import models, registry
-from nbadapt.engines.evaluation import _draw_seed
+from nbadapt.engines.answering import draw_seed
 from nbadapt.errors import DataError, RequestError
 from nbadapt.events import Notice, Sample
 from nbadapt.settings import validate
@@ -27,7 +27,7 @@ WORKED = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_bases() -> Iterator[None]:
     yield
     models.free()
@@ -113,7 +113,13 @@ def test_worked_examples_show_their_reasoning(chat: bool, tmp_path: Path) -> Non
 
 def test_paths_are_drawn_apart_and_vote_reproducibly(tmp_path: Path) -> None:
     pattern = r"([^\W_])\W*$"  # the last letter: random texts have an answer too
-    settings = {"max_new_tokens": 5, "temperature": 2.0, "reasoning_paths": 4, "answer_pattern": pattern}
+    settings = {
+        "max_new_tokens": 5,
+        "temperature": 2.0,
+        "reasoning_paths": 4,
+        "answer_pattern": pattern,
+        "cache": False,
+    }
     jobs = [
         make_job(
             METHOD, tmp_path / str(size), data=tiny_models.translations(4), settings={**settings, "batch_size": size}
@@ -125,7 +131,7 @@ def test_paths_are_drawn_apart_and_vote_reproducibly(tmp_path: Path) -> None:
     assert predictions(jobs[0]) == predictions(jobs[1])  # whatever the batches
     lm = language_model(jobs[0])
     for row in predictions(jobs[0]):
-        seeds = [_draw_seed(0, path, row["input"]) for path in range(4)]
+        seeds = [draw_seed(0, path, row["input"]) for path in range(4)]
         drawn = [lm.generate([row["input"]], max_new_tokens=5, temperature=2.0, seed=[s])[0] for s in seeds]
         assert row["reasoning"] == drawn
         assert len(set(drawn)) > 1

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import nbadapt
 from nbadapt import metrics, models, registry, request
 from nbadapt.engines import figures, prompt_log
-from nbadapt.engines.evaluation import Query
+from nbadapt.engines.answering import Query
 from nbadapt.errors import RequestError, RunError
 from nbadapt.events import Notice
 from nbadapt.method import OwnMetric
@@ -24,7 +24,7 @@ from nbadapt.method import OwnMetric
 GPT2 = str(tiny_models.folder("gpt2"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_bases() -> Iterator[None]:
     yield
     models.free()

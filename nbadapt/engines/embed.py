@@ -218,6 +218,8 @@ def pooled(output: Any, batch: dict[str, torch.Tensor], pooling: Pooling, pad: i
 def fingerprint(ref: ModelRef) -> str:
     """A model's content: every file of its folder that may decide what it computes. A hub model must be loaded."""
     folder = Path(ref.path)
+    if ref.kind == "run":
+        return _run_fingerprint(folder)
     if not folder.is_dir():
         import huggingface_hub
 
@@ -231,6 +233,19 @@ def fingerprint(ref: ModelRef) -> str:
             state = file.stat()
             found.update(f"{file.name} {_file_digest(file.resolve(), state.st_size, state.st_mtime_ns)}\n".encode())
     return found.hexdigest()
+
+
+def _run_fingerprint(folder: Path) -> str:
+    """The content of a finetuned model: its base, what was asked, and all that the run made of it."""
+    from nbadapt import models
+    from nbadapt.method import ModelRef
+
+    found = hashlib.blake2b(fingerprint(models.base_ref(ModelRef(folder.name, "run", str(folder)))).encode())
+    for file in (folder / "request.json", *sorted(p for p in (folder / "artifacts").rglob("*") if p.is_file())):
+        state = file.stat()
+        digest = _file_digest(file.resolve(), state.st_size, state.st_mtime_ns)
+        found.update(f"{file.relative_to(folder)} {digest}\n".encode())
+    return found.hexdigest()[:32]
 
 
 @functools.lru_cache(maxsize=256)

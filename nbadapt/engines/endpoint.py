@@ -50,6 +50,7 @@ class Endpoint(Adapted):
         tell: Tell | None = None,
     ) -> None:
         self.model, self._provider, self._limits, self._tell = model, provider, limits or Limits(), tell
+        self.identity = f"{model.path} at {model.base_url}"
         self._journal = _Journal(journal)
         self._used = {"prompt_tokens": 0, "completion_tokens": 0}
         self._counted = True

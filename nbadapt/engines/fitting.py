@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nbadapt.engines.evaluation import Query, Reader
+from nbadapt.engines.answering import Query, Reader
 from nbadapt.engines.prompts import Shot, with_shots
 from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt, rough_tokens
 from nbadapt.errors import ModelError

@@ -22,7 +22,7 @@ from nbadapt.engines.tokens import Prompt, as_text, rendered
 from nbadapt.errors import RunError
 
 if TYPE_CHECKING:
-    from nbadapt.engines.evaluation import Query
+    from nbadapt.engines.answering import Query
     from nbadapt.method import Job, ModelRef
 
 PROMPTS = "artifacts/prompts.jsonl"

@@ -225,25 +225,26 @@ class Subject:
     def _elsewhere(self, job: Job) -> Iterator[list[str]]:
         """Work in an empty folder, with an empty folder for temporary files; at the end tells what was written.
 
-        Nothing is embedded beforehand either, so that the same job tells the same events each time.
+        Nothing is embedded or answered beforehand either, so that the same job tells the same events each time.
         """
         strays: list[str] = []
         places = [Path(tempfile.mkdtemp(prefix="place-", dir=self._room)) for _ in range(2)]
         watched = [*places, Path(job.model.path)]
         before = [_files(place) for place in watched]
         home, temporary = Path.cwd(), tempfile.tempdir
-        cache = os.environ.get("NBADAPT_EMBEDDINGS")
+        caches = {name: os.environ.get(name) for name in ("NBADAPT_EMBEDDINGS", "NBADAPT_ANSWERS")}
         os.chdir(places[0])
         tempfile.tempdir = str(places[1])
-        os.environ["NBADAPT_EMBEDDINGS"] = tempfile.mkdtemp(prefix="embeddings-", dir=self._room)
+        os.environ.update({name: tempfile.mkdtemp(prefix="kept-", dir=self._room) for name in caches})
         try:
             yield strays
         finally:
             os.chdir(home)
             tempfile.tempdir = temporary
-            del os.environ["NBADAPT_EMBEDDINGS"]
-            if cache is not None:
-                os.environ["NBADAPT_EMBEDDINGS"] = cache
+            for name, value in caches.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
         names = ("the working directory", "the folder of temporary files", "the model's folder")
         for name, place, old in zip(names, watched, before, strict=True):
             new = _files(place)

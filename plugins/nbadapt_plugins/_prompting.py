@@ -19,7 +19,7 @@ from nbadapt.options import DTYPES
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from nbadapt.engines.evaluation import Reader
+    from nbadapt.engines.answering import Reader
     from nbadapt.engines.fitting import Questions, Row, Selection
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
@@ -47,6 +47,7 @@ class PromptConfig(Config):
         6, ge=0, le=100, description="how often an endpoint is asked again when it is busy or out of reach"
     )
     samples: int = Field(5, ge=0, le=100, description="rows whose answers are shown at the end")
+    cache: bool = Field(True, description="keep answers, and take those that were given to the same prompt before")
 
 
 class PromptMethod(Method):
@@ -406,15 +407,9 @@ def _reach(job: Job, emit: Emit | None) -> Adapted:
 def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     """One prompt: a label and its probabilities, or free text."""
     from nbadapt.engines import evaluation
-    from nbadapt.engines.endpoint import Endpoint
 
     (query,) = plan.queries
-    if isinstance(model, Endpoint):
-        ((_, answer),) = evaluation.asked(model, plan.queries, plan.labels, job, emit, plan.reader)
-    elif plan.labels:
-        answer = evaluation.choose(model, query.prompt, plan.labels, emit)
-    else:
-        (answer,) = evaluation.write(model, [query], job, plan.reader, lambda: emit(Stage("answering")))
+    answer = evaluation.ask(model, query, plan.labels, job, emit, plan.reader)
     if plan.reader and not answer.text:
         emit(Notice("no answer was found in what the model wrote: the whole is shown; see answer_pattern"))
         answer = replace(answer, text=answer.reasoning[0])

@@ -27,7 +27,7 @@ from nbadapt.errors import DataError
 from nbadapt_plugins._demonstrations import DemonstrationConfig, DemonstrationMethod
 
 if TYPE_CHECKING:
-    from nbadapt.engines.evaluation import Reply
+    from nbadapt.engines.answering import Reply
     from nbadapt.engines.fitting import Row
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
@@ -105,7 +105,7 @@ class Answers:
 
     def read(self, texts: Sequence[str]) -> Reply:
         """The answer of most texts; of as many, the one that came first."""
-        from nbadapt.engines.evaluation import Reply
+        from nbadapt.engines.answering import Reply
 
         answers = [self.answer(text) for text in texts]
         votes = Counter(answer for answer in answers if answer)  # counts in the order of their first appearance
