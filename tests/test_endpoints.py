@@ -22,7 +22,7 @@ from chat_server import Body, ChatServer, Trouble, chat_server
 from sklearn.metrics import f1_score
 
 import nbadapt
-from nbadapt import endpoints, models, request, runner
+from nbadapt import answer_cache, endpoints, models, request, runner
 from nbadapt.engines import choice
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.errors import DependencyError, ModelError, NbadaptError, PluginError, RequestError, RunError
@@ -391,6 +391,16 @@ def test_a_failed_run_keeps_its_answers_and_asks_only_for_the_others(server: Cha
     assert run.metrics["exact_match"] == 1
     assert list(run.answers["row"]) == list(range(1, 21))
     assert run.metrics["prompt_tokens"] == 40  # of both parts
+
+
+def test_answers_of_an_endpoint_are_of_their_run_alone(server: ChatServer) -> None:
+    runs = [ask(server, data=numbered(3)) for _ in range(2)]
+    assert len(server.asked) == 6
+    assert [run.metrics["prompt_tokens"] for run in runs] == [6, 6]
+    assert answer_cache.size().answers == 0
+    ref = endpoints.find("openai:tiny", server.url)
+    assert ref is not None
+    assert endpoints.open_model(ref).identity == f"tiny at {server.url}"  # and no key
 
 
 def test_an_endpoint_that_goes_down_costs_no_answer(server: ChatServer) -> None:
