@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -56,11 +57,22 @@ def chromium() -> str:
     pytest.skip(missing)
 
 
+# One method of each family goes through the whole kit among the quick tests, the others through its cheap rules alone.
+WHOLE_KIT = ("lora", "features", "adapter", "prefix-tuning", "zero-shot", "rag")
+RUNNING = (
+    *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
+    *("deterministic", "stop", "abilities", "exports"),
+)
+ELSEWHERE = ("lora", "zero-shot")  # a fresh process for each takes ten seconds
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A fresh process for every method takes two minutes: among the quick tests are one method of each verb."""
+    """The kit runs every method some thirty times: most of that is among the slow tests."""
     for item in items:
-        if item.name.endswith("-load_elsewhere]") and not item.name.startswith(
-            ("test_a_method_keeps_the_contract[lora-", "test_a_method_keeps_the_contract[zero-shot-")
-        ):
+        found = re.fullmatch(r"test_a_method_keeps_the_contract\[(.+)-([a-z_]+)\]", item.name)
+        if found is None:
+            continue
+        method, rule = found.groups()
+        if (rule in RUNNING and method not in WHOLE_KIT) or (rule == "load_elsewhere" and method not in ELSEWHERE):
             item.add_marker(pytest.mark.slow)

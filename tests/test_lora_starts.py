@@ -119,6 +119,7 @@ def test_what_is_stored_is_a_plain_lora_adapter_of_the_unchanged_base(architectu
     torch.testing.assert_close(logits(Lora().load(outcome, job).model, tokenizer), found, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"init": "pissa"}, {"init": "eva"}, {"loraplus_lr_ratio": 4}])
 def test_stopped_and_resumed_equals_unbroken(settings, tmp_path):
     whole, _ = train(Lora, make_job(Lora, "llama", "generation", tmp_path / "whole", **settings))
@@ -135,7 +136,7 @@ def test_stopped_and_resumed_equals_unbroken(settings, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "init"), [(m, i) for m in (Lora, Qlora) for i in STARTS[m]])
-@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("architecture", [pytest.param("bert", marks=slow), pytest.param("llama", marks=slow), "gpt2"])
 def test_every_start_trains(method, init, architecture, tmp_path):
     task = "classification" if architecture == "bert" else "generation"
     outcome, _ = train(method, make_job(method, architecture, task, tmp_path, init=init, max_steps=1))

@@ -56,6 +56,9 @@ class Workshop:
         return run
 
 
+ARCHITECTURES = [pytest.param(name, marks=[] if name == "llama" else pytest.mark.slow) for name in tiny_models.CAUSAL]
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("runs"))
@@ -133,7 +136,7 @@ def test_runs_answer_in_turn_without_loading_again_and_hold_the_base_once(
 # ---------------------------------------------------------------------------------------------- one batch
 
 
-@pytest.mark.parametrize("architecture", tiny_models.CAUSAL)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_mixed_answers_equal_those_of_each_run_by_itself(
     tuned: Workshop, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +154,7 @@ def test_mixed_answers_equal_those_of_each_run_by_itself(
     assert nbadapt.generate("The dog is", [one.id, two.id, None], max_new_tokens=12) == same
 
 
-@pytest.mark.parametrize("architecture", tiny_models.CAUSAL)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mixed_logits_equal_those_of_each_run_by_itself(tuned: Workshop, architecture: str, dtype: str) -> None:
     runs = [tuned(architecture, seed=1, **SMALL), tuned(architecture, seed=2, **LARGE)]

@@ -239,7 +239,10 @@ except ModelError as error:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("someone/else", "the hub does not know it"), ("someone/busy", "the hub did not give the model")],
+    [
+        ("someone/else", "the hub does not know it"),
+        pytest.param("someone/busy", "the hub did not give the model", marks=pytest.mark.slow),  # it is asked for long
+    ],
 )
 def test_a_name_that_the_hub_does_not_give(hub, name, words):
     said = _python(RESOLVE.format(name), **hub)
