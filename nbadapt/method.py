@@ -329,5 +329,9 @@ class Method(ABC):
         """The adapted model, from the stored artifacts alone; also in another process, days later."""
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
-        """Write the result as `kind` (one of `exports`) into the new folder `target`."""
+        """Write the result as `kind` (one of `exports`) into the new folder `target`.
+
+        Raises:
+            RequestError: the run's settings rule this kind out; the message names one that they do not.
+        """
         raise RequestError(f"{self.name} cannot be exported as {kind!r}")
