@@ -424,6 +424,8 @@ def test_a_folder_that_cannot_hold_runs_is_one_line(tmp_path, monkeypatch):
 def test_a_run_whose_folder_goes_away_ends_and_says_so():
     run = start(settings={"epochs": 500})
     wait_for(lambda: len(steps(run)) > 3)
+    run.pause()  # it must not write while the folder goes
+    wait_for(lambda: run.state == "paused")
     shutil.rmtree(run.directory)
     run.directory.write_text("in the way")
     run.stop()
