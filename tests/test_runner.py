@@ -24,6 +24,7 @@ from nbadapt import models, runner, store, timing
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
 from nbadapt.events import Checkpoint, Notice, Progress, StateChange
 from nbadapt.method import Job, ModelRef
+from nbadapt.plan import prepare
 from nbadapt.request import Request
 from tests import tiny_models
 from tests.steps_method import Steps, StepsSettings
@@ -53,7 +54,7 @@ def request(**changes: object) -> Request:
 
 
 def start(**changes: object):
-    return runner.start(runner.prepare(request(**changes)))
+    return runner.start(prepare(request(**changes)))
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -206,12 +207,13 @@ import sys
 import pandas as pd
 from nbadapt import runner
 from nbadapt.method import Job, ModelRef
+from nbadapt.plan import prepare
 from nbadapt.request import Request
 from tests import tiny_models
 from tests.steps_method import Steps, StepsSettings
 settings = {"epochs": 40, "batch_size": 4, "samples": 0, "save_steps": 3, "dropout": 0.1}
 model = sys.argv[1]
-run = runner.start(runner.prepare(Request(
+run = runner.start(prepare(Request(
     verb="finetune", method="lora", model=model, data=pd.DataFrame(tiny_models.reviews(24)), split=0.25,
     dtype="float32", settings=settings)))
 run.join()
