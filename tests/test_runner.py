@@ -228,7 +228,7 @@ def _only_new(before: set[str]):
     return next((r for r in store.runs() if r.id not in before), None)
 
 
-@pytest.mark.parametrize("after_step", [4, 50])
+@pytest.mark.parametrize("after_step", [pytest.param(4, marks=pytest.mark.slow), 50])
 def test_a_killed_run_resumes_and_harms_no_other(after_step):
     earlier = runner.submit(request())
     settings = {"epochs": 40, "save_steps": 3, "dropout": 0.1}
@@ -470,7 +470,9 @@ def test_run_functions_refuse_politely():
         run.export("peft")
 
 
-@pytest.mark.parametrize(("architecture", "rows"), [("bert", "reviews"), ("llama", "translations")])
+@pytest.mark.parametrize(
+    ("architecture", "rows"), [pytest.param("bert", "reviews", marks=pytest.mark.slow), ("llama", "translations")]
+)
 def test_the_exported_script_reaches_the_runs_final_loss(architecture, rows, tmp_path):
     data = pd.DataFrame(getattr(tiny_models, rows)(24))
     run = runner.submit(request(model=str(tiny_models.folder(architecture)), data=data, settings={"dropout": 0.1}))
