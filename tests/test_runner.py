@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 import nbadapt
-from nbadapt import models, runner, store, timing
+from nbadapt import models, plan, runner, store, timing
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
 from nbadapt.events import Checkpoint, Notice, Progress, StateChange
 from nbadapt.method import Job, ModelRef
@@ -113,9 +113,9 @@ def test_a_timed_dry_run_predicts_seconds_and_writes_nothing(changes, runs):
     asked = request(dry_run=True, timed=True, **changes)
     if asked.method == "features":  # it has no epochs
         asked = dataclasses.replace(asked, settings={})
-    plan = runner.submit(asked)
-    assert plan.estimate.seconds > 0
-    assert "evaluations not counted" in repr(plan)
+    planned = runner.submit(asked)
+    assert planned.estimate.seconds > 0
+    assert "evaluations not counted" in repr(planned)
     assert not runs.exists()
     assert runner.current() is None
 
@@ -148,10 +148,10 @@ def test_timed_goes_with_a_dry_run():
 
 
 def test_a_dry_run_estimates_and_writes_nothing(runs):
-    plan = runner.submit(request(dry_run=True))
-    assert plan.estimate.trainable > 0
-    assert "trainable parameters" in repr(plan)
-    assert "<table>" in plan._repr_html_()
+    planned = runner.submit(request(dry_run=True))
+    assert planned.estimate.trainable > 0
+    assert "trainable parameters" in repr(planned)
+    assert "<table>" in planned._repr_html_()
     assert not runs.exists()
 
 
@@ -376,7 +376,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(changes, words, runs):
 
 
 def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
-    monkeypatch.setattr(runner, "available_bytes", lambda _device: 1000)
+    monkeypatch.setattr(plan, "available_bytes", lambda _device: 1000)
     with pytest.raises(NbadaptError, match=r"needs about .* is free on cpu"):
         runner.submit(request())
 
@@ -384,7 +384,7 @@ def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
 def test_a_second_run_is_not_charged_for_weights_that_are_loaded(monkeypatch):
     first = runner.submit(request())
     needed = sum(size for item, size in first.estimate.memory.items() if item not in {"activations", "weights"})
-    monkeypatch.setattr(runner, "available_bytes", lambda _device: needed + 1)
+    monkeypatch.setattr(plan, "available_bytes", lambda _device: needed + 1)
     assert runner.submit(request()).state == "done"
     models.free()
     with pytest.raises(NbadaptError, match="is free on cpu"):
