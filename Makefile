@@ -23,7 +23,8 @@ lab: setup
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
 test: lint kernels
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and alone"
 
 test-slow: setup kernels
 	$(BIN)/python -m pytest -m slow

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ import peft
 import sklearn.linear_model
 import transformers
 import yaml
+from report import peak_memory
 
 import nbadapt
 from nbadapt import registry
@@ -63,11 +63,6 @@ def main() -> None:
 def read(name: str) -> pd.DataFrame:
     """A table from a CSV or JSONL file."""
     return pd.read_csv(name) if name.endswith(".csv") else pd.read_json(name, lines=True)
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def figures(run: nbadapt.Run) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""What the benchmarks share: a Markdown table, a note on the machine, and where results are kept."""
+"""What the benchmarks share: a Markdown table, a note on the machine, peak memory, and where results are kept."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,11 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "?")
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def save(name: str, text: str) -> None:

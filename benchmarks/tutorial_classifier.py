@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig, TaskType, get_peft_model
+from report import peak_memory
 from sklearn.linear_model import LogisticRegression
 from transformers import (
     AutoModel,
@@ -52,11 +52,6 @@ def main() -> None:
         data = load_dataset("csv", data_files={"train": arguments.train, "test": arguments.test}, cache_dir=folder)
         measured = (features if arguments.method == "features" else finetune)(arguments, data, folder)
     print(json.dumps({**measured, "peak": peak_memory() - before}))
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def features(arguments: argparse.Namespace, data: Any, _folder: str) -> dict[str, float]:

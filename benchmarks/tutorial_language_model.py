@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
+from report import peak_memory
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 RATES = {"lora": 1e-3, "full": 5e-5}
@@ -80,11 +80,6 @@ def main() -> None:
     tokens = sum(len(row["input_ids"]) for row in training) / seconds
     found = {"loss": loss, "training": seconds, "tokens": tokens, "trainable": trained, "size": size}
     print(json.dumps({**found, "peak": peak_memory() - before}))
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
     from nbadapt.method import Task, Verb
+    from nbadapt.plan import Plan
     from nbadapt.run import Run
-    from nbadapt.runner import Plan
     from nbadapt.tables import Page, Table
 
 _MAIN_METRICS = ("accuracy", "loss")  # the first one that a run has is shown in the table of runs

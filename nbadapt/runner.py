@@ -1,4 +1,4 @@
-"""Request -> plan -> worker thread -> events. Decides when a run starts, stops, pauses and ends."""
+"""Plan -> worker thread -> events. Decides when a run starts, stops, pauses and ends."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ import contextvars
 import ctypes
 import dataclasses
 import gc
-import html
 import sys
 import threading
 import time
 import traceback
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nbadapt import data, endpoints, models, registry, store, support, template
-from nbadapt.capture import Capture, quiet_libraries
+from nbadapt import models, registry, store
+from nbadapt.capture import Capture
 from nbadapt.errors import (
-    DataError,
-    DependencyError,
     NbadaptError,
     OutOfMemoryError,
     RequestError,
@@ -33,300 +28,18 @@ from nbadapt.errors import (
     first_line,
 )
 from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
-from nbadapt.memory import available_bytes, gibibytes, measure, out_of_memory
-from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome, OwnMetric
-from nbadapt.options import DTYPES
+from nbadapt.memory import measure, out_of_memory
+from nbadapt.method import Job, Method, Outcome
+from nbadapt.plan import Plan, prepare
 from nbadapt.run import Run
-from nbadapt.settings import validate
 
 if TYPE_CHECKING:
-    from nbadapt.data import Examples
     from nbadapt.request import Request
 
 MEMORY_SECONDS = 0.5  # how often memory is measured
 
 # One run works at a time: two would share the cores and the random state. Its thread keeps it, not this.
 _current: weakref.ref[Run] | None = None
-
-
-# ------------------------------------------------------------------------------------------------ plan
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request that was looked up, checked and estimated, and is ready to start.
-
-    Attributes:
-        notices: what the user should know, told when the run starts.
-    """
-
-    job: Job
-    method: Method
-    estimate: Estimate
-    notices: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """A short name for headings."""
-        return f"{self.method.verb} {self.method.name} · {Path(self.job.model.name).name}"
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The estimate as (item, figure) pairs."""
-        e = self.estimate
-        shown = [("method", self.title), ("task", self.job.task)]
-        for name in ("data", "evaluation", "examples"):
-            table: Examples | None = getattr(self.job, name)
-            if table is not None:
-                shown.append((f"{name} rows", f"{len(table):,}"))
-        if self.job.model.kind == "endpoint":
-            shown.append(("endpoint", self.job.model.base_url))
-        else:
-            shown += self._resources()
-        shown.append(("steps", f"{e.steps:,}"))
-        if e.seconds is not None:
-            shown.append(("time", f"about {e.seconds:,.0f} s, evaluations not counted"))
-        shown += [("note", note) for note in (*e.notes, *self.notices)]
-        return shown
-
-    def _resources(self) -> list[tuple[str, str]]:
-        """What the job takes of this machine."""
-        e = self.estimate
-        if self.method.verb == "finetune":
-            share = 100 * e.trainable / e.total if e.total else 0.0
-            shown = [("trainable parameters", f"{e.trainable:,} of {e.total:,} ({share:.2f} %)")]
-        else:
-            shown = [("parameters", f"{e.total:,}")]
-        shown += [(f"memory: {item}", gibibytes(size)) for item, size in e.memory.items()]
-        shown.append(("predicted peak memory", f"{gibibytes(e.peak)} on {self.job.device} ({self.job.dtype})"))
-        if e.artifact:
-            shown.append(("size on disk", gibibytes(e.artifact)))
-        return shown
-
-    def __repr__(self) -> str:
-        rows = self.rows()
-        width = max(len(item) for item, _ in rows)
-        return "\n".join(["dry run: nothing was trained or written", *(f"{i:<{width}}  {f}" for i, f in rows)])
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f'<tr><td style="text-align:left">{html.escape(i)}</td>'
-            f'<td style="text-align:left">{html.escape(f)}</td></tr>'
-            for i, f in self.rows()
-        )
-        return f"<b>Dry run</b>: nothing was trained or written<table>{cells}</table>"
-
-
-def prepare(request: Request) -> Plan:
-    """Look everything up, check it and estimate the cost. Loads no weights and makes no run.
-
-    A packaged model that is used for the first time is unpacked into the user's cache.
-
-    Raises:
-        NbadaptError: whatever is wrong with the request, in one line.
-    """
-    method_class = registry.load(request.method, request.verb)
-    config = validate(method_class, request.settings)
-    missing = registry.missing_requirements(method_class)
-    if missing:
-        install = registry.install_command(method_class)
-        raise DependencyError(f"{method_class.name} needs {', '.join(missing)}: run  {install}")
-    if not 0 < request.split < 1:
-        raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
-    model = _find_model(request)
-    tables, notices = _read_tables(request)
-    task = _task(request, tables, method_class, model)
-    device, dtype = _device(request, model), _dtype(request, model)
-    method = method_class()
-    labels = request.labels
-    if not labels and request.verb == "finetune":
-        labels = tables["data"].labels
-    job = Job(
-        method=method.name,
-        config=config,
-        model=model,
-        task=task,
-        directory=store.root(),
-        **tables,
-        prompt=request.prompt,
-        variables=_variables(request, tables.get("data")),
-        labels=labels,
-        metric=None if request.metric is None else OwnMetric(request.sources.get("metric", "metric"), request.metric),
-        seed=request.seed,
-        device=device,
-        dtype=dtype,
-    )
-    if job.dtype == "auto":
-        job = dataclasses.replace(job, dtype=models.best_dtype(device))
-    with quiet_libraries():
-        estimate = support.estimate(method, job)
-    _check_memory(estimate, job)
-    return Plan(job, method, estimate, tuple(notices))
-
-
-def _find_model(request: Request) -> ModelRef:
-    if request.model is None:
-        raise RequestError(f"no model given: add --model, one of {', '.join(models.names())}, a folder or a hub name")
-    if not isinstance(request.model, Run):
-        if not isinstance(request.model, str):
-            kind = type(request.model).__name__
-            raise RequestError(f"--model takes a name, a folder or a run, not a {kind}")
-        if request.verb == "finetune":
-            _refuse_endpoint(request.model)
-        return models.resolve(
-            request.model,
-            trust_remote_code=request.trust_remote_code,
-            base_url=request.base_url,
-            key_env=request.key_env,
-        )
-    run = request.model
-    if request.base_url is not None or request.key_env is not None:
-        raise RequestError(f"--base-url and --api-key-env are for models behind an endpoint, and {run.id} is a run")
-    if request.verb == "finetune":
-        raise RequestError(
-            f"finetuning goes from a base model, not from the run {run.id}: "
-            'write it out with run.export("merged") and give that folder to --model'
-        )
-    if run.verb != "finetune":
-        raise RequestError(f"the run {run.id} was a prompt and left no model: give --model a finetuned run or a name")
-    run.job()  # readable at all
-    if run.alive or run.outcome is None or not run.outcome.artifacts:
-        raise RequestError(f"the run {run.id} is {run.state} and has no model yet: wait for it or resume it")
-    return ModelRef(request.sources.get("model", run.id), "run", str(run.directory))
-
-
-def _refuse_endpoint(name: str) -> None:
-    """Finetuning changes weights, and those of an endpoint are out of reach."""
-    parts = endpoints.split(name)
-    if parts is not None and parts[0] in endpoints.prefixes() and not Path(name).is_dir():
-        raise RequestError(
-            f"{name} is behind an endpoint, where its weights cannot be finetuned: give --model a folder, a hub name "
-            f"or one of {', '.join(models.names())}, or use %%prompt"
-        )
-
-
-def _read_tables(request: Request) -> tuple[dict[str, Any], list[str]]:
-    """The tables of a request, checked and read: keyword arguments of Job, and notices."""
-    if request.verb == "prompt":
-        return _read_prompt_tables(request), []
-    if request.data is None:
-        raise RequestError("no data given: add --data, a notebook variable, a file or a hub data set")
-    name = request.sources.get("data", "data")
-    task: Any = request.task
-    rows = data.read(request.data, name=name, task=task, columns=request.columns)
-    if request.evaluation is not None:
-        source = request.sources.get("evaluation", "eval")
-        held_out = data.read(request.evaluation, name=source, task=rows.task, columns=request.columns)
-        data.check_labels(held_out, rows)
-        return {"data": rows, "evaluation": held_out}, []
-    train, held_out = data.split(rows, request.split, request.seed)
-    how = "stratified by label, " if rows.labels else ""
-    notice = f"no evaluation data given: {len(held_out):,} of {len(rows):,} rows held out ({how}seed {request.seed})"
-    return {"data": train, "evaluation": held_out}, [notice]
-
-
-def _read_prompt_tables(request: Request) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    label = request.columns.get("label")
-    for field in ("data", "examples"):
-        source = getattr(request, field)
-        if source is not None:
-            name = request.sources.get(field, field)
-            found[field] = data.read_for_prompt(source, name=name, columns=request.columns, label=label)
-    return found
-
-
-def _task(request: Request, tables: Mapping[str, Any], method: type[Method], model: ModelRef) -> Any:
-    rows = tables.get("data") or tables.get("examples")
-    task = rows.task if rows is not None else ("classification" if request.labels else "generation")
-    if request.verb == "finetune" and task not in method.tasks:
-        able = ", ".join(sorted(method.tasks))
-        source = rows.source if rows else "the data"
-        other = support.advice(method, support.kind_of(model), task)
-        raise DataError(
-            f"{method.name} does {able}; the columns of {source} make it a table for {task}: "
-            "name them with --text and --label, or --prompt and --completion" + (f", or {other}" if other else "")
-        )
-    return task
-
-
-def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
-    """Values for the placeholders that are no columns of the data.
-
-    Raises:
-        RequestError: the prompt is empty, or a placeholder has no value, or None.
-    """
-    if request.verb != "prompt":
-        return {}
-    columns = set(rows.rows[0]) if rows else set()
-    if not (request.prompt or "").strip():
-        if not columns:
-            raise RequestError("the prompt is empty: write it below the %%prompt line")
-        return {}
-    assert request.prompt is not None  # said by the line above; for the type checker
-    wanted = [name for name in template.placeholders(request.prompt) if name not in columns]
-    values = {name: request.variables[name] for name in wanted if name in request.variables}
-    template.fill(request.prompt, {**dict.fromkeys(columns, ""), **values})  # names what is missing, or None
-    return {name: str(value) for name, value in values.items()}
-
-
-def _device(request: Request, model: ModelRef) -> str:
-    import torch
-
-    if model.kind == "endpoint":
-        _refuse_elsewhere("device", request.device, model)
-        return "cpu"  # of this process, whose memory is measured
-    if model.kind == "run":
-        _refuse_change("device", request.device, model)
-        return store.read_job(Path(model.path), tables=False).device
-    if request.device is None:
-        return models.best_device()
-    try:
-        device = torch.device(request.device)
-    except RuntimeError:
-        raise RequestError(f"unknown device {request.device!r}: use cpu, cuda, cuda:1 or mps") from None
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.type, False) or (device.index or 0) >= max(1, torch.cuda.device_count()):
-        here = ", ".join(name for name, there in available.items() if there)
-        raise RequestError(f"the device {request.device!r} is not on this machine: use {here}")
-    return device.type if device.type != "cuda" or device.index is None else f"cuda:{device.index}"
-
-
-def _refuse_change(option: str, value: str | None, model: ModelRef) -> None:
-    if value is not None:
-        raise RequestError(f"--{option} {value} cannot be given with the run {model.name}: it keeps its own {option}")
-
-
-def _refuse_elsewhere(option: str, value: str | None, model: ModelRef) -> None:
-    if value is not None:
-        raise RequestError(f"--{option} {value} cannot be given with {model.name}: it computes behind its endpoint")
-
-
-def _dtype(request: Request, model: ModelRef) -> str:
-    if model.kind == "endpoint":
-        _refuse_elsewhere("dtype", request.dtype, model)
-        return ""
-    if model.kind == "run":
-        _refuse_change("dtype", request.dtype, model)
-        return store.read_job(Path(model.path), tables=False).dtype
-    if request.dtype is None:
-        return "auto"
-    if request.dtype not in DTYPES:
-        raise RequestError(f"unknown dtype {request.dtype!r}: use {', '.join(DTYPES)}")
-    if request.dtype == "float16" and (request.device or models.best_device()) == "cpu":
-        raise RequestError("float16 is several times slower than float32 on a CPU: use bfloat16 or float32")
-    return request.dtype
-
-
-def _check_memory(estimate: Estimate, job: Job) -> None:
-    free = available_bytes(job.device)
-    needed = sum(size for item, size in estimate.memory.items() if item != "activations")
-    if models.is_loaded(job.model, job.device, job.dtype):
-        needed -= estimate.memory.get("weights", 0)
-    if free is not None and needed > free:
-        raise OutOfMemoryError(
-            f"{job.method} on {job.model.name} needs about {gibibytes(estimate.peak)}, {gibibytes(free)} is free on "
-            f"{job.device}: use a smaller model, close other notebooks, or run  %nbadapt free"
-        )
 
 
 # ------------------------------------------------------------------------------------------------ start

@@ -227,7 +227,7 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
     Raises:
         StoreError: a file is missing or damaged.
     """
-    from nbadapt import models, registry
+    from nbadapt import devices, registry
 
     record = read_json(directory / "request.json")
     try:
@@ -244,7 +244,7 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
             variables=record["variables"],
             labels=tuple(record["labels"]),
             seed=record["seed"],
-            device=models.present_device(record["device"]),
+            device=devices.present_device(record["device"]),
             dtype=record["dtype"],
         )
     except (KeyError, TypeError, ValueError) as error:

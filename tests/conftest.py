@@ -61,9 +61,9 @@ def chromium() -> str:
 WHOLE_KIT = ("lora", "features", "adapter", "prefix-tuning", "zero-shot", "rag")
 RUNNING = (
     *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
-    *("deterministic", "stop", "abilities", "exports"),
+    *("tasks", "deterministic", "stop", "abilities", "exports"),
 )
-ELSEWHERE = ("lora", "zero-shot")  # a fresh process for each takes ten seconds
+ELSEWHERE = ("lora",)  # a fresh process takes ten seconds
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

@@ -68,9 +68,10 @@ class Steps(Method):
 def begin(**settings):
     """Start a run, as the runner does after it has checked a request."""
     from nbadapt import runner
+    from nbadapt.plan import Plan
 
     job = Job("steps", StepsSettings(**settings), ModelRef("counter", "folder", "counter"), "text", Path())
-    return runner.start(runner.Plan(job=job, method=Steps(), estimate=Steps().estimate(job)))
+    return runner.start(Plan(job=job, method=Steps(), estimate=Steps().estimate(job)))
 
 
 def install(folder: Path) -> Path:

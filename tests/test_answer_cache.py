@@ -18,7 +18,7 @@ from test_prompting import REVIEWS, TRANSLATIONS, Stopper, make_job, predictions
 from test_prompting import run as run_job
 
 import nbadapt
-from nbadapt import answer_cache, commands, models, registry, timing
+from nbadapt import answer_cache, commands, devices, models, registry, timing
 from nbadapt.answer_cache import AnswerCache
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.errors import RequestError, StoreError
@@ -160,10 +160,10 @@ def test_a_stopped_run_goes_on_with_what_is_new(asked: list[Any]) -> None:
     given: dict[str, Any] = {"model": str(tiny_models.folder("gpt2")), "max_new_tokens": 3, "batch_size": 2}
     folder = answer_cache.file().parent.parent / "stopped"
     outcome = registry.load("zero-shot")().run(
-        make_job("zero-shot", folder, data=TRANSLATIONS, settings=WRITE, dtype=models.best_dtype("cpu")), Stopper(2)
+        make_job("zero-shot", folder, data=TRANSLATIONS, settings=WRITE, dtype=devices.best_dtype("cpu")), Stopper(2)
     )
     assert outcome.metrics["rows"] == len(asked) == 4
-    run = nbadapt.prompt("zero-shot", data=TRANSLATIONS, device="cpu", dtype=models.best_dtype("cpu"), **given)
+    run = nbadapt.prompt("zero-shot", data=TRANSLATIONS, device="cpu", dtype=devices.best_dtype("cpu"), **given)
     assert len(asked) == len(TRANSLATIONS)
     assert len(run.answers) == len(TRANSLATIONS)
     steps = [e.step for _, e in run.events if isinstance(e, Progress)]

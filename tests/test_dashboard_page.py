@@ -14,7 +14,7 @@ from nbadapt.widgets.dashboard import Dashboard
 from nbadapt.widgets.thin import smooth, thin
 
 wire = pytest.fixture(make_wire)
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 ARGUMENTS = [
     "--no-sandbox",

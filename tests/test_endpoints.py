@@ -29,6 +29,7 @@ from nbadapt.errors import DependencyError, ModelError, NbadaptError, PluginErro
 from nbadapt.events import Metric, Notice, Progress, Sample
 from nbadapt.method import ModelRef
 from nbadapt.openai_endpoint import _retry_after
+from nbadapt.plan import prepare
 from nbadapt.request import Request
 from nbadapt.run import Run
 
@@ -425,7 +426,7 @@ def test_stop_breaks_requests_off_within_a_second(server: ChatServer) -> None:
     asked = Request(
         verb="prompt", method="zero-shot", model="openai:tiny", base_url=server.url, data=numbered(10), prompt=""
     )
-    run = runner.start(runner.prepare(asked))
+    run = runner.start(prepare(asked))
     deadline = time.monotonic() + 20
     while len([e for _, e in run.events if isinstance(e, Progress)]) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)

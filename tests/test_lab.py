@@ -22,7 +22,7 @@ from kernels import VERSIONS, WIDGET, kernelspecs
 from nbconvert import HTMLExporter
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 TOKEN = "test"
 ARGUMENTS = [

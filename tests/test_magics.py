@@ -21,8 +21,9 @@ from tiny_models import folder, reviews, translations
 
 import nbadapt
 from nbadapt.errors import DataError, NbadaptError, RequestError
+from nbadapt.plan import Plan, prepare
 from nbadapt.run import Run
-from nbadapt.runner import Plan, prepare, start
+from nbadapt.runner import start
 
 COUNTING = """
 import time

@@ -13,8 +13,9 @@ import pytest
 from distributions import Site
 from tiny_models import folder, reviews, translations
 
-from nbadapt import models, registry, runner, support
+from nbadapt import models, plan, registry, support
 from nbadapt.errors import ModelError, NbadaptError, UnsuitedError
+from nbadapt.plan import Plan
 from nbadapt.request import Request
 from nbadapt.support import Found
 from nbadapt.testing import matrix
@@ -56,9 +57,9 @@ def table(task: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def prepare(method: str, kind: str, task: str, **changes: Any) -> runner.Plan:
+def prepare(method: str, kind: str, task: str, **changes: Any) -> Plan:
     asked = Request(verb="finetune", method=method, model=str(folder(kind)), data=table(task), dtype="float32")  # type: ignore[arg-type]
-    return runner.prepare(replace(asked, **changes))
+    return plan.prepare(replace(asked, **changes))
 
 
 def advised(line: str) -> list[str]:
@@ -156,7 +157,7 @@ def test_an_encoder_decoder_does_not_generate_and_says_what_does(task: str) -> N
     with pytest.raises(ModelError, match=r"\(t5\) is an encoder and a decoder.*classification only.*smollm2$"):
         prepare("lora", "t5", task)
     with pytest.raises(ModelError, match=r"\(t5\) is an encoder and a decoder"):
-        runner.prepare(Request(verb="prompt", method="zero-shot", model=str(folder("t5")), prompt="Hello"))
+        plan.prepare(Request(verb="prompt", method="zero-shot", model=str(folder("t5")), prompt="Hello"))
     assert not models._bases
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nbadapt import models
+from nbadapt import devices, models
 from nbadapt.errors import ModelError
 from nbadapt.method import ModelRef
 from tests import tiny_models
@@ -146,7 +146,7 @@ def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_process(tmp_path)
 
 
 def test_the_probe_never_chooses_float16_on_a_cpu():
-    assert models.best_dtype("cpu") in {"bfloat16", "float32"}
+    assert devices.best_dtype("cpu") in {"bfloat16", "float32"}
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):

@@ -16,6 +16,7 @@ from nbadapt.engines import supervised
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.tokens import encode_completion, encode_prompt
+from nbadapt.engines.trainer import trained_tensors
 from nbadapt.errors import RequestError, Stopped, UnsuitedError
 from nbadapt.events import Metric, Notice, Parameters, Progress
 from nbadapt.method import Job
@@ -166,10 +167,10 @@ def test_training_changes_all_that_is_trained_and_nothing_else(variant, architec
     job = make_job(variant, architecture, task, tmp_path)
     frozen = {n: p.detach().clone() for n, p in load_base(job)[0].named_parameters() if not p.requires_grad}
     model, tokenizer = attached(job, variant)
-    before = {n: t.clone() for n, t in supervised.trained_tensors(model).items()}
+    before = {n: t.clone() for n, t in trained_tensors(model).items()}
     events = []
     metrics = supervised.train(model, tokenizer, job, events.append, adapted(model, tokenizer, job).answer)
-    for name, tensor in supervised.trained_tensors(model).items():
+    for name, tensor in trained_tensors(model).items():
         assert not torch.equal(tensor, before[name]), name
         assert tensor.dtype == torch.float32, name
     for name, parameter in load_base(job)[0].named_parameters():
@@ -504,7 +505,7 @@ def test_a_bfloat16_base_is_adapted_by_float32_numbers(variant, architecture, ta
 
     job = make_job(variant, architecture, task, tmp_path, dtype="bfloat16")
     model, _ = attached(job, variant)
-    assert {tensor.dtype for tensor in supervised.trained_tensors(model).values()} == {torch.float32}
+    assert {tensor.dtype for tensor in trained_tensors(model).values()} == {torch.float32}
     outcome, _ = run(job, variant)
     stored = load_file(tmp_path / outcome.artifacts["adapter"] / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}

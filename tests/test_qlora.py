@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from nbadapt import models, store
 from nbadapt.data import Examples
-from nbadapt.engines.supervised import TRAINED
+from nbadapt.engines.trainer import TRAINED
 from nbadapt.errors import Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress
 from nbadapt.method import Job

@@ -55,6 +55,7 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow  # the example notebook, among the quick tests, does the same work
 def test_the_cells_run_in_order(tmp_path: Path):
     for model in (SMOLLM2, MINILM):
         if model.folder() is None:

@@ -20,10 +20,11 @@ import pytest
 from safetensors.torch import load_file
 
 import nbadapt
-from nbadapt import models, runner, store, timing
+from nbadapt import models, plan, runner, store, timing
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
 from nbadapt.events import Checkpoint, Notice, Progress, StateChange
 from nbadapt.method import Job, ModelRef
+from nbadapt.plan import prepare
 from nbadapt.request import Request
 from tests import tiny_models
 from tests.steps_method import Steps, StepsSettings
@@ -53,7 +54,7 @@ def request(**changes: object) -> Request:
 
 
 def start(**changes: object):
-    return runner.start(runner.prepare(request(**changes)))
+    return runner.start(prepare(request(**changes)))
 
 
 def wait_for(condition, seconds: float = 60.0) -> None:
@@ -112,9 +113,9 @@ def test_a_timed_dry_run_predicts_seconds_and_writes_nothing(changes, runs):
     asked = request(dry_run=True, timed=True, **changes)
     if asked.method == "features":  # it has no epochs
         asked = dataclasses.replace(asked, settings={})
-    plan = runner.submit(asked)
-    assert plan.estimate.seconds > 0
-    assert "evaluations not counted" in repr(plan)
+    planned = runner.submit(asked)
+    assert planned.estimate.seconds > 0
+    assert "evaluations not counted" in repr(planned)
     assert not runs.exists()
     assert runner.current() is None
 
@@ -147,10 +148,10 @@ def test_timed_goes_with_a_dry_run():
 
 
 def test_a_dry_run_estimates_and_writes_nothing(runs):
-    plan = runner.submit(request(dry_run=True))
-    assert plan.estimate.trainable > 0
-    assert "trainable parameters" in repr(plan)
-    assert "<table>" in plan._repr_html_()
+    planned = runner.submit(request(dry_run=True))
+    assert planned.estimate.trainable > 0
+    assert "trainable parameters" in repr(planned)
+    assert "<table>" in planned._repr_html_()
     assert not runs.exists()
 
 
@@ -206,12 +207,13 @@ import sys
 import pandas as pd
 from nbadapt import runner
 from nbadapt.method import Job, ModelRef
+from nbadapt.plan import prepare
 from nbadapt.request import Request
 from tests import tiny_models
 from tests.steps_method import Steps, StepsSettings
 settings = {"epochs": 40, "batch_size": 4, "samples": 0, "save_steps": 3, "dropout": 0.1}
 model = sys.argv[1]
-run = runner.start(runner.prepare(Request(
+run = runner.start(prepare(Request(
     verb="finetune", method="lora", model=model, data=pd.DataFrame(tiny_models.reviews(24)), split=0.25,
     dtype="float32", settings=settings)))
 run.join()
@@ -226,7 +228,7 @@ def _only_new(before: set[str]):
     return next((r for r in store.runs() if r.id not in before), None)
 
 
-@pytest.mark.parametrize("after_step", [4, 50])
+@pytest.mark.parametrize("after_step", [pytest.param(4, marks=pytest.mark.slow), 50])
 def test_a_killed_run_resumes_and_harms_no_other(after_step):
     earlier = runner.submit(request())
     settings = {"epochs": 40, "save_steps": 3, "dropout": 0.1}
@@ -374,7 +376,7 @@ def test_bad_requests_are_one_line_and_leave_nothing(changes, words, runs):
 
 
 def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
-    monkeypatch.setattr(runner, "available_bytes", lambda _device: 1000)
+    monkeypatch.setattr(plan, "available_bytes", lambda _device: 1000)
     with pytest.raises(NbadaptError, match=r"needs about .* is free on cpu"):
         runner.submit(request())
 
@@ -382,7 +384,7 @@ def test_a_job_that_does_not_fit_is_refused_before_weights_load(monkeypatch):
 def test_a_second_run_is_not_charged_for_weights_that_are_loaded(monkeypatch):
     first = runner.submit(request())
     needed = sum(size for item, size in first.estimate.memory.items() if item not in {"activations", "weights"})
-    monkeypatch.setattr(runner, "available_bytes", lambda _device: needed + 1)
+    monkeypatch.setattr(plan, "available_bytes", lambda _device: needed + 1)
     assert runner.submit(request()).state == "done"
     models.free()
     with pytest.raises(NbadaptError, match="is free on cpu"):
@@ -468,7 +470,9 @@ def test_run_functions_refuse_politely():
         run.export("peft")
 
 
-@pytest.mark.parametrize(("architecture", "rows"), [("bert", "reviews"), ("llama", "translations")])
+@pytest.mark.parametrize(
+    ("architecture", "rows"), [pytest.param("bert", "reviews", marks=pytest.mark.slow), ("llama", "translations")]
+)
 def test_the_exported_script_reaches_the_runs_final_loss(architecture, rows, tmp_path):
     data = pd.DataFrame(getattr(tiny_models, rows)(24))
     run = runner.submit(request(model=str(tiny_models.folder(architecture)), data=data, settings={"dropout": 0.1}))

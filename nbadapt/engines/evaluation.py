@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines import figures
@@ -74,7 +75,7 @@ def evaluate(
             keep(record.close())
         raise
     outcome = record.close()
-    try:
+    with suppress(Stopped):  # everything is answered and stored
         for fault in filter(None, (record.fault, cache_fault)):
             emit(Notice(fault, "warning"))
         if reader:
@@ -82,8 +83,6 @@ def evaluate(
         for query in queries[: job.config.samples]:
             reply = record.answers[query.row]
             emit(Sample(total, query.shown, reply.shown, query.expected, reply.shown_reasoning))
-    except Stopped:
-        pass  # everything is answered and stored
     return outcome
 
 

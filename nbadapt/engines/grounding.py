@@ -13,20 +13,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.tokens import Prompt, encode_completion, encode_prompt, turns
+from nbadapt.engines.wrapped import Wrapped
 from nbadapt.errors import ModelError
-from nbadapt.method import Adapted, Predictions
+from nbadapt.method import Adapted
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
     from nbadapt.indexing.index import Hit
 
-ROOM_FOR_A_LABEL = 32  # tokens, where the classes are not given
+# Special tokens of the model families that are in use, such as <|im_end|>, </s>, [INST], <end_of_turn>.
+USUAL = re.compile(r"<\|[^|<>\n]{1,64}\|>|</?(?:s|bos|eos|unk|pad)>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>", re.I)
 
 Search = Callable[[Sequence[str]], Sequence[Sequence["Hit"]]]
 """n questions -> the passages for each, best first."""
@@ -36,12 +38,12 @@ class Grounding:
     """Writes passages into prompts.
 
     Args:
-        tokenizer: the model's.
-        context: tokens that fit the model; None for no limit.
+        tokenizer: the model's; None where it is behind an endpoint, which alone counts its tokens.
+        context: tokens that fit the model; None for no limit that is known.
         guidance: what the model is told between the passages and the prompt.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int | None, guidance: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, context: int | None, guidance: str) -> None:
         self._tokenizer, self._context, self._guidance = tokenizer, context, guidance
         self._special = _special_tokens(tokenizer)
 
@@ -68,12 +70,14 @@ class Grounding:
 
     def answer_room(self, labels: Sequence[str], max_new_tokens: int) -> int:
         """Tokens that the longest label takes, or a free answer."""
+        if self._tokenizer is None:
+            return max_new_tokens
         lengths = [len(encode_completion(self._tokenizer, label, "?", end=True)) for label in labels]
         return max(lengths, default=max_new_tokens)
 
     def _fitting(self, prompt: Prompt, quoted: Sequence[str], room: int) -> int:
         """How many of the first passages fit, found by halving."""
-        if self._context is None:
+        if self._tokenizer is None or self._context is None:
             return len(quoted)
         fits, over = 0, len(quoted) + 1
         count = len(quoted)  # all of them, most often
@@ -98,22 +102,21 @@ class Grounding:
 
     def _quoted(self, text: str) -> str:
         """The text with a space inside of every special token."""
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What the tokenizer would not read as plain text; the longest first."""
+def _special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> re.Pattern[str]:
+    """What the model would not read as plain text: the tokenizer's own, or the usual forms where it is not known."""
+    if tokenizer is None:
+        return USUAL
     added: Mapping[int, Any] = tokenizer.added_tokens_decoder
     marked = {token.content for token in added.values() if token.special or token.content[:1] in "<["}
-    return sorted(
-        (token for token in {*marked, *tokenizer.all_special_tokens} if len(token) > 1), key=len, reverse=True
-    )
+    tokens = [token for token in {*marked, *tokenizer.all_special_tokens} if len(token) > 1]
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
-class Grounded(Adapted):
-    """A model that is given the passages for every prompt before it answers.
+class Grounded(Wrapped):
+    """A model that is given the passages for every prompt, which is what is searched for, before it answers.
 
     Args:
         model: what is asked.
@@ -122,41 +125,10 @@ class Grounded(Adapted):
     """
 
     def __init__(self, model: Adapted, grounding: Grounding, search: Search) -> None:
-        self._model, self._grounding, self._search = model, grounding, search
-        self.abilities = model.abilities
+        super().__init__(model)
+        self._grounding, self._search = grounding, search
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        tick: Callable[[], None] | None = None,
-    ) -> list[str]:
-        """One answer a prompt, which is also what is searched for."""
-        return self._model.generate(
-            self._asked(prompts, max_new_tokens),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            tick=tick,
-        )
-
-    def score(
-        self, prompts: Sequence[str], completions: Sequence[str], *, tick: Callable[[], None] | None = None
-    ) -> np.ndarray[Any, Any]:
-        """Log-likelihood of every completion after every prompt with its passages: shape (n, k)."""
-        room = self._grounding.answer_room(completions, 1)
-        return self._model.score(self._asked(prompts, room), completions, tick=tick)
-
-    def predict(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Predictions:
-        """The class of every prompt with its passages; the run's own classes where `labels` is None."""
-        room = self._grounding.answer_room(labels or (), ROOM_FOR_A_LABEL)
-        return self._model.predict(self._asked(texts, room), labels)
-
-    def _asked(self, prompts: Sequence[str], room: int) -> list[Any]:
+    def _asked(self, prompts: Sequence[Any], completions: Sequence[str], longest: int) -> Sequence[Any]:
+        room = self._grounding.answer_room(completions, longest)
         found = self._search(prompts)
         return [self._grounding.ground(p, hits, room)[0] for p, hits in zip(prompts, found, strict=True)]

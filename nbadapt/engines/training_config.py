@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -37,3 +38,13 @@ class TrainingConfig(Config):
         None, ge=1, description="optimizer steps between checkpoints; none: each epoch and each minute"
     )
     samples: int = Field(3, ge=0, le=20, description="held-out rows answered and shown at each evaluation")
+
+
+def optimizer_steps(config: TrainingConfig, rows: int) -> int:
+    """The optimizer steps that training on so many rows takes."""
+    return config.max_steps or max(1, math.ceil(config.epochs * steps_per_epoch(config, rows)))
+
+
+def steps_per_epoch(config: TrainingConfig, rows: int) -> int:
+    """The optimizer steps that one pass over so many rows takes."""
+    return max(1, math.ceil(math.ceil(rows / config.batch_size) / config.gradient_accumulation_steps))

@@ -28,7 +28,7 @@ def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> 
         job: its config is a TrainingConfig.
         base: the tensors of the model before it was adapted, which stay in memory.
     """
-    from nbadapt.engines.supervised import optimizer_steps
+    from nbadapt.engines.training_config import optimizer_steps
 
     trainable, total = count_parameters(model)
     rows = len(job.data) if job.data else 0

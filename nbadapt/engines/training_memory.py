@@ -96,6 +96,14 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         self.now -= size
 
 
+def autocasts(model: PreTrainedModel, job: Any) -> bool:
+    """Whether a forward pass is in bfloat16 over float32 weights.
+
+    Trained weights of the model itself are float32: bfloat16 would round small updates away.
+    """
+    return bool(job.dtype == "bfloat16" and model.dtype == torch.float32)
+
+
 def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:
     """Bytes beside weights and optimizer that a training step, and an evaluation of a batch, hold at their peaks.
 
@@ -106,7 +114,7 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
         job: its task, device and dtype decide what is computed.
     """
     causal = job.task != "classification"
-    autocast = job.dtype == "bfloat16" and model.dtype == torch.float32
+    autocast = autocasts(model, job)
     bfloat16 = autocast or model.dtype == torch.bfloat16
     keeps = keeps_logits(model)
     kind = job.device.partition(":")[0]

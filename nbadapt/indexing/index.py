@@ -176,7 +176,7 @@ class Index:
             StoreError: it is not the one that the index was built with.
         """
         if self._embedder is None:
-            from nbadapt import models
+            from nbadapt import devices, models
             from nbadapt.engines.embed import Embedder, fingerprint
             from nbadapt.method import Config, Job
 
@@ -189,7 +189,7 @@ class Index:
                     f"the embedding model {self.model} is not the one that the index {self.name} was built with: "
                     "its files changed; build the index anew under another name"
                 )
-            device = models.best_device()
+            device = devices.best_device()
             job = Job(
                 method="index",
                 config=Settings(),
@@ -198,7 +198,7 @@ class Index:
                 directory=self.path.parent,
                 labels=("0", "1"),  # of a head that is not used
                 device=device,
-                dtype=models.best_dtype(device),
+                dtype=devices.best_dtype(device),
             )
             self._embedder = Embedder(job, "mean")
         return self._embedder

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.utils import parametrize
 
-from nbadapt.engines.supervised import trained_tensors
+from nbadapt.engines.trainer import trained_tensors
 from nbadapt.errors import StoreError
 
 if TYPE_CHECKING:

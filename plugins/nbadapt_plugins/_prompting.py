@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -413,11 +414,9 @@ def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     if plan.reader and not answer.text:
         emit(Notice("no answer was found in what the model wrote: the whole is shown; see answer_pattern"))
         answer = replace(answer, text=answer.reasoning[0])
-    try:
+    with suppress(Stopped):  # there is nothing left to stop
         emit(Sample(1, query.shown, answer.shown, reasoning=answer.shown_reasoning))
         emit(Progress(1, 1, examples=1, tokens=sum(model.usage.values())))
-    except Stopped:
-        pass  # there is nothing left to stop
     figures = {"unmatched": 1} if answer.matched is False else answer.probabilities
     return Outcome(figures or {}, {}, answer.text)
 

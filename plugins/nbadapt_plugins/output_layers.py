@@ -92,7 +92,7 @@ class OutputLayers(Method):
     def estimate(self, job: Job) -> Estimate:
         """Exact parameters, and the memory of the backbone without gradients."""
         from nbadapt.engines import embed
-        from nbadapt.engines.supervised import optimizer_steps
+        from nbadapt.engines.training_config import optimizer_steps
 
         model = skeleton(job)
         embed.check_embeddable(self.name, model)
@@ -130,7 +130,7 @@ class OutputLayers(Method):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "head": new layers and how plain PyTorch uses them; "merged": the whole model with its own head."""
-        from nbadapt.engines.supervised import load_trained
+        from nbadapt.engines.trainer import load_trained
 
         stored = job.directory / outcome.artifacts["head"]
         own = job.config.hidden_sizes is None
@@ -234,7 +234,7 @@ class _Layers:
 
     def __init__(self, job: Job, folder: Path | None = None) -> None:
         from nbadapt.engines.embed import Embedder
-        from nbadapt.engines.supervised import load_trained
+        from nbadapt.engines.trainer import load_trained
         from nbadapt_plugins import _heads
 
         self._job = job
@@ -315,7 +315,7 @@ class _Layers:
         """Write the head's weights and its shape."""
         from safetensors.torch import save_file
 
-        from nbadapt.engines.supervised import trained_tensors
+        from nbadapt.engines.trainer import trained_tensors
 
         settings: OutputLayersSettings = self._job.config
         save_file(trained_tensors(self.head), folder / WEIGHTS)

@@ -104,7 +104,8 @@ class Rag(PromptMethod):
 
         prompted = super().load(outcome, job)
         assert isinstance(prompted, Prompted)  # as every prompting method's
-        tokenizer = models.load_tokenizer(models.base_ref(job.model))
+        local = job.model.kind != "endpoint"
+        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if local else None
         choosing = bool(prompted.labels)
         return Grounded(prompted, _grounding(job, tokenizer, choosing=choosing), partial(_search, _index(job), job))
 
@@ -122,21 +123,14 @@ class Rag(PromptMethod):
         tokenizer: PreTrainedTokenizerBase | None,
         emit: Emit | None,
     ) -> Sequence[Row]:
-        """The rows behind their passages; in an estimate the longest ones behind stand-ins.
-
-        Raises:
-            RequestError: the model is behind an endpoint.
-        """
+        """The rows behind their passages; in an estimate the longest ones behind stand-ins."""
         from nbadapt.engines.tokens import as_text
 
-        if tokenizer is None:
-            raise RequestError(
-                f"rag counts tokens as its model does, and {job.model.name} tells none: use a local model"
-            )
         index, grounding = _index(job), _grounding(job, tokenizer, choosing=bool(labels))
         room = grounding.answer_room(labels, job.config.max_new_tokens)
         if emit is None:
-            longest = {row.number for row in sorted(rows, key=lambda row: -len(as_text(row.prompt)))[:LOOKED_AT]}
+            looked_at = LOOKED_AT if tokenizer is not None else len(rows)  # counting characters takes no time
+            longest = {row.number for row in sorted(rows, key=lambda row: -len(as_text(row.prompt)))[:looked_at]}
             passages = [_stand_in(index)] * job.config.top_k
             return [_ground(row, passages, grounding, room)[0] if row.number in longest else row for row in rows]
         emit(Stage(f"searching the index {index.name}"))
@@ -181,12 +175,13 @@ def _index(job: Job) -> Index:
     return index
 
 
-def _grounding(job: Job, tokenizer: PreTrainedTokenizerBase, *, choosing: bool) -> Grounding:
+def _grounding(job: Job, tokenizer: PreTrainedTokenizerBase | None, *, choosing: bool) -> Grounding:
     from nbadapt import models
     from nbadapt.engines.grounding import Grounding
     from nbadapt.engines.tokens import context_length
 
-    context = context_length(models.read_config(models.base_ref(job.model)))
+    known = tokenizer is not None
+    context = context_length(models.read_config(models.base_ref(job.model))) if known else None
     return Grounding(tokenizer, context, job.config.guidance.strip() or (CHOOSE if choosing else WRITE))
 
 

@@ -1,0 +1,148 @@
+"""Tells of a training what its user should see: the Trainer's callbacks as events."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from nbadapt import store
+from nbadapt.engines.tokens import as_text
+from nbadapt.engines.trainer import LengthGroupedSampler, no_number
+from nbadapt.engines.training_config import steps_per_epoch
+from nbadapt.errors import Stopped
+from nbadapt.events import Checkpoint, Metric, Notice, Progress, Sample, Stage
+
+if TYPE_CHECKING:
+    from nbadapt.engines.supervised import Answer
+    from nbadapt.engines.training_config import TrainingConfig
+    from nbadapt.method import Emit, Job
+
+GRADIENTS_CHECKED = 3  # after so many steps every trained tensor must have had a gradient
+SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
+    """Turns the Trainer's callbacks into events, and decides when to evaluate, to save and to stop."""
+
+    def __init__(self, job: Job, emit: Emit, sampler: LengthGroupedSampler, answer: Answer) -> None:
+        self._job, self._emit, self._sampler, self._answer = job, emit, sampler, answer
+        self._config: TrainingConfig = job.config
+        self._per_epoch = steps_per_epoch(self._config, len(sampler))
+        self._saved_at = time.monotonic()
+        self._evaluates = job.evaluation is not None
+        # Some start at zero behind a zero, such as LoRA's A behind B; and an evaluation may change what is trained.
+        self._gradient_checks = {GRADIENTS_CHECKED}
+        self._warning, self._warned = "", list[str]()
+        self._evaluated = False
+        self.figures: dict[str, float] = {}
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The order of the rows is this epoch's, also where a resumed run begins in it."""
+        self._sampler.epoch = state.global_step // self._per_epoch
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any
+    ) -> None:
+        """Look whether every trained tensor has a gradient."""
+        if state.global_step not in self._gradient_checks:
+            return
+        silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+        if silent:
+            more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+            warning = f"no gradient reaches {', '.join(silent[:3])}{more}: they learn nothing"
+            if warning not in self._warned:
+                self._warned.append(warning)
+                self._warning = warning
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell of the step; decide what follows it."""
+        step, last = state.global_step, state.global_step >= state.max_steps
+        warning, self._warning = self._warning, ""
+        epoch_ends = step % self._per_epoch == 0
+        due = step % self._config.eval_steps == 0 if self._config.eval_steps else epoch_ends
+        control.should_evaluate = self._evaluates and (due or last)
+        control.should_save = not last and self._must_save(step, epoch_ends)
+        try:
+            if warning:
+                self._emit(Notice(warning, "warning"))
+            self._emit(self._progress(state))
+        except Stopped:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = False
+
+    def _must_save(self, step: int, epoch_ends: bool) -> bool:
+        if self._config.save_steps:
+            return step % self._config.save_steps == 0
+        return epoch_ends or time.monotonic() - self._saved_at > SAVE_SECONDS
+
+    def _progress(self, state: TrainerState) -> Progress:
+        rows = len(self._sampler)
+        epochs, steps = divmod(state.global_step, self._per_epoch)
+        per_step = self._config.batch_size * self._config.gradient_accumulation_steps
+        examples = epochs * rows + min(steps * per_step, rows)
+        return Progress(state.global_step, state.max_steps, state.epoch, examples, int(state.num_input_tokens_seen))
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any) -> None:
+        """Tell the figures of a step.
+
+        Raises:
+            RunError: they are no numbers.
+        """
+        state.log_history.clear()  # it is in the event log; here it would grow with every checkpoint
+        if "loss" not in logs:
+            return
+        self.figures["train_loss"] = logs["loss"]
+        shown = ("loss", "learning_rate", "grad_norm")
+        values: dict[str, float] = {name: logs[name] for name in shown if name in logs}
+        self._emit(Metric(state.global_step, "train", values))
+        for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise no_number(what, logs[name], state.global_step, self._job)
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        """Let a Stop through between two batches of an evaluation."""
+        self._emit(Stage("evaluating"))
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        """Tell the figures of an evaluation, and show some answers.
+
+        Raises:
+            RunError: the loss is no number.
+        """
+        names = {"eval_loss": "loss", "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1"}
+        values = {name: metrics[key] for key, name in names.items() if key in metrics}
+        self.figures.update(values)
+        if not self._evaluated:
+            self._gradient_checks.add(max(state.global_step, GRADIENTS_CHECKED))
+        self._evaluated = True
+        self._emit(Metric(state.global_step, "evaluation", values))
+        if not math.isfinite(values.get("loss", 0.0)):
+            raise no_number("loss of the held-out rows", values["loss"], state.global_step, self._job)
+        self._show_samples(state.global_step)
+        self._emit(Stage("training"))
+
+    def _show_samples(self, step: int) -> None:
+        rows = self._job.evaluation.rows[: self._config.samples] if self._job.evaluation else ()
+        if not rows:
+            return
+        source, target = ("text", "label") if self._job.task == "classification" else ("prompt", "completion")
+        if self._job.task == "text":
+            source, target = "text", ""
+        inputs = [row[source] for row in rows]
+        answers = self._answer(inputs, lambda: self._emit(Stage("answering samples")))
+        for row, said in zip(rows, answers, strict=True):
+            self._emit(Sample(step, as_text(row[source]), said, row.get(target)))
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark a checkpoint that is whole, and tell of it."""
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        store.mark_complete(checkpoint)
+        self._saved_at = time.monotonic()
+        relative = checkpoint.relative_to(self._job.directory)
+        self._emit(Checkpoint(state.global_step, relative.as_posix()))
