@@ -23,7 +23,8 @@ def environment(script: str, packages: Iterable[str]) -> str:
     """The command that was given, the machine and the versions, as one paragraph."""
     command = shlex.join(["python", script, *_given(sys.argv[1:])])
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    where = f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    cores = len(os.sched_getaffinity(0))
+    where = f"{processor()}, {'one core' if cores == 1 else f'{cores} cores'}, Python {platform.python_version()}"
     return f"Measured with `{command}` on {where}, {versions}. Seconds depend on the machine: trust the ratio."
 
 
