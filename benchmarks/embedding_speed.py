@@ -15,16 +15,14 @@ import argparse
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from docstrings import documents
-from report import environment, save, table
+from report import Took, environment, middle, save, table, timed
 
 from nbadapt import models
 from nbadapt.indexing.chunks import Cutter
@@ -50,13 +48,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room:
         sides = {"peer": peer(), "nbadapt": Index.make(f"{room}/x.sqlite", model="minilm").embedder().compute}
         found = [compare(kind, given, sides, arguments.rounds) for kind, given in chosen.items()]
-    head = ("texts", "tokens each (10 %, median, 90 %)", "sentence-transformers, texts/s", "nbadapt, texts/s", "ratio",
-            "smallest cosine")  # fmt: skip
+    head = (
+        "texts",
+        "tokens each (10 %, median, 90 %)",
+        "sentence-transformers, texts/s",
+        "nbadapt, texts/s",
+        "ratio",
+        "ratio of processor time",
+        "smallest cosine",
+    )
     text = [
         "# Embedding: nbadapt and sentence-transformers' defaults",
         f"MiniLM, mean over tokens; {arguments.texts} texts of each kind, medians of {arguments.rounds} rounds in "
-        f"turn. nbadapt computes in {models.best_dtype('cpu')}, as a probe chose on this processor, and pools in float32; "
-        "sentence-transformers computes in float32, its default. How: [embedding_speed.py](../embedding_speed.py).",
+        f"turn. nbadapt computes in {models.best_dtype('cpu')}, as a probe chose on this processor, and pools in "
+        "float32; sentence-transformers computes in float32, its default. How: "
+        "[embedding_speed.py](../embedding_speed.py).",
         table(head, found),
         "Budget: a ratio of at least 2.5, at a cosine of at least 0.999.",
         environment("benchmarks/embedding_speed.py", ("torch", "transformers", "sentence-transformers")),
@@ -80,23 +86,22 @@ def peer() -> Embed:
 
 def compare(kind: str, texts: list[str], sides: dict[str, Embed], rounds: int) -> tuple[str, ...]:
     """One line of the table."""
-    took: dict[str, list[float]] = {side: [] for side in sides}
+    took: dict[str, list[Took]] = {side: [] for side in sides}
     vectors: dict[str, Any] = {}
     for work in sides.values():
         work(texts[:8])  # loads, and warms up
     for _ in range(rounds):
         for side, work in sides.items():
-            start = time.perf_counter()
-            vectors[side] = work(texts)
-            took[side].append(time.perf_counter() - start)
-            print(kind, side, took[side][-1], file=sys.stderr, flush=True)
-    speed = {side: len(texts) / median(runs) for side, runs in took.items()}
+            one, vectors[side] = timed(lambda work=work: work(texts))
+            took[side].append(one)
+            print(kind, side, one, file=sys.stderr, flush=True)
+    peer, ours = (middle(took[side]) for side in ("peer", "nbadapt"))
     vectors["peer"] = vectors["peer"] / np.linalg.norm(vectors["peer"], axis=1, keepdims=True)
     cosine = (vectors["nbadapt"] * vectors["peer"]).sum(1).min()
     ids = models.load_tokenizer(models.resolve("minilm"))(texts)["input_ids"]
     lengths = ", ".join(f"{np.percentile([len(row) for row in ids], part):.0f}" for part in (10, 50, 90))
-    ratio = speed["nbadapt"] / speed["peer"]
-    return (kind, lengths, f"{speed['peer']:.1f}", f"{speed['nbadapt']:.1f}", f"**{ratio:.2f}**", f"{cosine:.5f}")
+    speeds = (f"{len(texts) / side.elapsed:.1f}" for side in (peer, ours))
+    return (kind, lengths, *speeds, *peer.over(ours), f"{cosine:.5f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from report import environment, save, table
+from report import Took, environment, middle, save, table, timed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nbadapt import models
@@ -44,7 +43,7 @@ class Measured(NamedTuple):
         tokens: of the prompts, at the median.
     """
 
-    seconds: dict[str, list[float]]
+    seconds: dict[str, list[Took]]
     scores: dict[str, np.ndarray[Any, Any]]
     tokens: int
 
@@ -84,18 +83,16 @@ def measure(
     plain = Plain(ref.path, getattr(torch, dtype))
     ours.score(talks[:2], names)  # warm up
     plain.scores(talks[:1], names)
-    seconds: dict[str, list[float]] = {"nbadapt": [], "plain": []}
+    seconds: dict[str, list[Took]] = {"nbadapt": [], "plain": []}
     parts = np.array_split(np.arange(min(arguments.plain_rows, len(talks))), arguments.rounds)
     scored = []
     for part in parts:
-        start = time.perf_counter()
-        own = ours.score(talks, names)
-        middle = time.perf_counter()
-        scored.append(plain.scores([talks[i] for i in part], names))
-        end = time.perf_counter()
-        seconds["nbadapt"].append((middle - start) / len(talks))
-        seconds["plain"].append((end - middle) / len(part))
-        print(dtype, names, {side: took[-1] for side, took in seconds.items()}, file=sys.stderr, flush=True)
+        took, own = timed(lambda: ours.score(talks, names))
+        seconds["nbadapt"].append(took.share(len(talks)))
+        took, some = timed(lambda part=part: plain.scores([talks[i] for i in part], names))
+        seconds["plain"].append(took.share(len(part)))
+        scored.append(some)
+        print(dtype, names, {side: runs[-1] for side, runs in seconds.items()}, file=sys.stderr, flush=True)
     tokens = int(median(len(plain.ids(plain.text(talk))) for talk in talks))
     return Measured(seconds, {"nbadapt": own, "plain": np.concatenate(scored)}, tokens)
 
@@ -146,25 +143,33 @@ def report(found: dict[tuple[str, str], Measured], rows: pd.DataFrame, arguments
     for (dtype, kind), one in found.items():
         ours, plain = one.scores["nbadapt"], one.scores["plain"]
         n = len(plain)
-        seconds = {side: median(took) for side, took in one.seconds.items()}
-        ratio = seconds["plain"] / seconds["nbadapt"]
-        ratios.append(ratio)
+        peer, own = (middle(one.seconds[side]) for side in ("plain", "nbadapt"))
+        ratios.append(peer.elapsed / own.elapsed)
         same = int((ours[:n].argmax(1) == plain.argmax(1)).sum())
         right = (ours.argmax(1) == (rows.label == "positive")).mean()
         lines.append(
             (
                 dtype,
                 f"{kind}: {', '.join(LABELS[kind])}",
-                f"{1000 * seconds['plain']:.0f}",
-                f"{1000 * seconds['nbadapt']:.0f}",
-                f"**{ratio:.1f}**",
+                f"{1000 * peer.elapsed:.0f}",
+                f"{1000 * own.elapsed:.0f}",
+                *peer.over(own),
                 f"{same} of {n}",
                 f"{abs(ours[:n] - plain).max():.2g}",
                 f"{right:.3f}",
             )
         )
-    head = ("weights", "labels", "plain, ms a row", "nbadapt, ms a row", "ratio", "equal predictions",
-            "largest difference of log-likelihoods", "accuracy")  # fmt: skip
+    head = (
+        "weights",
+        "labels",
+        "plain, ms a row",
+        "nbadapt, ms a row",
+        "ratio",
+        "ratio of processor time",
+        "equal predictions",
+        "largest difference of log-likelihoods",
+        "accuracy",
+    )
     shared = next(iter(found.values())).tokens
     text = [
         "# Choosing labels: a kept prefix against full forwards",

@@ -103,6 +103,20 @@ def test_the_matrix_follows_the_file_without_being_read_again(tmp_path):
     assert store.nearest(vectors(["x"])[0], 1) == []
 
 
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 640, 1000])
+def test_the_best_are_those_of_a_full_sort(tmp_path, count):
+    """Also where many are alike, and where k comes near the number of blocks or of chunks."""
+    store = SqliteStore(tmp_path / "x")
+    texts = [f"text {i % 97}" for i in range(count)]
+    rows = vectors(texts)
+    store.put(Record("a"), chunks_of(*texts), rows)
+    wanted = vectors(["x"])[0]
+    scores = wanted @ np.ascontiguousarray(rows.T)
+    expected = np.lexsort((np.arange(count), -scores)) + 1
+    for k in (1, 9, 10, 11, 64, count - 1, count, count + 1):
+        assert [chunk for chunk, _ in store.nearest(wanted, k)] == expected[: max(k, 0)].tolist()
+
+
 def test_odd_letters_do_not_break_the_file(tmp_path):
     store = SqliteStore(tmp_path / "x")
     text = "a\0b \ud800 c"
