@@ -1,4 +1,4 @@
-"""What the benchmarks share: a Markdown table, a note on the machine, peak memory, and where results are kept."""
+"""What the benchmarks share: a clock, a Markdown table, notes on machine and memory, and where results are kept."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import platform
 import resource
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
+import numpy as np
+
+T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -24,7 +29,8 @@ def environment(script: str, packages: Iterable[str]) -> str:
     """The command that was given, the machine and the versions, as one paragraph."""
     command = shlex.join(["python", script, *_given(sys.argv[1:])])
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    where = f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    cores = len(os.sched_getaffinity(0))
+    where = f"{processor()}, {'one core' if cores == 1 else f'{cores} cores'}, Python {platform.python_version()}"
     return f"Measured with `{command}` on {where}, {versions}. Seconds depend on the machine: trust the ratio."
 
 
@@ -53,3 +59,30 @@ def save(name: str, text: str) -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+class Took(NamedTuple):
+    """Seconds by the clock, and on the processor in all threads: what others do on the machine weighs less there."""
+
+    elapsed: float
+    processor: float
+
+    def share(self, count: int) -> Took:
+        """The same for one of so many."""
+        return Took(self.elapsed / count, self.processor / count)
+
+    def over(self, other: Took) -> tuple[str, str]:
+        """How many times as long this took as the other, by both."""
+        return f"{self.elapsed / other.elapsed:.2f}", f"{self.processor / other.processor:.2f}"
+
+
+def timed(work: Callable[[], T]) -> tuple[Took, T]:
+    """How long some work took, and what it gave."""
+    start, busy = time.perf_counter(), time.process_time()
+    found = work()
+    return Took(time.perf_counter() - start, time.process_time() - busy), found
+
+
+def middle(runs: Sequence[Took], share: float = 0.5) -> Took:
+    """The median, or another quantile, of each of both."""
+    return Took(*(float(np.quantile(times, share)) for times in zip(*runs, strict=True)))

@@ -71,6 +71,14 @@ def test_bm25_is_that_of_the_paper(tmp_path):
         assert [score for _, score in store.matching(asked, 9)] == pytest.approx(expected, rel=1e-5)
 
 
+def nearest_of(store: SqliteStore, vector: np.ndarray) -> list[int]:
+    """Chunks by what a store opened anew has on disk."""
+    again = SqliteStore(store._path)
+    found = again.nearest(vector, again.count())
+    again.close()
+    return [chunk for chunk, _ in found]
+
+
 def test_the_matrix_follows_the_file_without_being_read_again(tmp_path):
     store, other = SqliteStore(tmp_path / "x"), SqliteStore(tmp_path / "x")
     texts = [f"text {i}" for i in range(50)]
@@ -85,10 +93,28 @@ def test_the_matrix_follows_the_file_without_being_read_again(tmp_path):
         other.put(Record(f"c{i}"), chunks_of(f"c{i}"), vectors([f"c{i}"]))
         other.remove([f"c{i - 1}", "b"])
         store.nearest(vectors(["x"])[0], 1)
-        np.testing.assert_allclose(store._matrix.columns.T, vectors([*texts, f"c{i}"]), atol=1e-6)
+        matrix = store._matrix
+        assert matrix.empty == (matrix.documents == 0).sum() <= len(matrix.ids) / 8
+        np.testing.assert_allclose(matrix.columns.T[matrix.documents > 0], vectors([*texts, f"c{i}"]), atol=1e-6)
+        ranked = store.nearest(vectors(["x"])[0], 100)
+        assert [chunk for chunk, _ in ranked] == nearest_of(store, vectors(["x"])[0])
     other.remove(["c39"])
     other.remove(["a", "b"])
     assert store.nearest(vectors(["x"])[0], 1) == []
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 640, 1000])
+def test_the_best_are_those_of_a_full_sort(tmp_path, count):
+    """Also where many are alike, and where k comes near the number of blocks or of chunks."""
+    store = SqliteStore(tmp_path / "x")
+    texts = [f"text {i % 97}" for i in range(count)]
+    rows = vectors(texts)
+    store.put(Record("a"), chunks_of(*texts), rows)
+    wanted = vectors(["x"])[0]
+    scores = wanted @ np.ascontiguousarray(rows.T)
+    expected = np.lexsort((np.arange(count), -scores)) + 1
+    for k in (1, 9, 10, 11, 64, count - 1, count, count + 1):
+        assert [chunk for chunk, _ in store.nearest(wanted, k)] == expected[: max(k, 0)].tolist()
 
 
 def test_odd_letters_do_not_break_the_file(tmp_path):

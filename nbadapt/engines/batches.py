@@ -19,13 +19,15 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
     """Without dropout and gradients; the model is given back in the mode it was in."""
     import torch
 
-    training = model.training
-    model.eval()
+    training, changed = model.training, any(module.training for module in model.modules())
+    if changed:  # setting the mode of every module takes milliseconds, which short batches would notice
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        if changed:
+            model.train(training)
 
 
 def runs(items: Sequence[T], size: int, key: Callable[[T], Any]) -> list[list[T]]:

@@ -34,6 +34,8 @@ FORMAT = 1  # of the tables; `PRAGMA user_version`
 WAIT = 60.0  # seconds for which another process may hold the file
 MOST_WORDS = 64  # of a question that are looked up
 AT_ONCE = 500  # values in one statement
+EMPTY = 1 / 8  # of the columns in memory, at most
+BLOCK = 64  # scores of which one is looked at first
 
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -219,13 +221,12 @@ class SqliteStore(Store):
                 raise StoreError(f"the index {self._path} has vectors of {width} numbers, not of {len(vector)}")
             scores = np.asarray(vector, np.float32) @ matrix.columns  # (N,)
             ids = matrix.ids
-            if where:
-                admitted = np.isin(matrix.documents, self._admitted(where))
+            if where or matrix.empty:
+                admitted = np.isin(matrix.documents, self._admitted(where)) if where else matrix.documents > 0
                 scores, ids = scores[admitted], ids[admitted]
-            if k < len(scores):
-                best = np.argpartition(-scores, k - 1)[:k]
-                scores, ids = scores[best], ids[best]
-            order = np.lexsort((ids, -scores))
+            best = np.flatnonzero(scores >= _threshold(scores, k))
+            scores, ids = scores[best], ids[best]
+            order = np.lexsort((ids, -scores))[:k]
             return [Ranked(int(ids[i]), float(scores[i])) for i in order]
 
     def matching(self, text: str, k: int, where: Where = EVERYWHERE) -> list[Ranked]:
@@ -277,9 +278,12 @@ class SqliteStore(Store):
 class _Matrix:
     """All vectors in memory, one a column: so the product with a query is half as long as with one a row.
 
+    The column of a chunk that is gone stays, empty, until there are many of them: closing a gap moves all the rest.
+
     Attributes:
         ids: the chunks' numbers (N,).
-        documents: the numbers of their documents (N,), rising.
+        documents: the numbers of their documents (N,); 0 where a column is empty.
+        empty: how many are.
         changes: which state of the file this is.
     """
 
@@ -288,6 +292,8 @@ class _Matrix:
 
         self._columns = np.zeros((0, 0), np.float32)  # (d, room for more than N)
         self.ids = self.documents = np.zeros(0, np.int64)
+        self._known = self._last = 0  # how many documents there were, and the largest of their numbers
+        self.empty = 0
         self.changes = -1
 
     @property
@@ -297,21 +303,36 @@ class _Matrix:
 
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Follow what is stored now; what is here is not read again, for no document ever changes."""
+        count = "SELECT count(*) FROM documents"
+        (total,) = connection.execute(count).fetchone()
+        (new,) = connection.execute(f"{count} WHERE id > ?", (self._last,)).fetchone()
+        if total - new != self._known:
+            self._drop_gone(connection)
+        self._add_new(connection)
+        self._known = total
+        (self._last,) = connection.execute("SELECT coalesce(max(id), 0) FROM documents").fetchone()
+        (self.changes,) = connection.execute("SELECT count FROM changes").fetchone()
+
+    def _drop_gone(self, connection: sqlite3.Connection) -> None:
         import numpy as np
 
-        (changes,) = connection.execute("SELECT count FROM changes").fetchone()
-        last = int(self.documents[-1]) if len(self.documents) else 0
         live = np.fromiter((row[0] for row in connection.execute("SELECT id FROM documents")), np.int64)
         kept = np.isin(self.documents, live)
-        if not kept.all():
+        self.documents = np.where(kept, self.documents, 0)
+        self.empty = int(len(kept) - kept.sum())
+        if self.empty > len(kept) * EMPTY:
             self._columns = self.columns[:, kept]
-            self.ids, self.documents = self.ids[kept], self.documents[kept]
+            self.ids, self.documents, self.empty = self.ids[kept], self.documents[kept], 0
+
+    def _add_new(self, connection: sqlite3.Connection) -> None:
+        import numpy as np
+
         pairs = connection.execute(
-            "SELECT id, document FROM chunks WHERE document > ? ORDER BY document, number", (last,)
+            "SELECT id, document FROM chunks WHERE document > ? ORDER BY document, number", (self._last,)
         ).fetchall()
         at, added = len(self.ids), np.array(pairs, np.int64).reshape(-1, 2)
         blobs = connection.execute(
-            "SELECT data, width FROM vectors WHERE document > ? AND width > 0 ORDER BY document", (last,)
+            "SELECT data, width FROM vectors WHERE document > ? AND width > 0 ORDER BY document", (self._last,)
         )
         for data, width in blobs:
             block = np.frombuffer(data, "<f4").reshape(-1, width)
@@ -321,7 +342,6 @@ class _Matrix:
             at += len(block)
         self.ids = np.concatenate([self.ids, added[:, 0]])
         self.documents = np.concatenate([self.documents, added[:, 1]])
-        self.changes = changes
 
     def _grow(self, used: int, needed: int, width: int) -> None:
         """Make room for `needed` columns and an eighth more, so that small additions copy nothing."""
@@ -331,6 +351,20 @@ class _Matrix:
         if used:
             columns[:, :used] = self._columns[:, :used]
         self._columns = columns
+
+
+def _threshold(scores: np.ndarray[Any, Any], k: int) -> float:
+    """A score that at least k of them reach, and few more than k: the k-th best of the best of each `BLOCK`.
+
+    That takes a fifth of the time of partitioning all scores, which is a tenth of a query. Scores: shape (N,).
+    """
+    import numpy as np
+
+    if k >= len(scores):
+        return -np.inf
+    whole = len(scores) // BLOCK
+    peaks = scores[: whole * BLOCK].reshape(whole, BLOCK).max(axis=1) if whole >= k else scores
+    return float(np.partition(peaks, len(peaks) - k)[len(peaks) - k])
 
 
 def _condition(where: Where) -> tuple[str, list[str]]:
