@@ -151,7 +151,22 @@ class Checkpoint(Event):
 
 
 KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
-    {c.kind: c for c in (StateChange, Stage, Parameters, Progress, Metric, Memory, Sample, Source, Candidate, Notice, Checkpoint)}
+    {
+        c.kind: c
+        for c in (
+            StateChange,
+            Stage,
+            Parameters,
+            Progress,
+            Metric,
+            Memory,
+            Sample,
+            Source,
+            Candidate,
+            Notice,
+            Checkpoint,
+        )
+    }
 )
 
 

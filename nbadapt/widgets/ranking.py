@@ -39,10 +39,7 @@ def ranking(history: History) -> Ranking:
     figure = f"{clip(metric_label(shown[0].figure), LABEL_BYTES)}, 95 % interval"
     return {
         "head": ["rank", "prompt", figure, "rows", "tokens"],
-        "rows": [
-            [f"{c.rank:,}", clip(c.text, most), _figure(c), _rows(c), f"{c.tokens:,}"]
-            for c in shown
-        ],
+        "rows": [[f"{c.rank:,}", clip(c.text, most), _figure(c), _rows(c), f"{c.tokens:,}"] for c in shown],
         "more": len(ranked) - len(shown),
     }
 

@@ -1,0 +1,315 @@
+"""Automatic prompt engineering: a model writes the instruction (Zhou et al. 2022, https://arxiv.org/abs/2211.01910).
+
+::
+
+    examples ──> proposer ──> m instructions ──> scored on the first rows ──> the best so far
+                    ^                                                            │
+                    └──── the same in other words  <──── rounds 2 ... T  ────────┤
+                                                                                 └──> a race on more rows ──> winner
+
+    rho* = argmax_rho  1/n sum_i [ y(rho, x_i) = y_i ]     y(rho, x): the answer to x below the instruction rho
+
+    answers = m T (1 + n_1) + n_1 + race,  at most the budget       1: its proposal, n_1 rows; n_1: no instruction
+
+Nothing is trained. The body is the prompt of a row, above which the instruction stands; it is also tried without one.
+The paper keeps a share of the candidates and may score by likelihood: here a fixed number are varied, and the race
+is successive halving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from nbadapt.errors import ModelError, RequestError
+from nbadapt.events import Notice
+from nbadapt.options import DTYPES
+from nbadapt_plugins import _proposing
+from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Ground, Search
+from nbadapt_plugins._proposing import Proposer, same_as
+from nbadapt_plugins._search_rows import FEWEST
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from nbadapt.engines.fitting import Questions
+    from nbadapt.engines.racing import Round
+    from nbadapt.method import Adapted, Job
+    from nbadapt_plugins._scoring import Scoring, Steps, Tried
+
+FINALISTS = 4  # instructions in the race at the end
+PARENTS = 3  # instructions that are varied in a round
+LEAST = 2  # instructions in a round
+MEANINGFUL = 4  # instructions in a round, below which the user is warned
+RACE = 3  # the race gets at most one part of so many of the budget
+
+
+class AutoPromptSettings(CandidateConfig):
+    """Settings of automatic prompt engineering."""
+
+    budget: int = Field(
+        600, ge=1, le=1_000_000, description="most answers of the search, proposals and scorings; held-out rows not"
+    )
+    rounds: int = Field(
+        3, ge=1, le=50, description="rounds of proposals: the first from examples, the others vary the best so far"
+    )
+    proposer: str = Field(
+        "", max_length=500, description="model that writes the instructions, as --model takes it; empty: the same one"
+    )
+    proposer_base_url: str = Field(
+        "", max_length=2000, description="where the proposer's endpoint is; empty: as for --model, if they share it"
+    )
+    proposer_key_env: str = Field(
+        "", max_length=200, description="environment variable that holds the key of the proposer's endpoint"
+    )
+    proposal_examples: int = Field(5, ge=1, le=100, description="answered examples that an instruction is written from")
+    proposal_temperature: float = Field(
+        0.9, gt=0, le=10, description="how freely instructions are drawn; flatter when higher"
+    )
+    instruction_tokens: int = Field(64, ge=4, le=2048, description="longest instruction, in tokens")
+    racing_rows: int = Field(
+        20, ge=FEWEST, le=10_000, description="rows that every instruction is scored on before the race of the best"
+    )
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a budget is spent on.
+
+    Attributes:
+        proposals: instructions in each round.
+        first: rows that each of them is scored on.
+        race: the rounds of the race at the end; empty where all rows are seen before.
+        answers: in all, at most.
+    """
+
+    proposals: tuple[int, ...]
+    first: int
+    race: tuple[Round, ...]
+    answers: int
+
+
+def spend(budget: int, rounds: int, rows: int, first: int) -> Spending:
+    """Share a budget out: a part for the race, the rest for as many instructions as it lasts for.
+
+    Args:
+        budget: answers.
+        rounds: of proposals.
+        rows: n to search on.
+        first: rows that each instruction is scored on.
+
+    Raises:
+        RequestError: not even two instructions in each round.
+    """
+    from nbadapt.engines import racing
+
+    first = min(first, rows)
+    needed = first + LEAST * rounds * (1 + first)
+    if budget < needed:
+        raise RequestError(
+            f"a budget of {budget:,} answers is too small to mean anything: {rounds} rounds of {LEAST} instructions, "
+            f"each proposed and scored on {first} rows, take {needed:,} with the prompt alone: raise budget, or lower "
+            f"rounds or racing_rows (at least {FEWEST})"
+        )
+    race: tuple[Round, ...] = ()
+    most = min(budget // RACE, budget - needed)
+    for last in range(rows, first, -1):
+        wanted = racing.schedule(FINALISTS, last, first)
+        if racing.cost(wanted, first) <= most:
+            race = wanted
+            break
+    cost = racing.cost(race, first)
+    count = (budget - first - cost) // (1 + first)
+    proposals = tuple(count // rounds + (i < count % rounds) for i in range(rounds))
+    return Spending(proposals, first, race, first + count * (1 + first) + cost)
+
+
+class AutoPrompt(CandidateMethod):
+    """Lets a model write the instruction, and keeps the one that does best."""
+
+    name = "auto-prompt"
+    verb = "prompt"
+    summary = "let a model propose instructions from examples; the best one on rows with answers is kept"
+    reference = "https://arxiv.org/abs/2211.01910"
+    tasks = frozenset({"classification", "generation"})
+    Config = AutoPromptSettings
+
+    @classmethod
+    def trial(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - of the contract
+        """A small budget."""
+        return {"budget": 70, "rounds": 2, "instruction_tokens": 8, "racing_rows": FEWEST, "proposal_examples": 2}
+
+    def ground(self, job: Job) -> Ground:
+        """The rows, and the body as the template of all prompts."""
+        shown = min(2 * job.config.proposal_examples, _rows(job) // 4)
+        return Ground(job, [self._prompt(job)], max(1, shown), in_prompts=False)
+
+    def _prompt(self, job: Job) -> str:
+        from nbadapt_plugins._prompting import labels_of
+
+        return self._template(job, labels_of(job))
+
+    def planned(self, job: Job, ground: Ground) -> tuple[Search, Sequence[Questions]]:
+        """How the budget is spent, with a stand-in for the longest instruction."""
+        text = self._prompt(job)
+        plan = spend(job.config.budget, job.config.rounds, len(ground.division.search), job.config.racing_rows)
+        stand_in = " ".join(["the"] * job.config.instruction_tokens)  # most tokenizers read a word as one token
+        alone, questions = ground.tried(1, text, "the prompt alone")
+        longest, more = ground.tried(2, text, "an instruction", stand_in)
+        proposer = _proposer(job, ground, text)
+        parameters, meta = proposer.check()
+        count = sum(plan.proposals)
+        scored = plan.answers - count
+        steps = _steps(plan, ground)
+        search = Search(
+            steps=steps,
+            answers=plan.answers,
+            prompt_tokens=scored * max(alone.tokens, longest.tokens) + count * meta,
+            answer_steps=steps * ground.longest_answer + len(plan.proposals) * job.config.instruction_tokens,
+            line=_line(plan, proposer, len(ground.division.search)),
+            memory={"proposer": parameters * DTYPES[proposer.width]} if parameters else {},
+        )
+        return search, [questions, more, ground.held_out(text, stand_in)]
+
+    def search(self, job: Job, ground: Ground, model: Adapted, scoring: Scoring, steps: Steps) -> Tried:
+        """Propose, score, vary the best, and race at the end."""
+        from nbadapt.engines import racing
+
+        text = self._prompt(job)
+        plan = spend(job.config.budget, job.config.rounds, len(ground.division.search), job.config.racing_rows)
+        proposer = _proposer(job, ground, text)
+        opened = proposer.open(model, steps)
+        if opened is not model:
+            steps.models.append(opened)
+        alone = scoring.add(ground.tried(1, text, "the prompt alone")[0])
+        alone.title = "(no instruction)"
+        scoring.ask(alone, 0, plan.first, "scoring the prompt without an instruction")
+        written = _Written(ground, scoring, text)
+        for round_, count in enumerate(plan.proposals):
+            steps.stage = f"proposing instructions, round {round_ + 1} of {len(plan.proposals)}"
+            parents = [tried.instruction for tried in scoring.ranked(scoring.tried) if tried.instruction][:PARENTS]
+            fresh = proposer.vary(parents, count, round_, steps) if parents else proposer.propose(count, steps)
+            steps.answers += len(fresh)
+            for proposal in fresh:
+                tried = written.take(proposal)
+                if tried is None:
+                    steps.skip(scoring.steps_for(plan.first))
+                    continue
+                where = f"round {round_ + 1} of {len(plan.proposals)}"
+                scoring.ask(tried, 0, plan.first, f"scoring {tried.name}, {where}")
+            scoring.settle()
+        written.tell(steps)
+        return self._race(scoring, plan, steps, racing.race)
+
+    def _race(self, scoring: Scoring, plan: Spending, steps: Steps, race: Any) -> Tried:
+        """The best ones on more rows; fewer than planned where proposals were alike."""
+        ordered = scoring.ranked(scoring.tried)
+        if not plan.race:
+            return ordered[0]
+        finalists = ordered[: plan.race[0].candidates]
+        scoring.settle(finalists)
+        planned = iter(plan.race)
+        seen = plan.first
+
+        def ranked(left: Sequence[Tried]) -> list[Tried]:
+            nonlocal seen
+            this = next(planned)
+            steps.skip((this.candidates - len(left)) * scoring.steps_for(this.rows - seen))
+            seen = this.rows
+            best = scoring.ranked(left)
+            following = next((one.candidates for one in plan.race if one.rows > seen), len(best))
+            scoring.settle(best[:following])
+            return best
+
+        def ask(tried: Tried, start: int, stop: int) -> None:
+            scoring.ask(tried, start, stop, f"scoring {tried.name} on {stop:,} rows")
+
+        found: list[Tried] = race(finalists, plan.race, ask, ranked, plan.first)
+        return found[0]
+
+
+def _rows(job: Job) -> int:
+    """How many rows examples for the proposer are taken from."""
+    if job.examples is not None:
+        return len(job.examples)
+    return len(job.data) // 2 if job.data is not None else 0
+
+
+def _steps(plan: Spending, ground: Ground) -> int:
+    """Batches of scored rows; proposals are none."""
+    steps = (1 + sum(plan.proposals)) * ground.steps_for(plan.first)
+    seen = plan.first
+    for each in plan.race:
+        steps += each.candidates * ground.steps_for(each.rows - seen)
+        seen = each.rows
+    return steps
+
+
+def _line(plan: Spending, proposer: Proposer, rows: int) -> str:
+    """What is done, for people."""
+    count, rounds = sum(plan.proposals), len(plan.proposals)
+    most = max(plan.proposals)
+    line = (
+        f"{proposer.ref.name} proposes {count} instructions in {rounds} round{'s' * (rounds > 1)}, each scored on "
+        f"{plan.first:,} of {rows:,} rows"
+    )
+    if plan.race:
+        line += f", and the best {plan.race[0].candidates} race to {plan.race[-1].rows:,}"
+    if most < MEANINGFUL:
+        line += f"; {most} a round are few to choose from: a larger budget finds more"
+    return line
+
+
+def _proposer(job: Job, ground: Ground, text: str) -> Proposer:
+    """The model that proposes, with the rows that it is shown."""
+    from nbadapt.engines.prompts import shots_of
+
+    shots = shots_of(ground.division.shown.alone(), text, job.variables)
+    return Proposer(job, _proposing.find(job), shots, ground.labels)
+
+
+class _Written:
+    """Proposals, cleaned; those that cannot be used are counted.
+
+    Args:
+        ground: fills them.
+        scoring: takes them in.
+        text: the template that they stand above.
+    """
+
+    def __init__(self, ground: Ground, scoring: Scoring, text: str) -> None:
+        self._ground, self._scoring, self._text = ground, scoring, text
+        self._known: set[str] = set()
+        self._count = self._empty = self._again = self._unfit = 0
+
+    def take(self, proposal: str) -> Tried | None:
+        """The instruction as a prompt to be scored; None for nothing, for what is known, and for what is too long."""
+        self._count += 1
+        instruction = _proposing.cleaned(proposal)
+        said = same_as(instruction)
+        if not said:
+            self._empty += 1
+            return None
+        if said in self._known:
+            self._again += 1
+            return None
+        self._known.add(said)
+        number = len(self._scoring.tried) + 1
+        try:
+            tried, _ = self._ground.tried(number, self._text, f"instruction {number}", instruction)
+        except ModelError:  # does not fit the context
+            self._unfit += 1
+            return None
+        return self._scoring.add(tried)
+
+    def tell(self, emit: Any) -> None:
+        """A notice of what was not scored."""
+        parts = [(self._empty, "empty"), (self._again, "the same as others"), (self._unfit, "too long")]
+        said = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+        if said:
+            emit(Notice(f"of {self._count:,} proposals {said}: those were not scored"))
