@@ -96,7 +96,7 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
     differ = only_first + sum(a < b for a, b in zip(first, second, strict=True))
     fewer = min(only_first, differ - only_first)
     tail = sum(math.comb(differ, i) for i in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**differ)
+    return min(1.0, 2 * tail / (1 << differ))
 
 
 def sign_flips(first: Sequence[float], second: Sequence[float], seed: int) -> float:

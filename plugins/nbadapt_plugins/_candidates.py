@@ -15,11 +15,11 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from nbadapt.errors import RequestError, Stopped, UnsuitedError
+from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Stage
 from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
 from nbadapt.options import DTYPES
@@ -31,20 +31,15 @@ from nbadapt_plugins._prompting import (
     check_metric,
     choice_note,
     free_labels_note,
-    is_classifier,
-    labels_of,
     open_model,
-    rows_of,
-    shape,
 )
 from nbadapt_plugins._scoring import CANDIDATES, Scoring, Steps, Tried
-from nbadapt_plugins._search_rows import FEWEST, Part, divide
+from nbadapt_plugins._search_rows import FEWEST
 
 if TYPE_CHECKING:
-    from nbadapt.engines.fitting import Questions, Row
-    from nbadapt.engines.prompts import Shot
+    from nbadapt.engines.fitting import Questions
+    from nbadapt_plugins._ground import Ground
 
-LOOKED_AT = 20  # rows whose prompts are tokenised to tell their mean length
 ANSWER_SECONDS = 1.0  # of an endpoint, where nothing is known of it
 
 
@@ -89,136 +84,6 @@ class Search:
     memory: Mapping[str, int]
 
 
-class Ground:
-    """The rows of a search and what is needed to fill prompts with them; no weights.
-
-    Args:
-        job: what was asked.
-        templates: all that rows may be filled into.
-        shown: demonstrations before each prompt, or for the proposer.
-        in_prompts: whether they are before each prompt.
-
-    Raises:
-        RequestError, DataError, ModelError: rows, templates or a model that cannot be used.
-    """
-
-    def __init__(self, job: Job, templates: Sequence[str], shown: int, *, in_prompts: bool) -> None:
-        from nbadapt import models
-
-        if is_classifier(job):
-            raise UnsuitedError(f"{job.method} needs a language model, and {job.model.name} is a classifier")
-        self.job, self._in_prompts = job, in_prompts
-        columns = _columns(job, templates)
-        self.division = divide(job, columns, shown, job.config.search_rows)
-        self.labels = labels_of(job) or (self.division.search.table.labels if job.data.task == "text" else ())  # type: ignore[union-attr]  # divided
-        self.at_endpoint = job.model.kind == "endpoint"
-        self.config, self.total = (None, 0) if self.at_endpoint else shape(job)
-        self.tokenizer = None if self.at_endpoint else models.load_tokenizer(models.base_ref(job.model))
-        self.size = 1 if self.at_endpoint else job.config.batch_size
-        self._filled: dict[str, tuple[list[Row], list[Row]]] = {}
-
-    @property
-    def longest_answer(self) -> int:
-        """Tokens that an answer takes at most; none where labels are scored."""
-        return 0 if self.labels and not self.at_endpoint else int(self.job.config.max_new_tokens)
-
-    def steps_for(self, rows: int) -> int:
-        """How many steps so many rows take."""
-        return -(-rows // self.size)
-
-    def tried(self, number: int, template: str, name: str, instruction: str = "") -> tuple[Tried, Questions]:
-        """A prompt that can be asked the rows to search on.
-
-        Raises:
-            RequestError, DataError: a row that the template cannot be filled with.
-            ModelError: a row that does not fit the model's context.
-        """
-        rows, _ = self._rows(template)
-        plan = self._fitted(template, instruction, rows, self.division.search)
-        tokens = self._mean_tokens(plan.queries)
-        return Tried(number, template, instruction, name, plan.queries, plan.shots, tokens), plan
-
-    def held_out(self, template: str, instruction: str = "") -> Questions:
-        """The held-out rows with a prompt; raises as `tried` does."""
-        _, rows = self._rows(template)
-        return self._fitted(template, instruction, rows, self.division.held_out)
-
-    def _rows(self, template: str) -> tuple[list[Row], list[Row]]:
-        """The rows to search on and those held out, filled into a template; done once for each."""
-        if template not in self._filled:
-            parts = (self.division.search, self.division.held_out)
-            self._filled[template] = tuple(self._fill(template, part) for part in parts)  # type: ignore[assignment]  # two
-        return self._filled[template]
-
-    def _fill(self, template: str, part: Part) -> list[Row]:
-        from nbadapt.engines import prompts
-        from nbadapt.template import placeholders
-
-        prompts.check_filled(part.table, placeholders(template))  # with the table's own row numbers
-        try:
-            rows = rows_of(replace(self.job, data=part.alone()), template)
-        except RequestError as error:
-            raise RequestError(f"the rows of {part.table.source}: {error}") from None
-        return [replace(row, number=number) for row, number in zip(rows, part.numbers, strict=True)]
-
-    def _fitted(self, template: str, instruction: str, rows: Sequence[Row], part: Part) -> Questions:
-        from nbadapt.engines import choice
-        from nbadapt.engines.fitting import Fitting, Selection
-        from nbadapt.engines.templated import instructed
-
-        asked = [replace(row, prompt=instructed(instruction, row.prompt)) for row in rows]
-        shots = self._shots(template, instruction)
-        job = replace(self.job, data=part.table)
-        selection = Selection(lambda places, count, _: tuple(places[:count]))
-        plan = Fitting(job, self.tokenizer, self.config, self.labels, asked, shots, len(shots), selection).plan()
-        if self.at_endpoint and self.labels:
-            queries = [replace(query, prompt=choice.with_choice(query.prompt, self.labels)) for query in plan.queries]
-            plan = replace(plan, queries=queries)
-        return plan
-
-    def _shots(self, template: str, instruction: str) -> list[Shot]:
-        """The demonstrations before each prompt, filled into its template."""
-        from nbadapt.engines.prompts import shots_of
-        from nbadapt.engines.templated import instructed
-
-        if not (self._in_prompts and len(self.division.shown)):
-            return []
-        shots = shots_of(self.division.shown.alone(), template, self.job.variables)
-        return [replace(shot, prompt=instructed(instruction, shot.prompt)) for shot in shots]
-
-    def _mean_tokens(self, queries: Sequence[Any]) -> int:
-        from nbadapt.engines.tokens import encode_prompt, rough_tokens
-
-        some = [query.prompt for query in queries[:LOOKED_AT]]
-        if self.tokenizer is None:
-            return round(sum(map(rough_tokens, some)) / len(some))
-        return round(sum(len(encode_prompt(self.tokenizer, prompt)) for prompt in some) / len(some))
-
-
-def _columns(job: Job, templates: Sequence[str]) -> list[str]:
-    """The columns of the data that the templates name.
-
-    Raises:
-        RequestError: a template that names none: every row would get the same prompt.
-    """
-    from nbadapt import template
-
-    if job.data is None:
-        return []  # refused by `divide`, which says what to give
-    known = {name for table in (job.data, job.examples) if table is not None for name in table.rows[0]}
-    named: dict[str, None] = {}
-    for number, text in enumerate(templates, 1):
-        own = [name for name in template.placeholders(text) if name in known]
-        if not own:
-            which = f"template {number}" if len(templates) > 1 else "the prompt"
-            raise RequestError(
-                f"{which} names no column of {job.data.source}, so every row would get the same prompt: write "
-                f"{{{{name}}}} where a row's value goes; columns: {', '.join(job.data.rows[0])}"
-            )
-        named |= dict.fromkeys(own)
-    return list(named)
-
-
 class CandidateMethod(PromptMethod):
     """A method that compares prompts on rows with answers, and keeps the best one."""
 
@@ -251,7 +116,7 @@ class CandidateMethod(PromptMethod):
             return Estimate(memory=search.memory, steps=steps, notes=notes)
         width = DTYPES[job.dtype]
         longest = max(each.longest for each in questions)
-        cache = cache_bytes(ground.config, job.config.batch_size * longest, width)  # type: ignore[arg-type]  # local
+        cache = cache_bytes(ground.config, job.config.batch_size * longest, width)
         return Estimate(
             total=ground.total,
             memory={"weights": ground.total * width, "activations": cache, **search.memory},
@@ -432,7 +297,10 @@ def _cost(job: Job, ground: Ground, search: Search) -> str:
     count = search.answers + held_out
     mean = search.prompt_tokens / max(1, search.answers)
     tokens = search.prompt_tokens + round(held_out * mean)
-    said = f"{search.answers:,} answers and {held_out:,} held-out ones, about {tokens:,} tokens of prompts"
+    said = (
+        f"at most {search.answers:,} answers in the search and {held_out:,} held-out ones, about {tokens:,} tokens of "
+        "prompts"
+    )
     if ground.at_endpoint:
         answers = f" and {count * job.config.max_new_tokens:,} of answers"
         seconds = count / job.config.parallel * ANSWER_SECONDS

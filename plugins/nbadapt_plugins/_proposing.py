@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nbadapt.engines.answering import Query, Reply
     from nbadapt.engines.prompts import Shot
     from nbadapt.method import Adapted, Emit, Job, ModelRef
+    from nbadapt_plugins._ground import Ground
+    from nbadapt_plugins._scoring import Scoring, Tried
 
 PROPOSALS = "artifacts/proposals.jsonl"  # of an endpoint, each as it came
 GIVEN = "Somebody was given one instruction and did what it says with every input below."
@@ -54,7 +56,8 @@ class Texts:
 
 def cleaned(text: str) -> str:
     """The instruction in what a proposer wrote: its first paragraph, without heading, quotes and line breaks."""
-    for paragraph in re.split(r"\n\s*\n", text.strip()):
+    readable = text.encode("utf-8", "replace").decode("utf-8")  # a service may send halves of characters
+    for paragraph in re.split(r"\n\s*\n", readable.strip()):
         found = HEADING.sub("", " ".join(paragraph.split()).strip(WRAPPING)).strip(WRAPPING).strip()
         if found and not found.endswith(":"):
             return found
@@ -210,3 +213,54 @@ class Proposer:
                 for batch, replies in answering.answers([query for query in queries if query.row not in known]):
                     found |= {query.row: reply.reasoning for query, reply in zip(batch, replies, strict=True)}
         return [text for i in sorted(found) for text in found[i]]
+
+
+class Written:
+    """Proposals, cleaned; those that cannot be used are counted.
+
+    Args:
+        ground: fills them.
+        scoring: takes them in.
+        text: the template that they stand above.
+    """
+
+    def __init__(self, ground: Ground, scoring: Scoring, text: str) -> None:
+        self._ground, self._scoring, self._text = ground, scoring, text
+        self._known: set[str] = set()
+        self._count = self._empty = self._again = self._unfit = 0
+        tokenizer = ground.tokenizer
+        self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1] if tokenizer else []
+
+    def take(self, proposal: str) -> Tried | None:
+        """The instruction as a prompt to be scored; None where it is nothing, known, or cannot be asked."""
+        self._count += 1
+        instruction = cleaned(proposal)
+        said = same_as(instruction)
+        if not said:
+            self._empty += 1
+            return None
+        if said in self._known:
+            self._again += 1
+            return None
+        self._known.add(said)
+        if any(token in instruction for token in self._special):  # it could end its turn of the conversation
+            self._unfit += 1
+            return None
+        number = len(self._scoring.tried) + 1
+        try:
+            tried, _ = self._ground.tried(number, self._text, f"instruction {number}", instruction)
+        except ModelError:  # does not fit the context
+            self._unfit += 1
+            return None
+        return self._scoring.add(tried)
+
+    def tell(self, emit: Emit) -> None:
+        """A notice of what was not scored."""
+        parts = [
+            (self._empty, "empty"),
+            (self._again, "the same as others"),
+            (self._unfit, "too long or with special tokens"),
+        ]
+        said = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+        if said:
+            emit(Notice(f"of {self._count:,} proposals {said}: those were not scored"))

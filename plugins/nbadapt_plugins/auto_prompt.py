@@ -19,34 +19,28 @@ is successive halving.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from nbadapt.errors import ModelError, RequestError
-from nbadapt.events import Notice
 from nbadapt.options import DTYPES
 from nbadapt_plugins import _proposing
-from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Ground, Search
-from nbadapt_plugins._proposing import Proposer, same_as
+from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Search
+from nbadapt_plugins._ground import Ground
+from nbadapt_plugins._proposing import Proposer, Written
 from nbadapt_plugins._search_rows import FEWEST
+from nbadapt_plugins._spending import Spending, spend, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from typing import Any
 
     from nbadapt.engines.fitting import Questions
-    from nbadapt.engines.racing import Round
     from nbadapt.method import Adapted, Job
     from nbadapt_plugins._scoring import Scoring, Steps, Tried
 
-FINALISTS = 4  # instructions in the race at the end
 PARENTS = 3  # instructions that are varied in a round
-LEAST = 2  # instructions in a round
 MEANINGFUL = 4  # instructions in a round, below which the user is warned
-RACE = 3  # the race gets at most one part of so many of the budget
 
 
 class AutoPromptSettings(CandidateConfig):
@@ -75,58 +69,6 @@ class AutoPromptSettings(CandidateConfig):
     racing_rows: int = Field(
         20, ge=FEWEST, le=10_000, description="rows that every instruction is scored on before the race of the best"
     )
-
-
-@dataclass(frozen=True)
-class Spending:
-    """What a budget is spent on.
-
-    Attributes:
-        proposals: instructions in each round.
-        first: rows that each of them is scored on.
-        race: the rounds of the race at the end; empty where all rows are seen before.
-        answers: in all, at most.
-    """
-
-    proposals: tuple[int, ...]
-    first: int
-    race: tuple[Round, ...]
-    answers: int
-
-
-def spend(budget: int, rounds: int, rows: int, first: int) -> Spending:
-    """Share a budget out: a part for the race, the rest for as many instructions as it lasts for.
-
-    Args:
-        budget: answers.
-        rounds: of proposals.
-        rows: n to search on.
-        first: rows that each instruction is scored on.
-
-    Raises:
-        RequestError: not even two instructions in each round.
-    """
-    from nbadapt.engines import racing
-
-    first = min(first, rows)
-    needed = first + LEAST * rounds * (1 + first)
-    if budget < needed:
-        raise RequestError(
-            f"a budget of {budget:,} answers is too small to mean anything: {rounds} rounds of {LEAST} instructions, "
-            f"each proposed and scored on {first} rows, take {needed:,} with the prompt alone: raise budget, or lower "
-            f"rounds or racing_rows (at least {FEWEST})"
-        )
-    race: tuple[Round, ...] = ()
-    most = min(budget // RACE, budget - needed)
-    for last in range(rows, first, -1):
-        wanted = racing.schedule(FINALISTS, last, first)
-        if racing.cost(wanted, first) <= most:
-            race = wanted
-            break
-    cost = racing.cost(race, first)
-    count = (budget - first - cost) // (1 + first)
-    proposals = tuple(count // rounds + (i < count % rounds) for i in range(rounds))
-    return Spending(proposals, first, race, first + count * (1 + first) + cost)
 
 
 class AutoPrompt(CandidateMethod):
@@ -165,7 +107,7 @@ class AutoPrompt(CandidateMethod):
         parameters, meta = proposer.check()
         count = sum(plan.proposals)
         scored = plan.answers - count
-        steps = _steps(plan, ground)
+        steps = steps_of(plan, ground)
         search = Search(
             steps=steps,
             answers=plan.answers,
@@ -189,7 +131,7 @@ class AutoPrompt(CandidateMethod):
         alone = scoring.add(ground.tried(1, text, "the prompt alone")[0])
         alone.title = "(no instruction)"
         scoring.ask(alone, 0, plan.first, "scoring the prompt without an instruction")
-        written = _Written(ground, scoring, text)
+        written = Written(ground, scoring, text)
         for round_, count in enumerate(plan.proposals):
             steps.stage = f"proposing instructions, round {round_ + 1} of {len(plan.proposals)}"
             parents = [tried.instruction for tried in scoring.ranked(scoring.tried) if tried.instruction][:PARENTS]
@@ -240,16 +182,6 @@ def _rows(job: Job) -> int:
     return len(job.data) // 2 if job.data is not None else 0
 
 
-def _steps(plan: Spending, ground: Ground) -> int:
-    """Batches of scored rows; proposals are none."""
-    steps = (1 + sum(plan.proposals)) * ground.steps_for(plan.first)
-    seen = plan.first
-    for each in plan.race:
-        steps += each.candidates * ground.steps_for(each.rows - seen)
-        seen = each.rows
-    return steps
-
-
 def _line(plan: Spending, proposer: Proposer, rows: int) -> str:
     """What is done, for people."""
     count, rounds = sum(plan.proposals), len(plan.proposals)
@@ -271,45 +203,3 @@ def _proposer(job: Job, ground: Ground, text: str) -> Proposer:
 
     shots = shots_of(ground.division.shown.alone(), text, job.variables)
     return Proposer(job, _proposing.find(job), shots, ground.labels)
-
-
-class _Written:
-    """Proposals, cleaned; those that cannot be used are counted.
-
-    Args:
-        ground: fills them.
-        scoring: takes them in.
-        text: the template that they stand above.
-    """
-
-    def __init__(self, ground: Ground, scoring: Scoring, text: str) -> None:
-        self._ground, self._scoring, self._text = ground, scoring, text
-        self._known: set[str] = set()
-        self._count = self._empty = self._again = self._unfit = 0
-
-    def take(self, proposal: str) -> Tried | None:
-        """The instruction as a prompt to be scored; None for nothing, for what is known, and for what is too long."""
-        self._count += 1
-        instruction = _proposing.cleaned(proposal)
-        said = same_as(instruction)
-        if not said:
-            self._empty += 1
-            return None
-        if said in self._known:
-            self._again += 1
-            return None
-        self._known.add(said)
-        number = len(self._scoring.tried) + 1
-        try:
-            tried, _ = self._ground.tried(number, self._text, f"instruction {number}", instruction)
-        except ModelError:  # does not fit the context
-            self._unfit += 1
-            return None
-        return self._scoring.add(tried)
-
-    def tell(self, emit: Any) -> None:
-        """A notice of what was not scored."""
-        parts = [(self._empty, "empty"), (self._again, "the same as others"), (self._unfit, "too long")]
-        said = ", ".join(f"{count:,} {what}" for count, what in parts if count)
-        if said:
-            emit(Notice(f"of {self._count:,} proposals {said}: those were not scored"))

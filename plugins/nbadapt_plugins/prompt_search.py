@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from nbadapt.errors import RequestError
-from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Ground, Search
+from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Search
+from nbadapt_plugins._ground import Ground
 
 if TYPE_CHECKING:
     from nbadapt.engines.fitting import Questions
