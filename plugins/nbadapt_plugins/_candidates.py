@@ -138,7 +138,8 @@ class CandidateMethod(PromptMethod):
         emit(Stage("reaching the endpoint" if ground.at_endpoint else "loading the model"))
         model = open_model(job, emit)
         steps.models.append(model)
-        with Answering(model, ground.labels, job, steps, None) as answering:
+        asked = replace(job, data=ground.division.search.table)  # for errors, which name it
+        with Answering(model, ground.labels, asked, steps, None) as answering:
             scoring = Scoring(job, classes=bool(ground.labels), answering=answering, size=ground.size, steps=steps)
             try:
                 best = self.search(job, ground, model, scoring, steps)
@@ -233,6 +234,7 @@ class CandidateMethod(PromptMethod):
 
         best = scoring.safest()
         if best is not None:
+            scoring.choose(best, tell=False)  # a Stop must not hide the error
             store.write_outcome(job.directory, "failed", self._kept(job, ground, scoring, best), "")
 
 
@@ -272,11 +274,11 @@ def _notes(job: Job, ground: Ground, search: Search, questions: Sequence[Questio
     """What the user should know before it starts: rows, cost, what cannot be seen on so few rows."""
     rows = len(ground.division.search)
     told = dict.fromkeys(note for plan in questions for note in plan.notes)
-    power = f"; on {rows:,} rows a share's 95 % interval is up to ±{_half_width(rows):.0f} points"
-    cost = f"{search.line}: at most {_cost(job, ground, search)}"
+    power = f"on {rows:,} rows the 95 % interval of a share is up to ±{_half_width(rows):.0f} points"
     return (
-        ground.division.note + power,
-        cost,
+        ground.division.note,
+        f"{search.line}; {power}",
+        _cost(job, ground, search),
         *choice_note(job, ground.labels),
         *free_labels_note(job, ground.labels),
         *told,

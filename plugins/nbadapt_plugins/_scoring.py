@@ -217,13 +217,14 @@ class Scoring:
                 tried.standing = "" if tried in left else "dropped"
             self._tell(tried)
 
-    def choose(self, tried: Tried) -> None:
+    def choose(self, tried: Tried, *, tell: bool = True) -> None:
         """Put the chosen prompt first, and tell all places."""
         others = [other for other in self.ranked(self._asked()) if other is not tried]
         tried.standing = "chosen"
         for rank, each in enumerate([tried, *others], 1):
             each.rank = rank
-            self._tell(each)
+            if tell:
+                self._tell(each)
 
     def safest(self) -> Tried | None:
         """The best of an unfinished search: by the cautious end of its interval, as some saw more rows than others."""
