@@ -51,10 +51,11 @@ class Scorer:
         self.seen = [0] * len(chances)
         self.asked = 0
 
-    def ask(self, candidate: int, start: int, stop: int) -> None:
-        assert self.seen[candidate] == start
-        self.seen[candidate] = stop
-        self.asked += stop - start
+    def ask(self, candidates: Sequence[int], start: int, stop: int) -> None:
+        assert {self.seen[candidate] for candidate in candidates} == {start}
+        for candidate in candidates:
+            self.seen[candidate] = stop
+            self.asked += stop - start
 
     def ranked(self, left: Sequence[int]) -> list[int]:
         assert len({self.seen[each] for each in left}) == 1  # they have seen the same rows

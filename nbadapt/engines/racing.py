@@ -60,7 +60,7 @@ def cost(rounds: Sequence[Round], seen: int = 0) -> int:
 def race(
     candidates: Sequence[T],
     rounds: Sequence[Round],
-    try_on: Callable[[T, int, int], None],
+    try_on: Callable[[Sequence[T], int, int], None],
     ranked: Callable[[Sequence[T]], list[T]],
     seen: int = 0,
 ) -> list[T]:
@@ -69,15 +69,14 @@ def race(
     Args:
         candidates: those that start; fewer than the first round has places for are all in.
         rounds: of `schedule`.
-        try_on: asks a candidate the rows from one place to another one.
+        try_on: asks candidates the rows from one place to another one.
         ranked: puts candidates that have seen the same rows in order, best first.
         seen: how many rows all have seen already.
     """
     left = list(candidates)
     for each in rounds:
         left = left[: each.candidates]
-        for candidate in left:
-            try_on(candidate, seen, each.rows)
+        try_on(left, seen, each.rows)
         left, seen = ranked(left), each.rows
     return left
 

@@ -175,13 +175,13 @@ class Proposer:
             self._model = open_model(self._job, emit)
         return self._model
 
-    def propose(self, count: int, emit: Emit) -> list[str]:
+    def propose(self, count: int, round_: int, emit: Emit) -> list[str]:
         """`count` instructions from examples, each from examples of its own as far as there are enough."""
         prompts = []
         for i in range(count):
-            drawn = random.Random(f"{self._job.seed} {i}")  # noqa: S311 - a reproducible choice, no secret
+            drawn = random.Random(f"{self._job.seed} {round_} {i}")  # noqa: S311 - a reproducible choice, no secret
             prompts.append(self._from_examples(drawn.sample(list(self._shots), self._count)))
-        return self._written([(prompt, 1) for prompt in prompts], 0, emit)
+        return self._written([(prompt, 1) for prompt in prompts], round_, emit)
 
     def vary(self, parents: Sequence[str], count: int, round_: int, emit: Emit) -> list[str]:
         """`count` variations of instructions, shared out among them; the first ones get one more."""

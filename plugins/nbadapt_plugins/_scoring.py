@@ -112,12 +112,13 @@ class Scoring:
         job: its metric decides, or the share of right answers.
         classes: whether the answers are a choice of a few.
         answering: asks.
-        size: rows in one step.
+        size: rows in one step; 1 for an endpoint.
         steps: told of everything.
     """
 
     def __init__(self, job: Job, *, classes: bool, answering: Answering, size: int, steps: Steps) -> None:
         self._job, self._answering, self._size, self._steps = job, answering, size, steps
+        self._at_once = job.model.kind == "endpoint"
         self.figure = job.metric.name if job.metric else "accuracy" if classes else "exact_match"
         self._sign = -1.0 if job.config.better == "lower" else 1.0
         self.tried: list[Tried] = []
@@ -132,31 +133,48 @@ class Scoring:
         self.tried.append(tried)
         return tried
 
-    def ask(self, tried: Tried, start: int, stop: int, stage: str) -> None:
-        """Ask a prompt the rows from one place to another, and tell how it did.
+    def ask(self, several: Sequence[Tried], start: int, stop: int, when: str = "") -> None:
+        """Ask some prompts the rows from one place to another, and tell how they did.
 
+        An endpoint is asked for all at once, a model here for one after the other: rows of a prompt begin alike.
         What was answered when a Stop or an error comes through is kept.
         """
-        queries = tried.queries[start:stop]
+        for group in [list(several)] if self._at_once else [[tried] for tried in several]:
+            what = group[0].name if len(group) == 1 else f"{len(group)} prompts"
+            self._ask(group, start, stop, f"scoring {what}{when}")
+
+    def _ask(self, group: Sequence[Tried], start: int, stop: int, stage: str) -> None:
+        owners = {id(query): tried for tried in group for query in tried.queries[start:stop]}
+        queries = [query for tried in group for query in tried.queries[start:stop]]
         if not queries:
             return
         self._steps.stage = stage
         self._steps(Stage(stage))
         try:
-            known = self._answering.known(queries)
-            tried.replies.update(known)
-            left = [query for query in queries if query.row not in known]
-            self._steps.advance(self.steps_for(len(queries)) - self.steps_for(len(left)), len(known))
+            left = queries if self._at_once else self._take_known(group[0], queries)
             for batch, replies in self._answering.answers(left):
-                tried.replies.update({query.row: reply for query, reply in zip(batch, replies, strict=True)})
+                for query, reply in zip(batch, replies, strict=True):
+                    owners[id(query)].replies[query.row] = reply
                 self._steps.advance(1, len(batch))
         finally:
             self._steps.stage = ""
-            if tried.replies:
-                tried.score = self.score(tried, [query.row for query in tried.queries if query.row in tried.replies])
-        if not tried.rank:
-            tried.rank = 1 + sum(self._key(other) < self._key(tried) for other in self._asked() if other is not tried)
-        self._tell(tried)
+            for tried in group:
+                if tried.replies:
+                    answered = [query.row for query in tried.queries if query.row in tried.replies]
+                    tried.score = self.score(tried, answered)
+        for tried in group:
+            if not tried.rank:
+                others = (other for other in self._asked() if other is not tried)
+                tried.rank = 1 + sum(self._key(other) < self._key(tried) for other in others)
+            self._tell(tried)
+
+    def _take_known(self, tried: Tried, queries: Sequence[Query]) -> list[Query]:
+        """Take the answers that were given before; the queries that are left."""
+        known = self._answering.known(queries)
+        tried.replies.update(known)
+        left = [query for query in queries if query.row not in known]
+        self._steps.advance(self.steps_for(len(queries)) - self.steps_for(len(left)), len(known))
+        return left
 
     def _asked(self) -> list[Tried]:
         return [tried for tried in self.tried if tried.score is not None]

@@ -130,20 +130,19 @@ class AutoPrompt(CandidateMethod):
             steps.models.append(opened)
         alone = scoring.add(ground.tried(1, text, "the prompt alone")[0])
         alone.title = "(no instruction)"
-        scoring.ask(alone, 0, plan.first, "scoring the prompt without an instruction")
+        scoring.ask([alone], 0, plan.first)
         written = Written(ground, scoring, text)
         for round_, count in enumerate(plan.proposals):
-            steps.stage = f"proposing instructions, round {round_ + 1} of {len(plan.proposals)}"
+            when = f", round {round_ + 1} of {len(plan.proposals)}"
+            steps.stage = f"proposing instructions{when}"
             parents = [tried.instruction for tried in scoring.ranked(scoring.tried) if tried.instruction][:PARENTS]
-            fresh = proposer.vary(parents, count, round_, steps) if parents else proposer.propose(count, steps)
-            steps.answers += len(fresh)
-            for proposal in fresh:
-                tried = written.take(proposal)
-                if tried is None:
-                    steps.skip(scoring.steps_for(plan.first))
-                    continue
-                where = f"round {round_ + 1} of {len(plan.proposals)}"
-                scoring.ask(tried, 0, plan.first, f"scoring {tried.name}, {where}")
+            proposals = (
+                proposer.vary(parents, count, round_, steps) if parents else proposer.propose(count, round_, steps)
+            )
+            steps.answers += len(proposals)
+            fresh = [tried for tried in map(written.take, proposals) if tried is not None]
+            steps.skip((count - len(fresh)) * scoring.steps_for(plan.first))
+            scoring.ask(fresh, 0, plan.first, when)
             scoring.settle()
         written.tell(steps)
         return self._race(scoring, plan, steps, racing.race)
@@ -168,8 +167,8 @@ class AutoPrompt(CandidateMethod):
             scoring.settle(best[:following])
             return best
 
-        def ask(tried: Tried, start: int, stop: int) -> None:
-            scoring.ask(tried, start, stop, f"scoring {tried.name} on {stop:,} rows")
+        def ask(left: Sequence[Tried], start: int, stop: int) -> None:
+            scoring.ask(left, start, stop, f" on {stop:,} rows")
 
         found: list[Tried] = race(finalists, plan.race, ask, ranked, plan.first)
         return found[0]

@@ -96,10 +96,9 @@ class PromptSearch(CandidateMethod):
         tried = [scoring.add(each) for each, _ in _tried(job, ground)]
         rounds = racing.schedule(len(tried), len(ground.division.search), job.config.racing_rows)
 
-        def ask(each: Tried, start: int, stop: int) -> None:
+        def ask(left: Sequence[Tried], start: int, stop: int) -> None:
             number = next(i for i, one in enumerate(rounds, 1) if one.rows == stop)
-            round_ = f", round {number} of {len(rounds)}" if len(rounds) > 1 else ""
-            scoring.ask(each, start, stop, f"scoring {each.name} of {len(tried)}{round_}")
+            scoring.ask(left, start, stop, f", round {number} of {len(rounds)}" if len(rounds) > 1 else "")
 
         def ranked(left: Sequence[Tried]) -> list[Tried]:
             ordered = scoring.ranked(left)
