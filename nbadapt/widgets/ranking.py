@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nbadapt.history import History
 
 MOST = 12  # prompts
-TEXT_BYTES = 4_200  # of all of them together
+TEXT_BYTES = 3_000  # of all of them together
 LABEL_BYTES = 60
 LINE = 60  # characters of a prompt in plain text
 
