@@ -14,6 +14,7 @@ from test_prompting import language_model, make_job, predictions, run
 
 import nbadapt
 from nbadapt import models, registry, store
+from nbadapt.engines.templated import instructed
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped, UnsuitedError
 from nbadapt.events import Candidate, Event, Notice, Progress
 from nbadapt.method import ModelRef
@@ -343,3 +344,12 @@ def test_hostile_templates_are_shown_as_text() -> None:
     zero = nbadapt.prompt("zero-shot", "a", model=model, max_new_tokens=1)
     with pytest.raises(NbadaptError, match="compared no prompts"):
         _ = zero.candidates
+
+
+def test_an_instruction_stands_above_a_text_and_is_the_system_turn_of_a_conversation() -> None:
+    assert instructed("", "x") == "x"
+    assert instructed("do {{this}}", "x") == "do {{this}}\n\nx"
+    user = {"role": "user", "content": "x"}
+    assert instructed("do", [user]) == [{"role": "system", "content": "do"}, user]
+    first = {"role": "system", "content": "be kind"}
+    assert instructed("do", [first, user]) == [{"role": "system", "content": "do\n\nbe kind"}, user]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nbadapt import template
-from nbadapt.engines import prompts
+from nbadapt.engines.prompts import fill
 from nbadapt.engines.tokens import Prompt
+from nbadapt.engines.wrapped import Wrapped
 from nbadapt.errors import RequestError
-from nbadapt.method import Adapted, Predictions
-
-if TYPE_CHECKING:
-    import numpy as np
+from nbadapt.method import Adapted
 
 
 def instructed(instruction: str, prompt: Prompt) -> Prompt:
@@ -27,7 +25,7 @@ def instructed(instruction: str, prompt: Prompt) -> Prompt:
     return [{"role": "system", "content": instruction}, *prompt]
 
 
-class Templated(Adapted):
+class Templated(Wrapped):
     """A model that gets its inputs in a template.
 
     An input is a text, where the template has one placeholder that is not a variable, or a mapping from the names
@@ -41,54 +39,15 @@ class Templated(Adapted):
     """
 
     def __init__(self, model: Adapted, text: str, variables: Mapping[str, str], instruction: str = "") -> None:
-        self._model, self._text, self._variables, self._instruction = model, text, dict(variables), instruction
+        super().__init__(model)
+        self._text, self._variables, self._instruction = text, dict(variables), instruction
         self._names = [name for name in template.placeholders(text) if name not in variables]
-        self.abilities = model.abilities
 
-    def generate(
-        self,
-        prompts: Sequence[Any],
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        tick: Callable[[], None] | None = None,
-    ) -> list[str]:
-        """One answer an input.
+    def _asked(self, prompts: Sequence[Any], completions: Sequence[str], longest: int) -> Sequence[Any]:
+        return [instructed(self._instruction, self._fill(given)) for given in prompts]
 
-        Raises:
-            RequestError: an input that does not fit the template.
-        """
-        return self._model.generate(
-            self._filled(prompts),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            tick=tick,
-        )
-
-    def score(
-        self, prompts: Sequence[Any], completions: Sequence[str], *, tick: Callable[[], None] | None = None
-    ) -> np.ndarray[Any, Any]:
-        """Log-likelihood of every completion after every filled input: shape (n, k)."""
-        return self._model.score(self._filled(prompts), completions, tick=tick)
-
-    def predict(self, texts: Sequence[Any], labels: Sequence[str] | None = None) -> Predictions:
-        """The class of every input; the run's own classes where `labels` is None."""
-        return self._model.predict(self._filled(texts), labels)
-
-    @property
-    def usage(self) -> Mapping[str, int]:
-        """What its answers have cost so far."""
-        return self._model.usage
-
-    def _filled(self, inputs: Sequence[Any]) -> list[Any]:
-        return [
-            instructed(self._instruction, prompts.fill(self._text, {**self._variables, **self._values(given)}))
-            for given in inputs
-        ]
+    def _fill(self, given: Any) -> Prompt:
+        return fill(self._text, {**self._variables, **self._values(given)})
 
     def _values(self, given: Any) -> Mapping[str, Any]:
         if isinstance(given, Mapping):

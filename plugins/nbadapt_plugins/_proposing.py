@@ -102,7 +102,7 @@ class Proposer:
     """
 
     def __init__(self, job: Job, ref: ModelRef, shots: Sequence[Shot], labels: Sequence[str]) -> None:
-        from nbadapt import models
+        from nbadapt import devices
 
         self.ref, self._shots, self._labels = ref, shots, tuple(labels)
         self.own = ref == job.model
@@ -111,8 +111,8 @@ class Proposer:
         )
         device, dtype = job.device, job.dtype
         if not self.own and ref.kind != "endpoint" and job.model.kind == "endpoint":
-            device = models.best_device()
-            dtype = models.best_dtype(device)
+            device = devices.best_device()
+            dtype = devices.best_dtype(device)
         self._job = replace(job, model=ref, config=config, device=device, dtype=dtype, data=None, examples=None)
 
     # ------------------------------------------------------------------ before it starts
