@@ -119,6 +119,8 @@ def test_the_best_instruction_is_found_within_the_budget(server: ChatServer) -> 
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (empty|the same)", line)}
     assert counts["empty"] >= 1
     assert counts["the same"] >= 1
+    (line,) = [text for text in notices(run_) if "told apart" in text]
+    assert "; the prompt alone " in line
     assert run_.predict("The film number 4 was dull.").labels == ["negative"]
     last = server.texts()[-1]
     assert last.startswith(best["text"] + "\n\nThe film number 4 was dull.")
@@ -175,6 +177,15 @@ def test_a_local_target_with_a_proposer_behind_an_endpoint(server: ChatServer, t
     assert adapted.predict(["great"]).labels == expected.labels
 
 
+@pytest.mark.slow
+def test_a_target_behind_an_endpoint_with_a_local_proposer(server: ChatServer) -> None:
+    run_ = ask(server, budget=80, rounds=1, proposer=str(tiny_models.folder("gpt2")), instruction_tokens=8)
+    assert not [text for text in server.texts() if text.startswith((MARK, VARY))]
+    assert len(run_.candidates) > 1
+    (line,) = [text for text in notices(run_) if "proposes" in text]
+    assert line.startswith(str(tiny_models.folder("gpt2")))
+
+
 def test_a_local_proposer_is_in_the_estimate(tmp_path: Path) -> None:
     target = ModelRef("tiny", "folder", str(tiny_models.folder("gpt2")))
     settings = {"proposer": str(tiny_models.folder("llama", chat=True))}
@@ -198,6 +209,7 @@ def test_what_a_proposer_writes_is_only_quoted(server: ChatServer) -> None:
     asked = [text for text in server.texts() if text.startswith("Say good")]
     assert all(text.startswith(f"{hostile}\n\nThe film") for text in asked)
     assert asked
+    assert any(text.endswith("; no instruction did better than none") for text in notices(run_))
     shown = report.bundle(run_)["text/html"]
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown

@@ -305,14 +305,16 @@ class Scoring:
         chances = [self._chance(chosen, other, racing.chance) for other in others]
         apart = racing.told_apart(chances)
         alike = [tried for tried, told in zip(others, apart, strict=True) if not told]
+        return self._compared(chosen, others, alike) + _beside_the_bare_one(chosen, others, alike)
+
+    def _compared(self, chosen: Tried, others: Sequence[Tried], alike: Sequence[Tried]) -> str:
         rows = chosen.score.rows if chosen.score else 0
         if not alike:
             return f"{chosen.name} is better than all others on these rows by more than chance (tests of pairs, Holm)"
         if alike == others[: len(alike)]:
             count = "two" if len(alike) + 1 == TWO else f"{len(alike) + 1:,}"
-            return (
-                f"the first {count} cannot be told apart on {_on(rows, alike)}: {_difference(self, chosen, alike[0])}"
-            )
+            said = _difference(self, chosen, alike[0])
+            return f"the first {count} cannot be told apart on {_on(rows, alike)}: {said}"
         named = ", ".join(tried.name for tried in alike[:4]) + (", ..." if len(alike) > 4 else "")
         return f"{chosen.name} comes first, but cannot be told apart from {named} on {_on(rows, alike)}"
 
@@ -326,6 +328,16 @@ class Scoring:
             return float(test(a, b, self._job.seed))
         one, other = self.score(first, rows), self.score(second, rows)
         return 0.0 if one.low > other.high or other.low > one.high else 1.0
+
+
+def _beside_the_bare_one(chosen: Tried, others: Sequence[Tried], alike: Sequence[Tried]) -> str:
+    """What an instruction gains over none, where that was tried too."""
+    bare = next((tried for tried in [chosen, *others] if tried.title), None)
+    if bare is None:
+        return ""
+    if bare is chosen:
+        return "; no instruction did better than none"
+    return f"; {bare.name} {'is among these' if bare in alike else 'does worse by more than chance'}"
 
 
 def _on(rows: int, others: Sequence[Tried]) -> str:
