@@ -112,6 +112,27 @@ class Source(Event):
 
 
 @dataclass(frozen=True)
+class Candidate(Event):
+    """One of several prompts that a run compares, as far as it was tried; a later one of its number replaces it.
+
+    `figure` is what `value` measures over the `rows` that it was asked, with its 95 % interval; `tokens` is the mean
+    length of its prompts. Among equal ranks the number decides; rank 1 is the best so far.
+    """
+
+    kind: ClassVar[str] = "candidate"
+    number: int
+    rank: int
+    text: str
+    figure: str
+    value: float
+    low: float
+    high: float
+    rows: int
+    tokens: int
+    standing: str = ""
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know: shown in the dashboard and kept in the summary."""
 
@@ -130,7 +151,22 @@ class Checkpoint(Event):
 
 
 KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
-    {c.kind: c for c in (StateChange, Stage, Parameters, Progress, Metric, Memory, Sample, Source, Notice, Checkpoint)}
+    {
+        c.kind: c
+        for c in (
+            StateChange,
+            Stage,
+            Parameters,
+            Progress,
+            Metric,
+            Memory,
+            Sample,
+            Source,
+            Candidate,
+            Notice,
+            Checkpoint,
+        )
+    }
 )
 
 

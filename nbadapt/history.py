@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nbadapt.events import (
     FINISHED,
+    Candidate,
     Checkpoint,
     Event,
     Memory,
@@ -35,6 +36,7 @@ class History:
         series: (split, metric name) -> list of (step, value), in order of arrival.
         samples: every Sample, oldest first; those of the last evaluation share its step.
         sources: the passages behind the answer to a single prompt.
+        candidates: number -> the prompt that is compared, as it was told last.
     """
 
     def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
@@ -50,6 +52,7 @@ class History:
         self.series: dict[tuple[str, str], list[tuple[int, float]]] = {}
         self.samples: list[Sample] = []
         self.sources: list[Source] = []
+        self.candidates: dict[int, Candidate] = {}
         self.notices: list[Notice] = []
         self._window: deque[tuple[float, Progress]] = deque()
         self._last_time = 0.0
@@ -85,6 +88,8 @@ class History:
                 self.samples.append(event)
             case Source():
                 self.sources = [event] if event.number == 1 else [*self.sources, event]  # a resumed run tells again
+            case Candidate():
+                self.candidates[event.number] = event
             case Notice():
                 self.notices.append(event)
             case Checkpoint():
@@ -104,6 +109,12 @@ class History:
         for key, points in self.series.items():
             self.series[key] = [p for p in points if p[0] <= step]
         self.samples = [s for s in self.samples if s.step <= step]
+        self.candidates.clear()
+
+    @property
+    def ranking(self) -> list[Candidate]:
+        """The prompts that are compared, best first."""
+        return sorted(self.candidates.values(), key=lambda candidate: (candidate.rank, candidate.number))
 
     @property
     def elapsed(self) -> float:

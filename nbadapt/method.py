@@ -307,6 +307,11 @@ class Method(ABC):
         """
         return {}
 
+    @classmethod
+    def trial_prompt(cls, prompt: str) -> str:
+        """The cell's body of a small trial, made of a template; for methods whose body is more than one."""
+        return prompt
+
     @abstractmethod
     def estimate(self, job: Job) -> Estimate:
         """What the job will cost. Loads no weights and runs before `run`, on the main thread.

@@ -178,6 +178,20 @@ class Run:
         return pd.read_json(self.directory / outcome.artifacts["sources"], lines=True, dtype=False)
 
     @property
+    def candidates(self) -> pd.DataFrame:
+        """The prompts that the run compared, best first: rank, text, the figure with its interval, rows, tokens.
+
+        Raises:
+            RunError: it compared none.
+        """
+        import pandas as pd
+
+        outcome = self._usable_outcome()
+        if "candidates" not in outcome.artifacts:
+            raise RunError(f"the run {self.id} compared no prompts: its method, {self.method}, asks one alone")
+        return pd.read_json(self.directory / outcome.artifacts["candidates"], lines=True, dtype=False)
+
+    @property
     def history(self) -> pd.DataFrame:
         """All metrics: one row a step and split ("train", "evaluation"), one column a metric."""
         return self.log.frame()

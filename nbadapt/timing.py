@@ -20,6 +20,7 @@ from nbadapt.method import Job, Method
 STEPS = 12  # that are timed, as far as the rows suffice
 LONG = 20.0  # seconds, after which fewer steps are enough
 ONCE = frozenset({"loading", "training", "answering", "embedding"})  # stages that begin the steps, or need no rows
+FEWEST_ROWS = 64  # of a prompt: a method that shares rows out needs some for each part
 FEWEST = 4  # steps; the first one pays for what is made once and is left out
 
 
@@ -100,5 +101,6 @@ def _some(method: Method, job: Job) -> Examples | None:
         return job.data
     if method.verb == "finetune":
         return data.split(job.data, count / len(job.data), job.seed)[1]
+    count = min(max(count, FEWEST_ROWS), len(job.data))
     rows = random.Random(job.seed).sample(job.data.rows, count)  # noqa: S311 - a reproducible choice, no secret
     return dataclasses.replace(job.data, rows=tuple(rows))

@@ -12,6 +12,7 @@ import pytest
 from watching import HOSTILE, QuietRun, Wire, make_wire, started, train, weight
 
 from nbadapt.events import (
+    Candidate,
     Checkpoint,
     Memory,
     Metric,
@@ -23,6 +24,7 @@ from nbadapt.events import (
     StateChange,
 )
 from nbadapt.widgets.dashboard import Dashboard
+from nbadapt.widgets.ranking import ranking_html
 from nbadapt.widgets.texts import clip
 from nbadapt.widgets.thin import Bucket, smooth, thin
 
@@ -243,6 +245,20 @@ def test_prompt_runs_ask_for_no_chart(wire: Wire) -> None:
     run.tell(StateChange("running"), Progress(3, 10), Metric(10, "evaluation", {"accuracy": 0.7}))
     Dashboard(run).push()
     assert wire.take()[0][0]["head"]["chart"] is False
+
+
+def test_many_long_prompts_stay_a_small_message(wire: Wire) -> None:
+    run = QuietRun(verb="prompt", title="prompt prompt-search · smollm2")
+    for number in range(1, 301):
+        run.tell(Candidate(number, number, f"{HOSTILE} " * 400, "accuracy", 0.5, 0.25, 0.75, 20, 31, "dropped"))
+    run.tell(*(Sample(1, HOSTILE * 90, HOSTILE * 90) for _ in range(9)), *(Notice(HOSTILE * 90) for _ in range(9)))
+    Dashboard(run).push()
+    content, buffers = wire.take()[0]
+    assert weight((content, buffers)) < LIMIT
+    assert len(content["ranking"]["rows"]) + content["ranking"]["more"] == 300
+    html = ranking_html(run.log)
+    assert "<img" not in html
+    assert len(html.encode("utf-8", "replace")) < 12_000
 
 
 def test_thinning_keeps_extremes_means_and_the_last_step() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from watching import HOSTILE, QuietRun, Wire, make_wire, portable, started, train
 
-from nbadapt.events import Metric, Notice, Progress, Sample, StateChange
+from nbadapt.events import Candidate, Metric, Notice, Progress, Sample, StateChange
 from nbadapt.widgets.dashboard import Dashboard
 from nbadapt.widgets.thin import smooth, thin
 
@@ -284,6 +284,23 @@ def test_a_prompt_run_has_no_empty_chart(page: Any, wire: Wire) -> None:
     assert not page.locator("canvas").is_visible()
     assert page.get_by_role("progressbar").is_visible()
     assert "Four" in desk.text(".nbadapt-samples")
+
+
+def test_prompts_that_are_compared_stand_in_a_table(page: Any, wire: Wire) -> None:
+    run = QuietRun(verb="prompt", title="prompt prompt-search · smollm2")
+    run.tell(StateChange("running"), Progress(3, 10))
+    desk = Desk(page, wire, run)
+    assert not page.locator(".nbadapt-ranking").is_visible()
+    run.tell(Candidate(1, 1, HOSTILE, "accuracy", 0.5, 0.25, 0.75, 20, 31))
+    run.tell(Candidate(2, 2, "Label: {{text}}", "accuracy", 0.25, 0.1, 0.4, 20, 30, "dropped"))
+    desk.push()
+    assert page.locator(".nbadapt-ranking tr").count() == 3
+    assert "<img src=x" in desk.text(".nbadapt-ranking tr:nth-child(2)")  # as text
+    assert page.evaluate("window.hacked") is None
+    run.tell(Candidate(2, 1, "Label: {{text}}", "accuracy", 0.9, 0.8, 1.0, 40, 30, "chosen"))
+    run.tell(Candidate(1, 2, "worse", "accuracy", 0.5, 0.25, 0.75, 40, 31))
+    desk.push()
+    assert "40, chosen" in desk.text(".nbadapt-ranking tr:nth-child(2)")
 
 
 def test_the_smoothing_can_be_changed_by_key(page: Any, wire: Wire) -> None:

@@ -31,7 +31,15 @@ FEW = {"epochs": 3}  # the last checkpoints alone are kept, and the kit looks at
 
 @parametrize_with_checks(
     METHODS,
-    settings={"zero-shot": QUICK, "few-shot": QUICK, "chain-of-thought": QUICK, "rag": QUICK, "output-layers": FEW},
+    settings={
+        "zero-shot": QUICK,
+        "few-shot": QUICK,
+        "chain-of-thought": QUICK,
+        "rag": QUICK,
+        "prompt-search": QUICK,
+        "auto-prompt": QUICK,
+        "output-layers": FEW,
+    },
 )
 def test_a_method_keeps_the_contract(check: Any) -> None:
     check()

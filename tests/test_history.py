@@ -32,6 +32,7 @@ EXAMPLES = [
     events.Memory(5, 6, 1, 2, 3),
     Sample(3, "in", "out", None),
     Source(1, "a.pdf, page 2", "passage"),
+    events.Candidate(2, 1, "Label: {{text}}", "accuracy", 0.5, 0.25, 0.75, 40, 12, "dropped"),
     Notice("said", "warning"),
     Checkpoint(3, "checkpoints/checkpoint-3"),
 ]

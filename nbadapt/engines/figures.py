@@ -49,7 +49,7 @@ def of_own(metric: OwnMetric, answers: Sequence[str], expected: Sequence[str], s
     Raises:
         RequestError: it fails, or gives neither a number nor one for each row; or none that is finite.
     """
-    value = _called(metric, answers, expected)
+    value = called(metric, answers, expected)
     if isinstance(value, list):
         low, high = metrics.mean_interval(value, seed)
         found = sum(value) / len(value)
@@ -57,7 +57,7 @@ def of_own(metric: OwnMetric, answers: Sequence[str], expected: Sequence[str], s
         found = value
 
         def drawn(rows: Sequence[int]) -> float:
-            again = _called(metric, [answers[i] for i in rows], [expected[i] for i in rows])
+            again = called(metric, [answers[i] for i in rows], [expected[i] for i in rows])
             return again if isinstance(again, float) else math.nan
 
         low, high = metrics.interval(drawn, len(answers), seed)
@@ -82,10 +82,10 @@ def check(metric: OwnMetric, expected: Sequence[str]) -> None:
         ) from None
     except ValueError:
         pass  # a function of C that does not tell what it takes
-    _called(metric, expected, expected)
+    called(metric, expected, expected)
 
 
-def _called(metric: OwnMetric, answers: Sequence[str], expected: Sequence[str]) -> float | list[float]:
+def called(metric: OwnMetric, answers: Sequence[str], expected: Sequence[str]) -> float | list[float]:
     """A number, or one for each of n rows."""
     try:
         said: Any = metric.function(list(answers), list(expected))

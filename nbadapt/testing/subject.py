@@ -137,6 +137,7 @@ class Subject:
             return self._suited(_with(job, prompt=None)) if architecture is None else _with(job, prompt=None)
         if task == "text":
             job = _with(job, prompt="{{text}}")
+        job = _with(job, prompt=self.method.trial_prompt(job.prompt or ""))
         try:
             self.method().estimate(job)
         except RequestError:

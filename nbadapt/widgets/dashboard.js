@@ -39,6 +39,11 @@ function build() {
 
   buildChart(ui);
   ui.figures = make("dl", "figures");
+  ui.ranking = make("details", "ranking");
+  ui.ranking.open = true;
+  ui.rankingTitle = make("summary");
+  ui.rankingTable = make("table");
+  ui.ranking.append(ui.rankingTitle, ui.rankingTable);
   ui.samples = make("details", "samples");
   ui.samples.open = true;
   ui.samplesTitle = make("summary");
@@ -46,8 +51,8 @@ function build() {
   ui.samples.append(ui.samplesTitle, ui.samplesList);
   ui.notices = make("ul", "notices");
   ui.notices.setAttribute("aria-label", "Notices");
-  ui.chartBox.hidden = ui.samples.hidden = ui.bar.hidden = true;
-  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.figures, ui.samples, ui.notices);
+  ui.chartBox.hidden = ui.ranking.hidden = ui.samples.hidden = ui.bar.hidden = true;
+  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.figures, ui.ranking, ui.samples, ui.notices);
   return ui;
 }
 
@@ -116,6 +121,17 @@ const show = {
       if (figure.textContent !== text) figure.textContent = text;
       cells[i].classList.toggle("nbadapt-wide", text.length > 18);
     });
+  },
+
+  ranking(ui, { head, rows, more }) {
+    ui.ranking.hidden = !rows.length;
+    ui.rankingTitle.textContent = `Prompts compared${more ? ` (${rows.length} of ${rows.length + more})` : ""}`;
+    const line = (tag, cells) => {
+      const row = make("tr");
+      row.append(...cells.map((cell) => make(tag, "", cell)));
+      return row;
+    };
+    ui.rankingTable.replaceChildren(line("th", head), ...rows.map((cells) => line("td", cells)));
   },
 
   samples(ui, { step, more, items }) {

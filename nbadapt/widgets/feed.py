@@ -7,6 +7,7 @@ Every message stays below 20 KB however long the run is: series are thinned, tex
 - ``progress``: [step, total]
 - ``figures``: [[label, text], ...]
 - ``samples``: {step, more, items: [[input, output, expected or null], ...]}
+- ``ranking``: {head: [...], rows: [[cell, ...], ...], more}: the prompts that are compared
 - ``notices``: [[level, text], ...]
 - ``series``: [[split, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
 """
@@ -19,6 +20,7 @@ from typing import Any
 from nbadapt.events import FINISHED, Notice, StateChange
 from nbadapt.history import History
 from nbadapt.widgets import summary
+from nbadapt.widgets.ranking import ranking
 from nbadapt.widgets.texts import clip, samples
 from nbadapt.widgets.thin import Bucket, pack, thin
 from nbadapt.widgets.watched import Watched
@@ -99,6 +101,7 @@ class Feed:
             "head": self._head(),
             "progress": [progress.step, progress.total] if progress else [0, 0],
             "figures": summary.figures(history, now=time.time()),
+            "ranking": ranking(history),
             "samples": samples(history),
             "notices": [[notice.level, clip(notice.text, NOTICE_BYTES)] for notice in notices],
         }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt.events import FINISHED
 from nbadapt.widgets import figure, summary
 from nbadapt.widgets.quotes import quotes_html
+from nbadapt.widgets.ranking import ranking_html, ranking_lines
 from nbadapt.widgets.texts import clip, reasonings, samples
 from nbadapt.widgets.watched import Reported
 
@@ -60,6 +61,7 @@ def bundle(run: Reported) -> dict[str, Any]:
         quotes_html([(source.number, source.title, source.text) for source in history.sources]),
         _picture(history),
         _table(rows),
+        ranking_html(history),
         _samples(history, opened=run.verb == "prompt" and answer is None),
         *(f"<div><b>{LEVELS.get(level, NOTE)}:</b> {_text(text)}</div>" for level, text in notices),
     ]
@@ -67,7 +69,7 @@ def bundle(run: Reported) -> dict[str, Any]:
     if answer is not None and history.sources:
         named = (f"[{source.number}] {clip(source.title, LINE_BYTES)}" for source in history.sources)
         answer = "\n".join([answer, "", *named])
-    return {"text/html": html, "text/plain": _plain(f"{title}: {head}", rows, notices, answer)}
+    return {"text/html": html, "text/plain": _plain(f"{title}: {head}", rows, ranking_lines(history), notices, answer)}
 
 
 def running_bundle(run: Reported) -> dict[str, Any]:
@@ -138,8 +140,10 @@ def _folded(reasoning: str) -> str:
     return f"<details><summary>reasoning</summary>{_text(reasoning)}</details>" if reasoning else ""
 
 
-def _plain(head: str, rows: list[tuple[str, str]], notices: list[tuple[str, str]], answer: str | None) -> str:
+def _plain(
+    head: str, rows: list[tuple[str, str]], ranked: list[str], notices: list[tuple[str, str]], answer: str | None
+) -> str:
     width = max(len(label) for label, _ in rows)
     lines = [head, *([answer, ""] if answer is not None else [])]
     lines += [f"  {label:<{width}}  {text}" for label, text in rows]
-    return "\n".join([*lines, *(f"{LEVELS.get(level, NOTE)}: {text}" for level, text in notices)])
+    return "\n".join([*lines, *ranked, *(f"{LEVELS.get(level, NOTE)}: {text}" for level, text in notices)])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MINUTE, HOUR = 60, 3600
 LABEL_BYTES = 40
-COUNTS = frozenset({"rows", "unmatched"})
+COUNTS = frozenset({"rows", "unmatched", "search_rows"})
 TOKENS = "_tokens"  # the end of what was paid for, which is shown however many metrics there are
 MOST_METRICS = 8  # of evaluation; the run's `history` has them all
 

@@ -115,12 +115,16 @@ def _first(job: Job, answers: Sequence[str], places: Sequence[int], count: int) 
     if job.config.selection != "fixed":
         random.Random(job.seed).shuffle(order)  # noqa: S311 - a reproducible choice, no secret
     if job.config.selection == "balanced":
-        by_answer: dict[str, list[int]] = {}
-        for i in order:
-            by_answer.setdefault(answers[i], []).append(i)
-        rounds = zip_longest(*by_answer.values())  # one of each answer, then another one of each
-        order = [i for i in chain.from_iterable(rounds) if i is not None]
+        order = balanced(order, answers)
     return tuple(order[:count])
+
+
+def balanced(order: Sequence[int], answers: Sequence[str]) -> list[int]:
+    """Places in a new order: one of each answer, then another one of each."""
+    by_answer: dict[str, list[int]] = {}
+    for i in order:
+        by_answer.setdefault(answers[i], []).append(i)
+    return [i for i in chain.from_iterable(zip_longest(*by_answer.values())) if i is not None]
 
 
 def _among(ranked: Sequence[int], places: Sequence[int], count: int) -> tuple[int, ...]:

@@ -114,14 +114,14 @@ class PromptMethod(Method):
 
         if job.model.kind == "endpoint":
             plan = self._plan(job, None)
-            _check_metric(job, plan)
+            check_metric(job, plan)
             return Estimate(memory=self.extra_memory(job), steps=len(plan.queries), notes=plan.notes)
-        config, total = _shape(job)
+        config, total = shape(job)
         plan = self._plan(job, config)
-        _check_metric(job, plan)
+        check_metric(job, plan)
         width = DTYPES[job.dtype]
         rows = min(job.config.batch_size, len(plan.queries))
-        cache = 0 if _is_classifier(job) else _cache_bytes(config, rows * plan.longest, width)
+        cache = 0 if is_classifier(job) else cache_bytes(config, rows * plan.longest, width)
         return Estimate(
             total=total,
             memory={"weights": total * width, "activations": cache, **self.extra_memory(job)},
@@ -134,17 +134,17 @@ class PromptMethod(Method):
         from nbadapt.engines import evaluation
 
         emit(Stage("reading the rows"))
-        plan = self._plan(job, _shape(job)[0] if job.model.kind != "endpoint" else None, emit)
+        plan = self._plan(job, shape(job)[0] if job.model.kind != "endpoint" else None, emit)
         for note in plan.notes:
             emit(Notice(note))
         _write_prompt(job, plan)
         emit(Stage("loading the model" if job.model.kind != "endpoint" else "reaching the endpoint"))
-        model = _open(job, emit)
+        model = open_model(job, emit)
         if job.data is None:
-            return _complete(_ask(model, plan, job, emit), model)
+            return complete(_ask(model, plan, job, emit), model)
         keep = partial(_keep, job, model)
         outcome = evaluation.evaluate(model, plan.queries, plan.labels, job, emit, keep, plan.reader)
-        return _complete(outcome, model)
+        return complete(outcome, model)
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with the run's demonstrations before every prompt, and its labels to choose from."""
@@ -160,21 +160,21 @@ class PromptMethod(Method):
             choose = self.selection(job, stored["template"], pool, prompts, lambda _: None).choose
             return [[pool[i] for i in choose(range(len(pool)), stored["count"], row)] for row in range(len(prompts))]
 
-        return Prompted(_open(job), stored["labels"], shots, stored["separator"])
+        return Prompted(open_model(job), stored["labels"], shots, stored["separator"])
 
     # ------------------------------------------------------------------ planning
 
     def _plan(self, job: Job, config: PretrainedConfig | None, emit: Emit | None = None) -> Questions:
         """Raises RequestError, DataError or ModelError for what cannot be asked; no config: behind an endpoint."""
-        if _is_classifier(job):
+        if is_classifier(job):
             return self._plan_for_classifier(job)
         from nbadapt import models
         from nbadapt.engines.fitting import Fitting
 
-        labels = _labels(job)
+        labels = labels_of(job)
         text = self._template(job, labels)
         tokenizer = models.load_tokenizer(models.base_ref(job.model)) if config is not None else None
-        rows = self.grounded(job, _rows(job, text), labels, tokenizer, emit)
+        rows = self.grounded(job, rows_of(job, text), labels, tokenizer, emit)
         rows = [self.asked(job, labels, row) for row in rows]
         reader = self.reader(job, labels, rows)
         pool = self.pool(job, text)
@@ -183,7 +183,7 @@ class PromptMethod(Method):
         scored = () if reader else labels
         plan = Fitting(job, tokenizer, config, scored, rows, pool, self.wanted(job), selection).plan()
         plan = replace(plan, template=text, chosen=selection.each, reader=reader)
-        notes = (*_choice(job, labels), *_free_labels(job, labels), *plan.notes)
+        notes = (*choice_note(job, labels), *free_labels_note(job, labels), *plan.notes)
         return replace(plan, notes=notes) if config is not None else _for_endpoint(job, replace(plan, notes=notes))
 
     def _plan_for_classifier(self, job: Job) -> Questions:
@@ -197,7 +197,7 @@ class PromptMethod(Method):
             )
         labels = store.read_job(Path(job.model.path), tables=False).labels
         _check_labels(job, labels, f"the classifier {job.model.name} knows")
-        rows = _rows(job, self._template(job, ()))
+        rows = rows_of(job, self._template(job, ()))
         return Questions([row.query(row.prompt) for row in rows], labels)
 
     def _template(self, job: Job, labels: tuple[str, ...]) -> str:
@@ -218,7 +218,7 @@ class PromptMethod(Method):
         return prompts.default_template(table.rows[0], table.task, choosing=bool(labels), source=table.source)
 
 
-def _rows(job: Job, text: str) -> list[Row]:
+def rows_of(job: Job, text: str) -> list[Row]:
     """What is asked: one row for each of the data, or the prompt itself."""
     from nbadapt import template
     from nbadapt.engines import prompts
@@ -238,7 +238,7 @@ def _rows(job: Job, text: str) -> list[Row]:
     ]
 
 
-def _check_metric(job: Job, plan: Questions) -> None:
+def check_metric(job: Job, plan: Questions) -> None:
     """Refuse a figure of the user's own that cannot be measured.
 
     Raises:
@@ -280,7 +280,7 @@ def _check_apart(job: Job, rows: Sequence[Row], pool: Sequence[Shot]) -> None:
         )
 
 
-def _labels(job: Job) -> tuple[str, ...]:
+def labels_of(job: Job) -> tuple[str, ...]:
     """The classes to choose from: as asked for, or those of the data and of the examples."""
     table = job.data or job.examples
     labels = job.labels or (table.labels if table is not None else ())
@@ -293,7 +293,7 @@ def _labels(job: Job) -> tuple[str, ...]:
     return tuple(dict.fromkeys(labels))
 
 
-def _choice(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
+def choice_note(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
     """A note where the table alone decided that the model chooses instead of writing."""
     if not labels or job.labels:
         return ()
@@ -301,7 +301,7 @@ def _choice(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
     return (f"the answers are chosen from the table's labels: {shown}; leave the label column out for free text",)
 
 
-def _free_labels(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
+def free_labels_note(job: Job, labels: Sequence[str]) -> tuple[str, ...]:
     """A note where a column of labels is read as free text, because its values are too many or too long."""
     table = job.data or job.examples
     if labels or table is None or table.task != "generation":
@@ -349,14 +349,14 @@ def _check_labels(job: Job, labels: Sequence[str], who: str) -> None:
 # ------------------------------------------------------------------------------------------------ the model
 
 
-def _is_classifier(job: Job) -> bool:
+def is_classifier(job: Job) -> bool:
     """Whether the model is a run that trained a classification head."""
     from nbadapt import store
 
     return job.model.kind == "run" and store.read_job(Path(job.model.path), tables=False).task == "classification"
 
 
-def _shape(job: Job) -> tuple[PretrainedConfig, int]:
+def shape(job: Job) -> tuple[PretrainedConfig, int]:
     """The model's configuration and its number of parameters, without weights."""
     from nbadapt import models, store
     from nbadapt.engines.training_estimate import count_parameters
@@ -367,7 +367,7 @@ def _shape(job: Job) -> tuple[PretrainedConfig, int]:
     return model.config, count_parameters(model)[1]
 
 
-def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
+def cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
     """Keys and values of so many tokens; none where the model has no attention, as Mamba."""
     text: Any = config.get_text_config()
     queries = getattr(text, "num_attention_heads", None)
@@ -378,7 +378,7 @@ def _cache_bytes(config: PretrainedConfig, tokens: int, width: int) -> int:
     return int(2 * getattr(text, "num_hidden_layers", 0) * heads * size * tokens * width)
 
 
-def _open(job: Job, emit: Emit | None = None) -> Adapted:
+def open_model(job: Job, emit: Emit | None = None) -> Adapted:
     """The model; `emit` where the run works with it, and not what comes after."""
     from nbadapt import models, store
     from nbadapt.engines.generate import LanguageModel
@@ -421,7 +421,7 @@ def _ask(model: Adapted, plan: Questions, job: Job, emit: Emit) -> Outcome:
     return Outcome(figures or {}, {}, answer.text)
 
 
-def _complete(outcome: Outcome, model: Adapted) -> Outcome:
+def complete(outcome: Outcome, model: Adapted) -> Outcome:
     """The outcome with what its answers cost, and what `load` needs."""
     return Outcome({**outcome.metrics, **model.usage}, {**outcome.artifacts, "prompt": PROMPT}, outcome.output)
 
@@ -430,7 +430,7 @@ def _keep(job: Job, model: Adapted, outcome: Outcome) -> None:
     """Store what was answered before an error; the run ends as failed, with this outcome."""
     from nbadapt import store
 
-    store.write_outcome(job.directory, "failed", _complete(outcome, model), "")
+    store.write_outcome(job.directory, "failed", complete(outcome, model), "")
 
 
 def _write_prompt(job: Job, plan: Questions) -> None:

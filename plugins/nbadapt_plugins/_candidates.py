@@ -1,0 +1,323 @@
+"""What the methods that compare prompts share: a search on rows of its own, and the winner once on the held-out rows.
+
+::
+
+    rows to search on ──> prompts, scored and raced ──> the best one ──> held-out rows, once ──> figures
+                                    │                       └──> run.generate, run.predict
+                                    └──> table: rank, figure, 95 % interval, rows, tokens
+
+The winner's figure on the rows that it won on is too good by chance; the held-out one is not.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from nbadapt.errors import Stopped
+from nbadapt.events import Notice, Stage
+from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
+from nbadapt.options import DTYPES
+from nbadapt_plugins._prompting import (
+    PROMPT,
+    PromptConfig,
+    PromptMethod,
+    cache_bytes,
+    check_metric,
+    choice_note,
+    free_labels_note,
+    open_model,
+)
+from nbadapt_plugins._scoring import CANDIDATES, Scoring, Steps, Tried
+from nbadapt_plugins._search_rows import FEWEST
+
+if TYPE_CHECKING:
+    from nbadapt.engines.fitting import Questions
+    from nbadapt_plugins._ground import Ground
+
+ANSWER_SECONDS = 1.0  # of an endpoint, where nothing is known of it
+
+
+class CandidateConfig(PromptConfig):
+    """Settings of a method that compares prompts."""
+
+    search_rows: int = Field(
+        200, ge=FEWEST, le=10_000, description="most rows that prompts are compared on, drawn by the seed"
+    )
+    racing_rows: int = Field(
+        40,
+        ge=FEWEST,
+        le=10_000,
+        description="fewest rows that every prompt is scored on before the weaker half of them is dropped",
+    )
+    better: Literal["higher", "lower"] = Field(
+        "higher", description="which figure of --metric is the better one: the higher or the lower"
+    )
+    separator: str = Field(
+        "\n\n", min_length=1, max_length=100, description="text between demonstrations, for models without chat"
+    )
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search comes to, known before it starts.
+
+    Attributes:
+        steps: batches of prompts.
+        answers: that the model is asked for.
+        prompt_tokens: of those, at most.
+        answer_steps: tokens of the longest answers, summed over the batches.
+        line: what is done, for people.
+        memory: predicted bytes by item, besides those of the model.
+    """
+
+    steps: int
+    answers: int
+    prompt_tokens: int
+    answer_steps: int
+    line: str
+    memory: Mapping[str, int]
+
+
+class CandidateMethod(PromptMethod):
+    """A method that compares prompts on rows with answers, and keeps the best one."""
+
+    @abstractmethod
+    def ground(self, job: Job) -> Ground:
+        """The rows and templates; raises what is wrong with them."""
+
+    @abstractmethod
+    def planned(self, job: Job, ground: Ground) -> tuple[Search, Sequence[Questions]]:
+        """What the search comes to, and questions as long as the longest that it will ask.
+
+        Raises:
+            RequestError, DataError, ModelError: what cannot be asked.
+        """
+
+    @abstractmethod
+    def search(self, job: Job, ground: Ground, model: Adapted, scoring: Scoring, steps: Steps) -> Tried:
+        """Compare prompts; the best one. Lets Stopped and errors through: what was scored is in `scoring`."""
+
+    # ------------------------------------------------------------------ the contract
+
+    def estimate(self, job: Job) -> Estimate:
+        """Parameters, memory, steps; answers, tokens and time of the search in its notes."""
+        ground = self.ground(job)
+        search, questions = self.planned(job, ground)
+        check_metric(job, questions[0])
+        steps = search.steps + ground.steps_for(len(ground.division.held_out))
+        notes = _notes(job, ground, search, questions)
+        if ground.at_endpoint:
+            return Estimate(memory=search.memory, steps=steps, notes=notes)
+        width = DTYPES[job.dtype]
+        longest = max(each.longest for each in questions)
+        cache = cache_bytes(ground.config, job.config.batch_size * longest, width)
+        return Estimate(
+            total=ground.total,
+            memory={"weights": ground.total * width, "activations": cache, **search.memory},
+            steps=steps,
+            notes=notes,
+        )
+
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        """Search, then ask the best prompt the held-out rows. After a Stop the best so far is kept."""
+        from nbadapt.engines.answering import Answering
+
+        emit(Stage("reading the rows"))
+        ground = self.ground(job)
+        search, questions = self.planned(job, ground)
+        check_metric(job, questions[0])
+        steps = Steps(emit, search.steps + ground.steps_for(len(ground.division.held_out)))
+        for note in _notes(job, ground, search, questions):
+            emit(Notice(note))
+        emit(Stage("reaching the endpoint" if ground.at_endpoint else "loading the model"))
+        model = open_model(job, emit)
+        steps.models.append(model)
+        asked = replace(job, data=ground.division.search.table)  # for errors, which name it
+        with Answering(model, ground.labels, asked, steps, None) as answering:
+            scoring = Scoring(job, classes=bool(ground.labels), answering=answering, size=ground.size, steps=steps)
+            try:
+                best = self.search(job, ground, model, scoring, steps)
+                scoring.choose(best)
+                emit(Notice(scoring.verdict(best)))
+            except Stopped:
+                return self._stopped(job, ground, scoring, emit)
+            except Exception:  # an endpoint that is gone, memory: what was scored is not lost with it
+                self._keep_best(job, ground, scoring)
+                raise
+            fault = answering.fault
+        if fault:
+            _unless_stopped(emit, Notice(fault, "warning"))
+        return self._hold_out(job, ground, model, scoring, best, steps)
+
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        """The model with the chosen prompt around every input, and its labels to choose from."""
+        from nbadapt.engines.prompted import Prompted
+        from nbadapt.engines.prompts import Shot
+        from nbadapt.engines.templated import Templated
+
+        stored = json.loads((job.directory / outcome.artifacts["prompt"]).read_text(encoding="utf-8"))
+        pool = [Shot(**shot) for shot in stored["shots"]]
+        prompted = Prompted(
+            open_model(job), stored["labels"], lambda prompts: [pool for _ in prompts], stored["separator"]
+        )
+        return Templated(prompted, stored["template"], job.variables, stored["instruction"])
+
+    # ------------------------------------------------------------------ how it ends
+
+    def _hold_out(
+        self, job: Job, ground: Ground, model: Adapted, scoring: Scoring, best: Tried, steps: Steps
+    ) -> Outcome:
+        """Ask the best prompt the held-out rows."""
+        from nbadapt.engines import evaluation, prompt_log
+
+        found = self._kept(job, ground, scoring, best)
+        plan = ground.held_out(best.template, best.instruction)
+        prompt_log.write(job.directory, plan.queries)
+        held_out = replace(job, data=ground.division.held_out.table)
+        kept = []
+
+        def keep(outcome: Outcome) -> None:
+            kept.append(outcome)
+            _keep(job, found, steps, outcome)
+
+        try:
+            outcome = evaluation.evaluate(model, plan.queries, ground.labels, held_out, steps, keep)
+        except Stopped:  # before the first answer
+            return _with_usage(found, steps)
+        except Exception:
+            if not kept:
+                keep(Outcome())
+            raise
+        return _joined(found, outcome, steps)
+
+    def _kept(self, job: Job, ground: Ground, scoring: Scoring, best: Tried) -> Outcome:
+        """Write the chosen prompt and the table; the outcome of the search alone."""
+        from nbadapt import store
+
+        path = job.directory / PROMPT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_json(
+            path,
+            {
+                "labels": ground.labels,
+                "template": best.template,
+                "instruction": best.instruction,
+                "shots": [asdict(shot) for shot in best.shots],
+                "separator": job.config.separator,
+            },
+        )
+        scoring.write(job.directory)
+        score = best.score
+        assert score is not None  # it was asked
+        name = f"search_{scoring.figure}"
+        figures = {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high, "search_rows": score.rows}
+        return Outcome(figures, {"prompt": PROMPT, "candidates": CANDIDATES})
+
+    def _stopped(self, job: Job, ground: Ground, scoring: Scoring, emit: Emit) -> Outcome:
+        """The best so far; lets the Stop through where nothing was scored."""
+        best = scoring.safest()
+        if best is None:
+            raise Stopped
+        scoring.choose(best)
+        emit(Notice(f"stopped before the end of the search: {best.name} is the best so far, and is kept"))
+        return self._kept(job, ground, scoring, best)
+
+    def _keep_best(self, job: Job, ground: Ground, scoring: Scoring) -> None:
+        """Store the best so far; the run ends as failed, with this outcome."""
+        from nbadapt import store
+
+        best = scoring.safest()
+        if best is not None:
+            scoring.choose(best, tell=False)  # a Stop must not hide the error
+            store.write_outcome(job.directory, "failed", self._kept(job, ground, scoring, best), "")
+
+
+def _joined(found: Outcome, outcome: Outcome, steps: Steps) -> Outcome:
+    """The held-out figures before those of the search, with what all of it cost."""
+    joined = Outcome({**outcome.metrics, **found.metrics}, {**outcome.artifacts, **found.artifacts})
+    return _with_usage(joined, steps)
+
+
+def _with_usage(outcome: Outcome, steps: Steps) -> Outcome:
+    usage: dict[str, float] = {}
+    for model in steps.models:
+        for name, tokens in model.usage.items():
+            usage[name] = usage.get(name, 0) + tokens
+    return replace(outcome, metrics={**outcome.metrics, **usage})
+
+
+def _keep(job: Job, found: Outcome, steps: Steps, outcome: Outcome) -> None:
+    """Store what was answered before an error; the run ends as failed, with this outcome."""
+    from nbadapt import store
+
+    store.write_outcome(job.directory, "failed", _joined(found, outcome, steps), "")
+
+
+def _unless_stopped(emit: Emit, event: Notice) -> None:
+    """Tell something at a point where a Stop has nothing to stop."""
+    try:
+        emit(event)
+    except Stopped:
+        return
+
+
+# ------------------------------------------------------------------------------------------------ what it will cost
+
+
+def _notes(job: Job, ground: Ground, search: Search, questions: Sequence[Questions]) -> tuple[str, ...]:
+    """What the user should know before it starts: rows, cost, what cannot be seen on so few rows."""
+    rows = len(ground.division.search)
+    told = dict.fromkeys(note for plan in questions for note in plan.notes)
+    power = f"on {rows:,} rows the 95 % interval of a share is up to ±{_half_width(rows):.0f} points"
+    return (
+        ground.division.note,
+        f"{search.line}; {power}",
+        _cost(job, ground, search),
+        *choice_note(job, ground.labels),
+        *free_labels_note(job, ground.labels),
+        *told,
+    )
+
+
+def _half_width(rows: int) -> float:
+    """Half of the widest interval of a share, in percentage points."""
+    from nbadapt.metrics import wilson_interval
+
+    low, high = wilson_interval(0.5, rows)
+    return 50 * (high - low)
+
+
+def _cost(job: Job, ground: Ground, search: Search) -> str:
+    """Answers, tokens and time, the held-out rows with them."""
+    held_out = len(ground.division.held_out)
+    count = search.answers + held_out
+    mean = search.prompt_tokens / max(1, search.answers)
+    tokens = search.prompt_tokens + round(held_out * mean)
+    said = (
+        f"at most {search.answers:,} answers in the search and {held_out:,} held-out ones, about {tokens:,} tokens of "
+        "prompts"
+    )
+    if ground.at_endpoint:
+        answers = f" and {count * job.config.max_new_tokens:,} of answers"
+        seconds = count / job.config.parallel * ANSWER_SECONDS
+        return f"{said}{answers}; about {_duration(seconds)} if an answer takes {ANSWER_SECONDS:g} s"
+    if job.device != "cpu":
+        return f"{said}; --timed measures the time"
+    from nbadapt.engines.rough_time import seconds as rough
+
+    more = ground.steps_for(held_out) * ground.longest_answer
+    seconds = rough(ground.total, job.dtype, DTYPES[job.dtype], tokens, search.answer_steps + more)
+    return f"{said}, very roughly {_duration(seconds)} (--timed measures it)"
+
+
+def _duration(seconds: float) -> str:
+    minute, hour = 60, 3600
+    if seconds < minute:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / minute:.0f} min" if seconds < hour else f"{seconds / hour:.1f} h"
