@@ -22,12 +22,15 @@ from nbadapt_plugins.lancedb_store import LanceStore
 class TestLance(StoreContract):
     kind = "nbadapt_plugins.lancedb_store:LanceStore"
     kills = 1  # a process that imports LanceDB takes two seconds
-    enough = 3
 
+    @pytest.mark.slow
+    def test_processes_write_side_by_side(self, path: Path) -> None:
+        super().test_processes_write_side_by_side(path)
 
-@pytest.mark.slow
-class TestLanceAtLength(StoreContract):
-    kind = TestLance.kind
+    @pytest.mark.slow
+    def test_many_kills_lose_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TestLance, "kills", 6)
+        self.test_a_kill_loses_nothing_and_leaves_no_half(path)
 
 
 def put(store: LanceStore, path: str, *texts: str) -> None:
@@ -68,12 +71,15 @@ def test_an_interrupt_waits_for_the_commit(tmp_path):
     store = LanceStore(tmp_path / "x")
     put(store, "first", "one")
     main = threading.main_thread().ident
+
+    def put_until_interrupted(number: int) -> None:
+        threading.Timer(0.002 * number, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+        for again in range(1000):
+            put(store, "same", *[f"{number} {again} part {part}" for part in range(20)])
+
     for number in range(8):
-        timer = threading.Timer(0.002 * number, lambda: signal.pthread_kill(main, signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
-            timer.start()
-            for again in range(1000):
-                put(store, "same", *[f"{number} {again} part {part}" for part in range(20)])
+            put_until_interrupted(number)
         passages = store.passages([chunk for chunk, _ in store.nearest(vectors(["x"])[0], 999)])
         own = {passage.text.partition(" part")[0] for passage in passages.values() if passage.path == "same"}
         assert len(own) <= 1

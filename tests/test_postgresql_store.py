@@ -40,6 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 class TestPostgresql(StoreContract):
     kind = "nbadapt_plugins.postgresql_store:PostgresqlStore"
+    kills = 2
 
     @pytest.fixture
     def path(self, path: Path) -> Path:
@@ -48,6 +49,11 @@ class TestPostgresql(StoreContract):
     @pytest.fixture(autouse=True)
     def _server(self, postgresql: Server) -> None:
         self.server = postgresql
+
+    @pytest.mark.slow
+    def test_many_kills_lose_nothing(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TestPostgresql, "kills", 8)
+        self.test_a_kill_loses_nothing_and_leaves_no_half(path)
 
     def settle(self, process: subprocess.Popen[str]) -> None:
         asked = f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'nbadapt {process.pid}'"

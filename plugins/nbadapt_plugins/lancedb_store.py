@@ -266,7 +266,8 @@ class LanceStore(Store):
             if k < 1 or not words or condition is None:
                 return []
             asked = self._table.search(MatchQuery(" ".join(words), "text"), query_type="fts")
-            rows = asked.where(condition).limit(k).select(["id", "_score"]).to_arrow()
+            asked = asked.where(condition) if where else asked  # a head has no text
+            rows = asked.limit(k).select(["id", "_score"]).to_arrow()
             return _ranked(rows["id"].to_pylist(), rows["_score"].to_pylist())
 
     def passages(self, chunks: Collection[int]) -> dict[int, Passage]:

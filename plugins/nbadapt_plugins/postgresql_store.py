@@ -4,20 +4,22 @@
 
     notes.postgresql {server, schema} ──psycopg──> schema "nbadapt_notes" of a database
         documents (id, path, stamp, metadata, chunks, words)   a changed document gets a new id, as in SQLite
-        chunks    (id, document, number, ..., lexemes, text)   words are looked up by a GIN index on lexemes
+        chunks    (id, document, number, ..., text)
         vectors   (chunk, document, embedding)                 <#> is the negative inner product
+        words     (chunk, document, length, counts)            "pad/2" in counts: the stem pad, twice; a GIN index
 
 By meaning: every vector is compared with the question (exact, recall 1.0). Whoever prefers speed makes an index in the
 index's schema, and then questions without a filter use it; what it leaves short is asked again exactly::
 
     CREATE INDEX ON vectors USING hnsw (embedding vector_ip_ops)
 
-By words: PostgreSQL finds the chunks; its own ts_rank knows nothing of how rare a word is, so that they are ranked by
-BM25 (Robertson et al. 1994, https://trec.nist.gov/pubs/trec3/papers/city.ps.gz) on the counts in its tsvectors::
+By words: PostgreSQL's own ts_rank knows nothing of how rare a word is. So its full text search stems the words and
+finds them with their counts, and SQL ranks the chunks by BM25 (Robertson et al. 1994)::
 
     score(q, c) = sum over words w of q: ln((N - n_w + 1/2) / (n_w + 1/2)) f_w (k1 + 1) / (f_w + k1 (1 - b + b |c| / m))
 
 N chunks, n_w of them with w, f_w times in c, |c| words in c, m on average; k1 = 1.2, b = 0.75, as in SQLite's FTS5.
+Counts above 32 are 32, which takes less than 4 % off what a word adds.
 
 The password is never written down: it comes from PGPASSWORD or ~/.pgpass, or with the whole connection string from
 the environment variable NBADAPT_POSTGRESQL. Sources: https://www.postgresql.org/docs/15/textsearch.html,
@@ -60,7 +62,8 @@ if TYPE_CHECKING:
 FORMAT = "an index of nbadapt, format 1"  # the comment on a schema
 LONGEST = 63  # bytes of a name in PostgreSQL, which cuts longer ones off
 FEW = 400  # up to so many chunks an approximate index is asked for; it gives 1,000 at most
-COMMON = 1e-6  # the weight of a word that half of all chunks have, as in SQLite's FTS5
+MOST = 32  # the highest count of a word in a chunk
+LEAST = 1e-6  # the weight of a word that half of all chunks have, as in SQLite's FTS5
 IN_PLACE = 1900  # numbers of a vector that fit into a page; longer ones PostgreSQL keeps beside the table
 
 _TABLES = """
@@ -71,48 +74,53 @@ CREATE TABLE documents (
 CREATE TABLE chunks (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     document bigint NOT NULL REFERENCES documents ON DELETE CASCADE, number integer NOT NULL,
-    start integer NOT NULL, stop integer NOT NULL, page integer, digest bytea NOT NULL, words integer NOT NULL,
-    lexemes tsvector NOT NULL, text text NOT NULL);
+    start integer NOT NULL, stop integer NOT NULL, page integer, digest bytea NOT NULL, text text NOT NULL);
 CREATE INDEX chunks_by_document ON chunks (document, number);
 CREATE INDEX chunks_by_digest ON chunks (digest);
-CREATE INDEX chunks_by_lexeme ON chunks USING gin (lexemes);
 CREATE TABLE vectors (
     chunk bigint PRIMARY KEY, document bigint NOT NULL REFERENCES documents ON DELETE CASCADE,
     embedding vector NOT NULL);
 CREATE INDEX vectors_by_document ON vectors (document);
+CREATE TABLE words (
+    chunk bigint PRIMARY KEY, document bigint NOT NULL REFERENCES documents ON DELETE CASCADE,
+    length integer NOT NULL, counts tsvector NOT NULL) WITH (toast_tuple_target = 128);
+CREATE INDEX words_by_document ON words (document);
+CREATE INDEX words_by_counts ON words USING gin (counts) WITH (fastupdate = off);
 CREATE TEXT SEARCH DICTIONARY stems (TEMPLATE = pg_catalog.snowball, Language = english);
 CREATE TEXT SEARCH CONFIGURATION words (COPY = pg_catalog.simple);
 ALTER TEXT SEARCH CONFIGURATION words ALTER MAPPING REPLACE pg_catalog.simple WITH stems;
 """
 
-_BM25 = """
-WITH totals AS (SELECT sum(chunks)::float8 AS n, sum(words)::float8 / greatest(sum(chunks), 1) AS mean FROM documents),
-asked AS (
-    SELECT lexeme, quote_literal(lexeme)::tsquery AS query
-    FROM unnest(tsvector_to_array(to_tsvector('words', %(words)s))) AS lexeme),
-counted AS (SELECT asked.*, (SELECT count(*) FROM chunks WHERE lexemes @@ query)::float8 AS n FROM asked),
-weighted AS (
-    SELECT lexeme, query, greatest(ln((totals.n - counted.n + 0.5) / (counted.n + 0.5)), %(common)s) AS weight
-    FROM counted, totals WHERE counted.n > 0)
-SELECT chunks.id, sum(weight * f * 2.2 / (f + 1.2 * (0.25 + 0.75 * chunks.words / mean))) AS score
-FROM chunks, totals, unnest(chunks.lexemes) AS own
-JOIN weighted USING (lexeme), cardinality(own.positions) AS f
-WHERE chunks.lexemes @@ (SELECT string_agg(query::text, ' | ')::tsquery FROM weighted WHERE weight > %(least)s)
-AND {condition}
-GROUP BY chunks.id ORDER BY score DESC, chunks.id LIMIT %(k)s
-"""
-
 _ADD = """
 WITH added AS (
-    INSERT INTO chunks (document, number, start, stop, page, digest, words, lexemes, text)
-    SELECT %(document)s, number, start, stop, page, digest, words, to_tsvector('words', folded), text
-    FROM unnest(%(starts)s::int[], %(stops)s::int[], %(pages)s::int[], %(digests)s::bytea[], %(counts)s::int[],
-        %(folded)s::text[], %(texts)s::text[]) WITH ORDINALITY
-        AS given (start, stop, page, digest, words, folded, text, number)
-    ORDER BY number RETURNING id, number)
+    INSERT INTO chunks (document, number, start, stop, page, digest, text)
+    SELECT %(document)s, number, start, stop, page, digest, text
+    FROM unnest(%(starts)s::int[], %(stops)s::int[], %(pages)s::int[], %(digests)s::bytea[], %(texts)s::text[])
+        WITH ORDINALITY AS given (start, stop, page, digest, text, number)
+    ORDER BY number RETURNING id, number),
+counted AS (
+    INSERT INTO words (chunk, document, length, counts)
+    SELECT id, %(document)s, length, array_to_tsvector(ARRAY(
+        SELECT lexeme || '/' || least(cardinality(positions), %(most)s) FROM unnest(to_tsvector('words', folded))))
+    FROM added JOIN unnest(%(lengths)s::int[], %(folded)s::text[]) WITH ORDINALITY
+        AS own (length, folded, number) USING (number))
 INSERT INTO vectors (chunk, document, embedding)
 SELECT id, %(document)s, embedding::vector FROM added
 JOIN unnest(%(vectors)s::text[]) WITH ORDINALITY AS own (embedding, number) USING (number)
+"""
+
+_BM25 = """
+WITH totals AS (SELECT sum(chunks)::float8 AS n, sum(words)::float8 / greatest(sum(chunks), 1) AS mean FROM documents),
+asked AS (
+    SELECT lexeme, f, quote_literal(lexeme || '/' || f)::tsquery AS query
+    FROM unnest(tsvector_to_array(to_tsvector('words', %(words)s))) AS lexeme, generate_series(1, %(most)s) AS f),
+hits AS MATERIALIZED (SELECT lexeme, f, chunk, document, length FROM asked JOIN words ON counts @@ query),
+weighted AS (
+    SELECT lexeme, greatest(ln((n - count(*) + 0.5) / (count(*) + 0.5)), %(least)s) AS weight
+    FROM hits, totals GROUP BY lexeme, n)
+SELECT chunk, sum(weight * f * 2.2 / (f + 1.2 * (0.25 + 0.75 * length / mean))) AS score
+FROM hits JOIN weighted USING (lexeme), totals WHERE {condition}
+GROUP BY chunk ORDER BY score DESC, chunk LIMIT %(k)s
 """
 
 
@@ -279,12 +287,12 @@ class PostgresqlStore(Store):
         if chunks:
             self._settle_width(data.shape[1])
         folded = [_words(chunk.text) for chunk in chunks]
-        counts = [len(words) for words in folded]
+        lengths = [len(words) for words in folded]
         name = digest(record.path)
         with self._transaction() as connection:
             _lock(connection, f"{self._schema}/{name.hex()}")  # another process may store the same document
             connection.execute("DELETE FROM documents WHERE name = %s", (name,))
-            values = (name, record.path, record.stamp, metadata_json(record.metadata), len(chunks), sum(counts))
+            values = (name, record.path, record.stamp, metadata_json(record.metadata), len(chunks), sum(lengths))
             made = connection.execute(
                 "INSERT INTO documents (name, path, stamp, metadata, chunks, words) VALUES (%s, %s, %s, %s, %s, %s) "
                 "RETURNING id",
@@ -297,7 +305,8 @@ class PostgresqlStore(Store):
                 "stops": [chunk.end for chunk in chunks],
                 "pages": [chunk.page for chunk in chunks],
                 "digests": [digest(chunk.text) for chunk in chunks],
-                "counts": counts,
+                "most": MOST,
+                "lengths": lengths,
                 "folded": [" ".join(words) for words in folded],
                 "texts": [storable(chunk.text) for chunk in chunks],
                 "vectors": [_vector(row) for row in data],
@@ -365,22 +374,14 @@ class PostgresqlStore(Store):
             return [Ranked(chunk, score) for chunk, score in rows]
 
     def matching(self, text: str, k: int, where: Where = EVERYWHERE) -> list[Ranked]:
-        """Chunks with the words of `text`, ranked by BM25.
-
-        Words that every other chunk has weigh next to nothing: only where the others give fewer than k chunks are
-        those that have no other word of the question looked at.
-        """
+        """Chunks with the words of `text`, ranked by BM25."""
         words = " ".join(_folded(word) for word in question_words(storable(text)))
         if not words or k < 1:
             return []
         condition, values = _condition(where)
-        asked = _BM25.format(condition=condition)
-        values |= {"words": words, "k": k, "common": COMMON}
+        values |= {"words": words, "k": k, "most": MOST, "least": LEAST}
         with self._transaction() as connection:
-            rows: list[Any] = []
-            for least in (COMMON, 0.0):
-                if len(rows) < k:
-                    rows = connection.execute(asked, {**values, "least": least}).fetchall()
+            rows = connection.execute(_BM25.format(condition=condition), values)
             return [Ranked(chunk, score) for chunk, score in rows]
 
     def passages(self, chunks: Collection[int]) -> dict[int, Passage]:
