@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -314,6 +313,7 @@ def index(
     pages: int = 100,
     allow_hosts: Sequence[str] = (),
     store: str = "",
+    dsn: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Index:
     """Build an index of documents or bring it up to date, as ``%nbadapt index`` does; without paths, open it.
@@ -329,6 +329,7 @@ def index(
         pages: most pages from a URL on.
         allow_hosts: hosts of URLs whose address may be on this machine or the local network.
         store: the kind of store of a new index; empty for the default one, a file of SQLite.
+        dsn: the server of a new index, for a store that has one; without a password.
         progress: told of every file.
 
     Returns:
@@ -358,7 +359,7 @@ def index(
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise RequestError(f"metadata holds {key!r}: {value!r:.40}: give texts, as metadata={{'language': 'en'}}")
-    found = Index.make(name, model=model, size=size, overlap=overlap, kind=store)
+    found = Index.make(name, model=model, size=size, overlap=overlap, kind=store, dsn=dsn)
     found.update(
         [os.fspath(path) for path in named],
         metadata=metadata,
@@ -373,18 +374,25 @@ def indexes() -> Table[Index]:
     from nbadapt.indexing import index
     from nbadapt.tables import Table
 
-    opened = []
+    opened: list[Index] = []
+    counts: dict[str, tuple[int, int]] = {}
+    notes = []
     for name in index.names():
-        with contextlib.suppress(NbadaptError):  # a damaged one hides no other
-            opened.append(index.Index.open(name))
+        try:
+            one = index.Index.open(name)
+            counts[name] = len(one.store.documents()), len(one)
+        except NbadaptError as error:  # a damaged one, or one whose server is down, hides no other
+            notes.append(str(error))
+        else:
+            opened.append(one)
     columns: Mapping[str, Callable[[Index], str]] = {
         "index": lambda one: one.name,
-        "documents": lambda one: f"{len(one.store.documents()):,}",
-        "chunks": lambda one: f"{len(one):,}",
+        "documents": lambda one: f"{counts[one.name][0]:,}",
+        "chunks": lambda one: f"{counts[one.name][1]:,}",
         "model": lambda one: one.model,
         "path": lambda one: str(one.path),
     }
-    return Table(opened, columns, empty=f"There are no indexes in {index.folder()}.")
+    return Table(opened, columns, empty=f"There are no indexes in {index.folder()}.", notes=notes)
 
 
 def _model(model: Any) -> Any:

@@ -83,7 +83,13 @@ def _cache(word: str, _namespace: Mapping[str, Any]) -> Page:
 
 
 _INDEX_NUMBERS = {name: name.removeprefix("--") for name in ("--size", "--overlap", "--depth", "--pages")}
-_INDEX_TEXTS = {"--as": "name", "--model": "model", "--store": "store", "--allow-host": "allow_hosts"}
+_INDEX_TEXTS = {
+    "--as": "name",
+    "--model": "model",
+    "--store": "store",
+    "--dsn": "dsn",
+    "--allow-host": "allow_hosts",
+}
 INDEX_OPTIONS = {**_INDEX_TEXTS, **_INDEX_NUMBERS}
 
 

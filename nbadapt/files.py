@@ -158,7 +158,7 @@ def _json(path: Path, name: str) -> list[Any] | dict[str, Any]:
 
 def _parquet(path: Path, name: str) -> Columns:
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]  # it ships no type information
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise DependencyError(f'{name} is Parquet, which needs pyarrow: run  pip install "nbadapt[parquet]"') from None

@@ -21,12 +21,21 @@ class Table(Sequence[T], Generic[T]):
         items: what the rows stand for; index and iterate the table to get at them.
         columns: heading -> the cell of an item.
         empty: shown where there are no items.
+        notes: lines below it.
     """
 
-    def __init__(self, items: Iterable[T], columns: Mapping[str, Callable[[T], str]], *, empty: str) -> None:
+    def __init__(
+        self,
+        items: Iterable[T],
+        columns: Mapping[str, Callable[[T], str]],
+        *,
+        empty: str,
+        notes: Iterable[str] = (),
+    ) -> None:
         self._items = tuple(items)
         self._headings = tuple(columns)
         self._empty = empty
+        self._notes = tuple(notes)
         self._cells = [tuple(cell(item) for cell in columns.values()) for item in self._items]
 
     @overload
@@ -43,18 +52,19 @@ class Table(Sequence[T], Generic[T]):
 
     def __repr__(self) -> str:
         if not self._items:
-            return self._empty
+            return "\n".join(self._notes) or self._empty
         rows = [[textwrap.wrap(cell, WIDEST) or [""] for cell in row] for row in [self._headings, *self._cells]]
         widths = [max(len(line) for row in rows for line in row[i]) for i in range(len(self._headings))]
         lines = [line for row in rows for line in _lines(row, widths)]
-        return "\n".join([lines[0], "─" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+        return "\n".join([lines[0], "─" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:], *self._notes])
 
     def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes)
         if not self._items:
-            return f"<p>{html.escape(self._empty)}</p>"
+            return notes or f"<p>{html.escape(self._empty)}</p>"
         head = _html_row("th", self._headings)
         rows = "".join(_html_row("td", row) for row in self._cells)
-        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{notes}"
 
 
 def _html_row(tag: str, cells: tuple[str, ...]) -> str:

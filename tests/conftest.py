@@ -6,9 +6,12 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgresql_server
 import pytest
+from postgresql_server import Server
 
 # Before any library reads them. A test never depends on what the network or the developer's home holds.
 _ROOM = tempfile.mkdtemp(prefix="nbadapt-tests-")
@@ -55,6 +58,17 @@ def chromium() -> str:
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server; where there is none the test is skipped, but fails in continuous integration."""
+    if postgresql_server.binaries() is None:
+        if os.environ.get("CI"):
+            pytest.fail(postgresql_server.MISSING)
+        pytest.skip(postgresql_server.MISSING)
+    with postgresql_server.running() as server:
+        yield server
 
 
 # One method of each family goes through the whole kit among the quick tests, the others through its cheap rules alone.

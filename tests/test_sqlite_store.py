@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sqlite3
 import time
-from collections import Counter
 from pathlib import Path
 
+import bm25
 import numpy as np
 import pytest
 
@@ -43,31 +41,10 @@ def test_a_broken_store_is_told_with_its_owner(tmp_path, monkeypatch):
 
 
 def test_bm25_is_that_of_the_paper(tmp_path):
-    """k1 = 1.2, b = 0.75, and the logarithm of the odds as the weight of a word."""
-    texts = [
-        "dog cat dog",
-        "cat bird",
-        "fish and more fish in pond",
-        "bird",
-        "dog dog dog dog cat pond",
-        "tree",
-        "hill",
-    ]
     store = SqliteStore(tmp_path / "x")
-    store.put(Record("a"), chunks_of(*texts), vectors(texts))
-    words = [re.findall(r"\w+", text) for text in texts]
-    mean = np.mean([len(own) for own in words])
-
-    def bm25(own: list[str], asked: list[str]) -> float:
-        total, counts = 0.0, Counter(own)
-        for word in asked:
-            n = sum(word in other for other in words)
-            weight = max(math.log((len(words) - n + 0.5) / (n + 0.5)), 1e-6)
-            total += weight * counts[word] * 2.2 / (counts[word] + 1.2 * (0.25 + 0.75 * len(own) / mean))
-        return total
-
-    for asked in ("dog", "dog pond", "bird cat fish"):
-        expected = sorted((s for own in words if (s := bm25(own, asked.split())) > 0), reverse=True)
+    store.put(Record("a"), chunks_of(*bm25.TEXTS), vectors(bm25.TEXTS))
+    for asked in bm25.ASKED:
+        expected = bm25.scores(bm25.TEXTS, asked)
         assert [score for _, score in store.matching(asked, 9)] == pytest.approx(expected, rel=1e-5)
 
 

@@ -132,16 +132,30 @@ class Index:
 
     @classmethod
     def make(
-        cls, name: str, *, model: str | None = None, size: int | None = None, overlap: int | None = None, kind: str = ""
+        cls,
+        name: str,
+        *,
+        model: str | None = None,
+        size: int | None = None,
+        overlap: int | None = None,
+        kind: str = "",
+        dsn: str = "",
     ) -> Index:
         """The index of this name, made where there is none; None takes what it has, or the defaults.
 
         Raises:
-            RequestError: it was built with another embedding model or other chunks, or the name is none.
+            RequestError: it was built with another embedding model or other chunks, it is kept elsewhere, or the name
+                is none.
             ModelError: there is no such model.
         """
         path = _path(name, kind or stores.DEFAULT)
+        stored = path.suffix[1:]
+        if kind and kind != stored:
+            stores.kind(kind)  # a word that is none is told as such
+            raise RequestError(f"the index {path.stem} is kept in {stored}: leave --store out, or take another name")
         chosen = None if path.exists() else _settings(model, size, overlap)  # a mistake leaves no file behind
+        if dsn:
+            stores.kind(stored).place(path, dsn)
         with _lock:
             if path not in _opened or chosen is not None:
                 _opened[path] = cls(path, lambda: chosen or _settings(model, size, overlap))

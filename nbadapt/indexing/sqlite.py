@@ -23,7 +23,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import StoreError
-from nbadapt.indexing.store import EVERYWHERE, Passage, Ranked, Record, Store, Where, digest
+from nbadapt.indexing.store import (
+    EVERYWHERE,
+    Passage,
+    Ranked,
+    Record,
+    Store,
+    Where,
+    check_width,
+    checked_vectors,
+    digest,
+    metadata_json,
+    parts,
+    question_words,
+    storable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +46,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the tables; `PRAGMA user_version`
 WAIT = 60.0  # seconds for which another process may hold the file
-MOST_WORDS = 64  # of a question that are looked up
-AT_ONCE = 500  # values in one statement
 EMPTY = 1 / 8  # of the columns in memory, at most
 BLOCK = 64  # scores of which one is looked at first
 
@@ -150,23 +162,19 @@ class SqliteStore(Store):
 
     def put(self, record: Record, chunks: Sequence[Chunk], vectors: np.ndarray[Any, Any]) -> None:
         """Store a document in one transaction."""
-        import numpy as np
-
-        data = np.ascontiguousarray(vectors, dtype="<f4")
-        if data.shape[0] != len(chunks) or data.ndim != 2:
-            raise StoreError(f"{len(chunks)} chunks of {record.path} came with vectors of the shape {data.shape}")
+        data = checked_vectors(record, chunks, vectors)
         with self._transaction() as connection:
-            width = connection.execute("SELECT width FROM vectors WHERE width > 0 LIMIT 1").fetchone()
-            if width is not None and len(chunks) and width[0] != data.shape[1]:
-                raise StoreError(f"the index {self._path} has vectors of {width[0]} numbers, not of {data.shape[1]}")
+            stored = connection.execute("SELECT width FROM vectors WHERE width > 0 LIMIT 1").fetchone()
+            if stored is not None and len(chunks):
+                check_width(self._path, stored[0], data.shape[1])
             _remove(connection, [record.path])
-            values = (record.path, record.stamp, _json(record.metadata))
+            values = (record.path, record.stamp, metadata_json(record.metadata))
             made = connection.execute("INSERT INTO documents (path, stamp, metadata) VALUES (?, ?, ?)", values)
             document = made.lastrowid
             connection.executemany(
                 "INSERT INTO chunks (document, number, start, stop, page, digest, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (document, number, chunk.start, chunk.end, chunk.page, digest(chunk.text), _storable(chunk.text))
+                    (document, number, chunk.start, chunk.end, chunk.page, digest(chunk.text), storable(chunk.text))
                     for number, chunk in enumerate(chunks)
                 ),
             )
@@ -176,7 +184,7 @@ class SqliteStore(Store):
     def touch(self, record: Record) -> None:
         """Another stamp and other metadata for a stored document."""
         with self._transaction() as connection:
-            values = (record.stamp, _json(record.metadata), record.path)
+            values = (record.stamp, metadata_json(record.metadata), record.path)
             connection.execute("UPDATE documents SET stamp = ?, metadata = ? WHERE path = ?", values)
 
     def remove(self, paths: Collection[str]) -> None:
@@ -191,7 +199,7 @@ class SqliteStore(Store):
 
         found: dict[bytes, np.ndarray[Any, Any]] = {}
         with self._told():
-            for part in _parts(list(digests)):
+            for part in parts(list(digests)):
                 rows = self._connection.execute(
                     "SELECT digest, substr(data, 4 * width * number + 1, 4 * width) FROM chunks "
                     f"JOIN vectors USING (document) WHERE digest IN ({_marks(part)})",
@@ -216,9 +224,7 @@ class SqliteStore(Store):
             matrix = self._fresh_matrix()
             if matrix is None or k < 1:
                 return []
-            width = len(matrix.columns)
-            if width != len(vector):
-                raise StoreError(f"the index {self._path} has vectors of {width} numbers, not of {len(vector)}")
+            check_width(self._path, len(matrix.columns), len(vector))
             scores = np.asarray(vector, np.float32) @ matrix.columns  # (N,)
             ids = matrix.ids
             if where or matrix.empty:
@@ -231,7 +237,7 @@ class SqliteStore(Store):
 
     def matching(self, text: str, k: int, where: Where = EVERYWHERE) -> list[Ranked]:
         """Chunks with the words of `text`; every word is quoted, so that none is an operator of FTS5."""
-        words = list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:MOST_WORDS]
+        words = question_words(text)
         if not words or k < 1:
             return []
         asked = " OR ".join(f'"{word}"' for word in words)
@@ -248,7 +254,7 @@ class SqliteStore(Store):
         """The contents of chunks."""
         found: dict[int, Passage] = {}
         with self._told():
-            for part in _parts(list(chunks)):
+            for part in parts(list(chunks)):
                 rows = self._connection.execute(
                     "SELECT chunks.id, path, text, start, stop, page, metadata FROM chunks "
                     f"JOIN documents ON documents.id = document WHERE chunks.id IN ({_marks(part)})",
@@ -388,19 +394,5 @@ def _remove(connection: sqlite3.Connection, paths: Collection[str]) -> None:
             connection.execute("DELETE FROM documents WHERE id = ?", row)
 
 
-def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), AT_ONCE):
-        yield values[start : start + AT_ONCE]
-
-
 def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
-
-
-def _json(metadata: Mapping[str, str]) -> str:
-    return json.dumps(dict(metadata), ensure_ascii=False)
-
-
-def _storable(text: str) -> str:
-    """The text without lone surrogates and NULs, neither of which SQLite can keep: its length stays."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from nbadapt.errors import PluginError, RequestError, did_you_mean, first_line
+from nbadapt import registry
+from nbadapt.errors import DependencyError, PluginError, RequestError, StoreError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 GROUP = "nbadapt.stores"
 DEFAULT = "sqlite"
+MOST_WORDS = 64  # of a question that are looked up
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,28 @@ class Store(ABC):
     Every method acts on what is stored at that moment, whoever stored it, and raises `StoreError` with one line
     where the store cannot be read or written. A document is there with all its chunks or not at all, also after a
     process was killed.
+
+    Attributes:
+        requires: import names that must be installed; checked before a store is opened.
     """
+
+    requires: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __init__(self, path: Path) -> None:
         """Open what lies at `path`; make it where nothing does."""
+
+    @classmethod
+    def place(cls, path: Path, dsn: str) -> None:  # noqa: ARG003 - for those that override it
+        """Write down at `path` on which server an index is kept, before it is opened for the first time.
+
+        Only stores behind a server take a `dsn`. Where the index is there already, it must be the same server.
+
+        Raises:
+            RequestError: this is no such store, or the index lies elsewhere.
+        """
+        kind = path.suffix[1:]
+        raise RequestError(f"--dsn is for stores behind a server, and {kind} is none: leave it out, or change --store")
 
     @abstractmethod
     def remember(self, settings: Mapping[str, str]) -> dict[str, str]:
@@ -171,6 +192,7 @@ def kind(name: str) -> type[Store]:
     Raises:
         RequestError: there is no such kind.
         PluginError: its package is broken.
+        DependencyError: a library is missing; with the command that installs it.
     """
     point = next(iter(entry_points(group=GROUP, name=name)), None)
     if point is None:
@@ -182,4 +204,52 @@ def kind(name: str) -> type[Store]:
         raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Store)):
         raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")
+    missing = [module for module in found.requires if not registry.installed(module)]
+    if missing:
+        install = registry.install_of(missing, owner if point.dist else None)
+        raise DependencyError(f"the store {name!r} needs {', '.join(missing)}: run  {install}")
     return found
+
+
+# ------------------------------------------------------------------------------------------------ what stores share
+
+
+def checked_vectors(record: Record, chunks: Sequence[Chunk], vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The vectors of a document's chunks as contiguous little-endian float32: shape (n, d).
+
+    Raises:
+        StoreError: there are not as many as chunks.
+    """
+    import numpy as np
+
+    data: np.ndarray[Any, Any] = np.ascontiguousarray(vectors, dtype="<f4")
+    if data.ndim != 2 or data.shape[0] != len(chunks):
+        raise StoreError(f"{len(chunks)} chunks of {record.path} came with vectors of the shape {data.shape}")
+    return data
+
+
+def check_width(index: str | Path, stored: int, given: int) -> None:
+    """Raises StoreError where vectors of `given` numbers come to an index of others."""
+    if stored != given:
+        raise StoreError(f"the index {index} has vectors of {stored} numbers, not of {given}")
+
+
+def question_words(text: str) -> list[str]:
+    """The words that a question is looked up by: in lower case, each once, `MOST_WORDS` at most."""
+    return list(dict.fromkeys(re.findall(r"\w+", text.lower())))[:MOST_WORDS]
+
+
+def parts(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
+    """Values in runs that one statement takes."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def metadata_json(metadata: Mapping[str, str]) -> str:
+    """Metadata as it is stored."""
+    return json.dumps({name: storable(value) for name, value in metadata.items()}, ensure_ascii=False)
+
+
+def storable(text: str) -> str:
+    """The text without lone surrogates and NULs, neither of which databases can keep: its length stays."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
