@@ -233,6 +233,7 @@ def test_the_weaker_half_is_dropped_early(server: ChatServer) -> None:
     said = " ".join(plan.estimate.notes)
     assert "templates race, 4 on 40 rows, 2 on 80 rows, in place of 320 answers" in said
     assert "at most 240 answers in the search and 80 held-out ones" in said
+    assert "up to ±15 points on 40 rows, ±11 points on 80 rows: smaller differences may be chance" in said
     assert plan.estimate.steps == 320
     run_ = ask(server, "\n---\n".join(WORDS), data=rows, racing_rows=20)
     assert len(server.asked) == 320

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES = 8_000
 NOTICE_BYTES = 240
-MOST_NOTICES = 6
+MOST_NOTICES = 8
 LINE_BYTES = 240
 
 MARKS = {"done": "✓", "stopped": "■", "failed": "✗", "killed": "✗", "paused": "‖"}

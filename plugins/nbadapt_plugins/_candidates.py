@@ -72,6 +72,7 @@ class Search:
         answers: that the model is asked for.
         prompt_tokens: of those, at most.
         answer_steps: tokens of the longest answers, summed over the batches.
+        rows: on which prompts are compared, the first and the last of the rounds.
         line: what is done, for people.
         memory: predicted bytes by item, besides those of the model.
     """
@@ -80,6 +81,7 @@ class Search:
     answers: int
     prompt_tokens: int
     answer_steps: int
+    rows: tuple[int, int]
     line: str
     memory: Mapping[str, int]
 
@@ -272,9 +274,9 @@ def _unless_stopped(emit: Emit, event: Notice) -> None:
 
 def _notes(job: Job, ground: Ground, search: Search, questions: Sequence[Questions]) -> tuple[str, ...]:
     """What the user should know before it starts: rows, cost, what cannot be seen on so few rows."""
-    rows = len(ground.division.search)
     told = dict.fromkeys(note for plan in questions for note in plan.notes)
-    power = f"on {rows:,} rows the 95 % interval of a share is up to ±{_half_width(rows):.0f} points"
+    widths = [f"±{_half_width(rows):.0f} points on {rows:,} rows" for rows in dict.fromkeys(search.rows)]
+    power = f"a share's 95 % interval is up to {', '.join(widths)}: smaller differences may be chance"
     return (
         ground.division.note,
         f"{search.line}; {power}",

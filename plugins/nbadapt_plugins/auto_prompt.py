@@ -113,6 +113,7 @@ class AutoPrompt(CandidateMethod):
             answers=plan.answers,
             prompt_tokens=scored * max(alone.tokens, longest.tokens) + count * meta,
             answer_steps=steps * ground.longest_answer + len(plan.proposals) * job.config.instruction_tokens,
+            rows=(plan.first, plan.race[-1].rows if plan.race else plan.first),
             line=_line(plan, proposer, len(ground.division.search)),
             memory={"proposer": parameters * DTYPES[proposer.width]} if parameters else {},
         )

@@ -84,6 +84,7 @@ class PromptSearch(CandidateMethod):
             answers=answers,
             prompt_tokens=round(answers * sum(each.tokens for each in tried) / len(tried)),
             answer_steps=sum(batches) * ground.longest_answer,
+            rows=(rounds[0].rows, rounds[-1].rows),
             line=line,
             memory={},
         )
