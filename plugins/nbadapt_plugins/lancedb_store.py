@@ -76,6 +76,8 @@ class LanceStore(Store):
         self._path, self._lock, self._closed = path, threading.RLock(), False
         self._settings_path = path / "settings.json"
         self._turn = filelock.FileLock(path / "lock", timeout=WAIT)
+        self._worker = ThreadPoolExecutor(1)
+        self._worker.submit(int).result()  # an interrupt while the thread starts would have it forgotten
         with self._told():
             self._table = self._opened()
             self._commits = int(self._table.stats()["fragment_stats"]["num_fragments"])
@@ -122,22 +124,24 @@ class LanceStore(Store):
         with self._lock:
             try:
                 self._turn.acquire(poll_interval=POLL)
+                yield
             except filelock.Timeout:
                 raise StoreError(
                     f"the index {self._path} cannot be used: another process has written for more than {WAIT:.0f} s"
                 ) from None
-            try:
-                yield
             finally:
-                self._turn.release()
+                self._turn.release(force=True)  # also where an interrupt came while it was acquired
 
     def _finished(self, work: Callable[[], Any]) -> Any:
         """Do what writes, and hold an interrupt back until it is done.
 
         LanceDB writes in a thread of its own, which an interrupt does not reach: the lock would be let go too early.
         """
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(work).result()
+        try:
+            return self._worker.submit(work).result()
+        except BaseException:
+            self._worker.submit(int).result()  # it comes after the work
+            raise
 
     def _tidy(self) -> None:
         """Every few dozen commits: join the files, bring the words' index up to date, drop old versions."""
@@ -237,8 +241,9 @@ class LanceStore(Store):
         return found
 
     def close(self) -> None:
-        """Let go of the folder; there is nothing that would have to be closed."""
+        """Let go of the folder."""
         self._closed = True
+        self._worker.shutdown()
 
     # ------------------------------------------------------------------ search
 
