@@ -217,6 +217,18 @@ class StoreContract:
         assert store.documents() == {"a": Record("a", "2", {"lang": "en"})}
         assert self.found(store, "one", where=Where(metadata={"lang": "en"})) == ["one"]
 
+    def test_a_document_without_chunks_may_come_first(self, store: Store) -> None:
+        import numpy as np
+
+        store.put(Record("empty"), [], np.zeros((0, 0), np.float32))
+        self.put(store, "a", "one")
+        store.touch(Record("empty", "2", {"lang": "en"}))
+        store.touch(Record("nothing", "2"))
+        assert store.documents() == {"empty": Record("empty", "2", {"lang": "en"}), "a": Record("a")}
+        assert (self.found(store, "one"), store.count()) == (["one"], 1)
+        self.put(store, "empty", "two")
+        assert (set(self.found(store, "one")), store.count()) == ({"one", "two"}, 2)
+
     # ------------------------------------------------------------------ search
 
     def test_search_is_exact(self, store: Store) -> None:

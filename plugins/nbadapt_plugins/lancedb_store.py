@@ -78,9 +78,13 @@ class LanceStore(Store):
         self._turn = filelock.FileLock(path / "lock", timeout=WAIT)
         self._worker = ThreadPoolExecutor(1)
         self._worker.submit(int).result()  # an interrupt while the thread starts would have it forgotten
-        with self._told():
-            self._table = self._opened()
-            self._commits = int(self._table.stats()["fragment_stats"]["num_fragments"])
+        try:
+            with self._told():
+                self._table = self._opened()
+                self._commits = int(self._table.stats()["fragment_stats"]["num_fragments"])
+        except BaseException:
+            self.close()
+            raise
 
     def _opened(self) -> Any:
         """The table; it and its settings are made where they are not there."""
@@ -211,14 +215,16 @@ class LanceStore(Store):
 
     def touch(self, record: Record) -> None:
         """Another stamp and other metadata for a stored document: its head is written anew."""
+        import numpy as np
+
+        name = digest(record.path).hex()
         with self._told(), self._writing():
-            where = f"name = '{digest(record.path).hex()}' AND {HEAD}"
-            head = self._table.search().where(where).to_arrow()
-            for column, value in (("stamp", record.stamp), ("metadata", metadata_json(record.metadata))):
-                place = head.schema.get_field_index(column)
-                head = head.set_column(place, head.schema.field(place), [[value] * head.num_rows])
-            self._finished(lambda: self._table.merge_insert("id").when_matched_update_all().execute(head))
-            self._tidy()
+            width = self._width()
+            for head in self._rows(f"name = '{name}' AND {HEAD}", "id"):
+                rows = _columns(head["id"], name, record, (), np.zeros((0, width), np.float32), width)
+                merge = self._table.merge_insert("id").when_matched_update_all()
+                self._finished(partial(merge.execute, rows))
+                self._tidy()
 
     def remove(self, paths: Collection[str]) -> None:
         """Forget documents."""
