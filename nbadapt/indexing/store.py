@@ -177,6 +177,10 @@ class Store(ABC):
     def passages(self, chunks: Collection[int]) -> dict[int, Passage]:
         """The contents of chunks by number; those that are gone by now are left out."""
 
+    def tidy(self) -> None:
+        """Make questions fast again after many documents were stored, where that takes anything."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the files. Closing twice is no mistake."""

@@ -131,14 +131,16 @@ class PostgresqlStore(Store):
 
     def __init__(self, path: Path, server: Mapping[str, str] | None = None) -> None:
         """Open or make an index; `server` holds the parameters of a connection, for one that is not there yet."""
-        known = _read(path) if path.exists() else None
-        if known is None:
-            known = (from_environment() if server is None else server), _schema_of(path)
-        self._server, self._schema = Server(path.stem, known[0]), known[1]
+        if path.exists():
+            known, self._schema = _read(path)
+        else:
+            known, self._schema = dict(from_environment() if server is None else server), _schema_of(path)
+        self._server = Server(path.stem, known)
         if server is not None and not same(server, self._server.server):
             raise RequestError(f"the index {path.stem} is in {self._server}: leave --dsn out, or take another name")
         self._search_path = "pg_catalog"
         self._width = 0  # numbers in a vector; 0 as long as there was none
+        self._wrote = False
         try:
             self._make_tables()
             if not path.exists():
@@ -151,6 +153,13 @@ class PostgresqlStore(Store):
     def place(cls, path: Path, dsn: str) -> None:
         """Make the index on a server, and write down which one it is."""
         cls(path, given(dsn)).close()
+
+    def tidy(self) -> None:
+        """Have the server count what there is, so that it plans well."""
+        if self._wrote:
+            with self._transaction() as connection:
+                connection.execute("ANALYZE documents, chunks, vectors, words")
+            self._wrote = False
 
     def close(self) -> None:
         """Close the connection."""
@@ -306,6 +315,7 @@ class PostgresqlStore(Store):
             }
             if chunks:
                 connection.execute(_ADD, columns)
+        self._wrote = True
 
     def touch(self, record: Record) -> None:
         """Another stamp and other metadata for a stored document."""
