@@ -148,3 +148,5 @@ def test_the_command_takes_a_store_and_a_server(tree, name, postgresql, monkeypa
     assert "is missing or wrong" in repr(shown)
     assert f"the index {name} " in shown._repr_html_()
     assert {"--store", "--dsn"} <= set(shell.tab("%nbadapt index film0.md --"))
+    assert {"sqlite", *STORES} <= set(shell.tab("%nbadapt index film0.md --store "))
+    assert shell.tab("%nbadapt index film0.md --store post") == ["postgresql"]
