@@ -42,8 +42,8 @@ def tree(tmp_path: Path) -> Path:
     folder = tmp_path / "docs"
     folder.mkdir()
     for i, word in enumerate(("good", "dull", "great", "boring")):
-        (folder / f"film{i}.md").write_text(f"# Film {i}\n\nDie Größe von film {i} 🙂 was {word}. " * 30)
-    (folder / "manual.pdf").write_bytes(pdf("A chain wears out. " * 30, "A pad is 4 mm thick. " * 30))
+        (folder / f"film{i}.md").write_text(f"# Film {i}\n\nDie Größe von film {i} 🙂 was {word}. " * 8)
+    (folder / "manual.pdf").write_bytes(pdf("A chain wears out. " * 12, "A pad is 4 mm thick. " * 12))
     return folder
 
 
