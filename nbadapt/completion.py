@@ -146,10 +146,13 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
 
 def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
     from nbadapt.commands import COMMANDS, INDEX_OPTIONS
+    from nbadapt.indexing import store as stores
     from nbadapt.indexing.loaders import LOADERS
 
     if not before:
         return list(COMMANDS)
+    if before[0] == "index" and before[-1] == "--store":
+        return stores.names()
     if before[0] == "index":
         return list(INDEX_OPTIONS) if fragment[:1] == "-" else _files(fragment, LOADERS)
     if len(before) > 1 or before[0] not in COMMANDS:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -113,9 +114,9 @@ def running() -> Iterator[Server]:
         yield Server(port)
     finally:
         if server is not None:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # which waits for no client
             try:
-                server.wait(10)  # for clients to leave
+                server.wait(20)
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 
 import bm25
@@ -64,28 +62,6 @@ def test_many_commits_leave_few_files(tmp_path, monkeypatch):
         assert store.count() == 2 * min(i + 1, 12)
     assert len(store.matching("text", 99)) == len(store.nearest(vectors(["x"])[0], 12)) == 12
     assert LanceStore(tmp_path / "x")._commits < 14  # another process goes on counting
-
-
-def test_an_interrupt_waits_for_the_commit(tmp_path):
-    """Afterwards each document is there as a whole, and the next one can be stored."""
-    store = LanceStore(tmp_path / "x")
-    put(store, "first", "one")
-    main = threading.main_thread().ident
-
-    def put_until_interrupted(number: int) -> None:
-        threading.Timer(0.002 * number, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-        for again in range(1000):
-            put(store, "same", *[f"{number} {again} part {part}" for part in range(20)])
-
-    for number in range(8):
-        with pytest.raises(KeyboardInterrupt):
-            put_until_interrupted(number)
-        passages = store.passages([chunk for chunk, _ in store.nearest(vectors(["x"])[0], 999)])
-        own = {passage.text.partition(" part")[0] for passage in passages.values() if passage.path == "same"}
-        assert len(own) <= 1
-        assert store.count() == 1 + 20 * len(own)
-        put(store, "next", f"{number}")
-        store.remove(["next"])
 
 
 def test_a_table_without_settings_is_completed(tmp_path):

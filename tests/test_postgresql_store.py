@@ -300,6 +300,8 @@ def test_missing_rights_are_one_line(guest, path, opened, postgresql, monkeypatc
     with pytest.raises(StoreError) as error:
         PostgresqlStore(path)
     assert f"GRANT CREATE ON DATABASE {database} TO {user}" in line(error)
+    with pytest.raises(StoreError, match="GRANT CREATE"):
+        PostgresqlStore.place(path, postgresql.dsn(user=user, database=database))
     assert not path.exists()
     postgresql.run(f"GRANT CREATE ON DATABASE {database} TO {user}", database=database)
     store = opened(path)

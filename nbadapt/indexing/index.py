@@ -247,6 +247,7 @@ class Index:
         report = Report()
         try:
             Update(self, report, dict(metadata or {}), reach or Reach(), progress).run(paths)
+            self.store.tidy()
         except KeyboardInterrupt:
             report.stopped = True
         report.chunks = self.store.count()

@@ -113,12 +113,17 @@ class SqliteStore(Store):
             except sqlite3.Error as error:
                 raise StoreError(f"the index {self._path} cannot be used: {error}") from None
 
+    def _begin(self, kind: str) -> None:
+        if self._connection.in_transaction:  # an interrupt ended the last one, wherever that was
+            self._connection.execute("ROLLBACK")
+        self._connection.execute(f"BEGIN {kind}")
+
     @contextlib.contextmanager
     def _transaction(self, *, counts: bool = True) -> Iterator[sqlite3.Connection]:
         """All that is written in the block, or nothing of it."""
         with self._told():
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._begin("IMMEDIATE")
                 yield self._connection
                 if counts:
                     self._connection.execute("UPDATE changes SET count = count + 1")
@@ -132,8 +137,8 @@ class SqliteStore(Store):
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """All that is read in the block is of one moment."""
         with self._told():
-            self._connection.execute("BEGIN")
             try:
+                self._begin("DEFERRED")
                 yield self._connection
             finally:
                 if self._connection.in_transaction:

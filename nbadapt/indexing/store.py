@@ -120,12 +120,13 @@ class Store(ABC):
 
     @classmethod
     def place(cls, path: Path, dsn: str) -> None:  # noqa: ARG003 - for those that override it
-        """Write down at `path` on which server an index is kept, before it is opened for the first time.
+        """Make an index on the server that `dsn` names, and write down at `path` which one it is.
 
         Only stores behind a server take a `dsn`. Where the index is there already, it must be the same server.
 
         Raises:
             RequestError: this is no such store, or the index lies elsewhere.
+            StoreError: it cannot be made there; then nothing is written down.
         """
         kind = path.suffix[1:]
         raise RequestError(f"--dsn is for stores behind a server, and {kind} is none: leave it out, or change --store")
@@ -175,6 +176,10 @@ class Store(ABC):
     @abstractmethod
     def passages(self, chunks: Collection[int]) -> dict[int, Passage]:
         """The contents of chunks by number; those that are gone by now are left out."""
+
+    def tidy(self) -> None:
+        """Make questions fast again after many documents were stored, where that takes anything."""
+        return
 
     @abstractmethod
     def close(self) -> None:

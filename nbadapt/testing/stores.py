@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,18 @@ class StoreContract:
         assert store.documents() == {"a": Record("a", "2", {"lang": "en"})}
         assert self.found(store, "one", where=Where(metadata={"lang": "en"})) == ["one"]
 
+    def test_a_document_without_chunks_may_come_first(self, store: Store) -> None:
+        import numpy as np
+
+        store.put(Record("empty"), [], np.zeros((0, 0), np.float32))
+        self.put(store, "a", "one")
+        store.touch(Record("empty", "2", {"lang": "en"}))
+        store.touch(Record("nothing", "2"))
+        assert store.documents() == {"empty": Record("empty", "2", {"lang": "en"}), "a": Record("a")}
+        assert (self.found(store, "one"), store.count()) == (["one"], 1)
+        self.put(store, "empty", "two")
+        assert (set(self.found(store, "one")), store.count()) == ({"one", "two"}, 2)
+
     # ------------------------------------------------------------------ search
 
     def test_search_is_exact(self, store: Store) -> None:
@@ -278,6 +291,28 @@ class StoreContract:
         assert store.passages([ranked[0].chunk])[ranked[0].chunk].text == "the saddle"
         assert [r.score for r in ranked] == sorted((r.score for r in ranked), reverse=True)
         assert len(ranked) == 10
+
+    # ------------------------------------------------------------------ interrupts
+
+    def test_an_interrupt_leaves_no_half(self, store: Store) -> None:
+        self.put(store, "first", "one")
+        main = threading.main_thread().ident
+        assert main is not None
+
+        def put_until_interrupted(number: int) -> None:
+            threading.Timer(0.002 * number, signal.pthread_kill, (main, signal.SIGINT)).start()
+            for again in range(10_000):
+                self.put(store, "same", *[f"{number} {again} part {part}" for part in range(20)])
+
+        for number in range(8):
+            with pytest.raises(KeyboardInterrupt):
+                put_until_interrupted(number)
+            own = [text.partition(" part")[0] for text in self.found(store, "x") if text != "one"]
+            assert len(own) in {0, 20}
+            assert len(set(own)) <= 1
+            assert store.count() == 1 + len(own)
+            self.put(store, "next", f"{number}")
+            store.remove(["next"])
 
     # ------------------------------------------------------------------ processes
 

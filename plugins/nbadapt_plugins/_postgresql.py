@@ -133,8 +133,7 @@ class Server:
                     yield connection
                     connection.commit()
                 except BaseException:
-                    with contextlib.suppress(psycopg.Error):
-                        connection.rollback()
+                    _undo(connection)
                     raise
             except psycopg.Error as error:
                 raise StoreError(f"the index {self.index} in {self} cannot be used: {self._reason(error)}") from None
@@ -148,6 +147,9 @@ class Server:
         settings = {"search_path": search_path, "lock_timeout": f"{WAIT}s", "jit": "off"}
         first = "SELECT " + ", ".join(f"set_config('{name}', %({name})s, true)" for name in settings)
         connection = self._connected()
+        if connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            _undo(connection)  # an interrupt ended the last one, wherever that was
+            connection = self._connected()
         try:
             connection.execute(first, settings)
         except psycopg.OperationalError:
@@ -211,6 +213,20 @@ class Server:
             case errors.LockNotAvailable():
                 return f"another process has held it for more than {WAIT} s"
         return said
+
+
+def _undo(connection: psycopg.Connection[Any]) -> None:
+    """Roll back; a connection that cannot is closed, and the server rolls back."""
+    import psycopg
+
+    try:
+        if connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+            connection.cancel()  # the interrupt came between a command and its answer
+            while connection.pgconn.get_result() is not None:
+                pass
+        connection.rollback()
+    except psycopg.Error:
+        connection.close()
 
 
 def one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ each question is answered from one version, the newest. A folder that several ma
 
 By meaning: all vectors are compared (exact, recall 1.0), on the disk. By words: Lance's own inverted index, stemmed, by
 BM25 (Robertson et al. 1994) with Lucene's weight ln(1 + (N - n + 1/2) / (n + 1/2)) of a word that n of N chunks have;
-chunks that were deleted count among the N until the table is tidied up, which happens every few dozen documents.
+chunks that were deleted count among the N until the table is tidied up: every few dozen documents, and after an update.
 
 Source: https://docs.lancedb.com
 """
@@ -60,8 +60,8 @@ FORMAT = 1
 WAIT = 60.0  # seconds for which another process may write
 POLL = 0.002  # seconds between two looks at the lock: writers let it go for as long as they prepare a document
 COMMITS = 20  # after so many, and one for each
-ROWS = 2000  # of these, the table is tidied up: every commit is a file more that each question reads
-KEPT = timedelta(minutes=2)  # how long a version stays that is not the newest: longer than a question takes
+ROWS = 1000  # of these, the table is tidied up: every commit is a file more that each question reads
+KEPT = timedelta(seconds=30)  # how long a version stays that is not the newest: longer than a question takes
 HEAD = "number = 0"
 
 
@@ -76,9 +76,15 @@ class LanceStore(Store):
         self._path, self._lock, self._closed = path, threading.RLock(), False
         self._settings_path = path / "settings.json"
         self._turn = filelock.FileLock(path / "lock", timeout=WAIT)
-        with self._told():
-            self._table = self._opened()
-            self._commits = int(self._table.stats()["fragment_stats"]["num_fragments"])
+        self._worker = ThreadPoolExecutor(1)
+        self._worker.submit(int).result()  # an interrupt while the thread starts would have it forgotten
+        try:
+            with self._told():
+                self._table = self._opened()
+                self._commits = int(self._table.stats()["fragment_stats"]["num_fragments"])
+        except BaseException:
+            self.close()
+            raise
 
     def _opened(self) -> Any:
         """The table; it and its settings are made where they are not there."""
@@ -122,29 +128,39 @@ class LanceStore(Store):
         with self._lock:
             try:
                 self._turn.acquire(poll_interval=POLL)
+                yield
             except filelock.Timeout:
                 raise StoreError(
                     f"the index {self._path} cannot be used: another process has written for more than {WAIT:.0f} s"
                 ) from None
-            try:
-                yield
             finally:
-                self._turn.release()
+                self._turn.release(force=True)  # also where an interrupt came while it was acquired
 
     def _finished(self, work: Callable[[], Any]) -> Any:
         """Do what writes, and hold an interrupt back until it is done.
 
         LanceDB writes in a thread of its own, which an interrupt does not reach: the lock would be let go too early.
         """
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(work).result()
+        try:
+            return self._worker.submit(work).result()
+        except BaseException:
+            self._worker.submit(int).result()  # it comes after the work
+            raise
 
-    def _tidy(self) -> None:
-        """Every few dozen commits: join the files, bring the words' index up to date, drop old versions."""
+    def tidy(self) -> None:
+        """Join the files, bring the words' index up to date, drop old versions."""
+        if self._commits > 1:
+            with self._told(), self._writing():
+                self._join()
+
+    def _join(self) -> None:
+        self._finished(partial(self._table.optimize, cleanup_older_than=KEPT))
+        self._commits = 0
+
+    def _committed(self) -> None:
         self._commits += 1
         if self._commits > COMMITS + self._table.count_rows() // ROWS:
-            self._finished(lambda: self._table.optimize(cleanup_older_than=KEPT))
-            self._commits = 0
+            self._join()
 
     def _width(self) -> int:
         """Numbers in a vector; 0 where none was stored yet."""
@@ -190,7 +206,7 @@ class LanceStore(Store):
             first = (time.time_ns() // 1000) << 10  # no number comes twice: two commits are a millisecond apart
             rows = _columns(first, name, record, chunks, data if chunks else data.reshape(0, width), width)
             self._finished(lambda: self._replace(f"name = '{name}'", rows))
-            self._tidy()
+            self._committed()
 
     def _replace(self, old: str, rows: Any) -> None:
         """One commit that adds rows and deletes those of the condition `old`."""
@@ -207,14 +223,16 @@ class LanceStore(Store):
 
     def touch(self, record: Record) -> None:
         """Another stamp and other metadata for a stored document: its head is written anew."""
+        import numpy as np
+
+        name = digest(record.path).hex()
         with self._told(), self._writing():
-            where = f"name = '{digest(record.path).hex()}' AND {HEAD}"
-            head = self._table.search().where(where).to_arrow()
-            for column, value in (("stamp", record.stamp), ("metadata", metadata_json(record.metadata))):
-                place = head.schema.get_field_index(column)
-                head = head.set_column(place, head.schema.field(place), [[value] * head.num_rows])
-            self._finished(lambda: self._table.merge_insert("id").when_matched_update_all().execute(head))
-            self._tidy()
+            width = self._width()
+            for head in self._rows(f"name = '{name}' AND {HEAD}", "id"):
+                rows = _columns(head["id"], name, record, (), np.zeros((0, width), np.float32), width)
+                merge = self._table.merge_insert("id").when_matched_update_all()
+                self._finished(partial(merge.execute, rows))
+                self._committed()
 
     def remove(self, paths: Collection[str]) -> None:
         """Forget documents."""
@@ -222,7 +240,7 @@ class LanceStore(Store):
             for part in parts(list(paths)):
                 names = ", ".join(f"'{digest(path).hex()}'" for path in part)
                 self._finished(partial(self._table.delete, f"name IN ({names})"))
-                self._tidy()
+                self._committed()
 
     def vectors(self, digests: Collection[bytes]) -> dict[bytes, np.ndarray[Any, Any]]:
         """The vectors of stored texts."""
@@ -237,8 +255,9 @@ class LanceStore(Store):
         return found
 
     def close(self) -> None:
-        """Let go of the folder; there is nothing that would have to be closed."""
+        """Let go of the folder."""
         self._closed = True
+        self._worker.shutdown()
 
     # ------------------------------------------------------------------ search
 

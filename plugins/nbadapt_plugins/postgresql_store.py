@@ -129,11 +129,18 @@ class PostgresqlStore(Store):
 
     requires = ("psycopg",)
 
-    def __init__(self, path: Path) -> None:
-        server, self._schema = _read(path) if path.exists() else (from_environment(), _schema(path))
-        self._server = Server(path.stem, server)
+    def __init__(self, path: Path, server: Mapping[str, str] | None = None) -> None:
+        """Open or make an index; `server` holds the parameters of a connection, for one that is not there yet."""
+        if path.exists():
+            known, self._schema = _read(path)
+        else:
+            known, self._schema = dict(from_environment() if server is None else server), _schema_of(path)
+        self._server = Server(path.stem, known)
+        if server is not None and not same(server, self._server.server):
+            raise RequestError(f"the index {path.stem} is in {self._server}: leave --dsn out, or take another name")
         self._search_path = "pg_catalog"
         self._width = 0  # numbers in a vector; 0 as long as there was none
+        self._wrote = False
         try:
             self._make_tables()
             if not path.exists():
@@ -144,19 +151,15 @@ class PostgresqlStore(Store):
 
     @classmethod
     def place(cls, path: Path, dsn: str) -> None:
-        """Write down the server of a new index, once it answers."""
-        asked = given(dsn)
-        if path.exists():
-            server = Server(path.stem, _read(path)[0])
-            if not same(asked, server.server):
-                raise RequestError(f"the index {path.stem} is in {server}: leave --dsn out, or take another name")
-            return
-        server = Server(path.stem, asked)
-        try:
-            with server.transaction():
-                _write(path, server, _schema(path))
-        finally:
-            server.close()
+        """Make the index on a server, and write down which one it is."""
+        cls(path, given(dsn)).close()
+
+    def tidy(self) -> None:
+        """Have the server count what there is, so that it plans well."""
+        if self._wrote:
+            with self._transaction() as connection:
+                connection.execute("ANALYZE documents, chunks, vectors, words")
+            self._wrote = False
 
     def close(self) -> None:
         """Close the connection."""
@@ -187,12 +190,10 @@ class PostgresqlStore(Store):
                 "JOIN pg_namespace ON pg_namespace.oid = extnamespace WHERE extname = 'vector'"
             ).fetchone() or ("",)
             self._search_path = f"{own}, {others or 'public'}"
+            usable = "SELECT 1 WHERE has_schema_privilege(%s, 'USAGE')"
             if found is None:
                 self._make_schema(connection)
-            elif (
-                connection.execute("SELECT 1 WHERE has_schema_privilege(%s, 'USAGE')", (self._schema,)).fetchone()
-                is None
-            ):
+            elif connection.execute(usable, (self._schema,)).fetchone() is None:
                 raise StoreError(
                     f"the index {self._server.index} in {self._server} is not for the user {self._server.user}: its "
                     f"owner allows it with  GRANT USAGE ON SCHEMA {own} TO {self._server.user}"
@@ -207,6 +208,7 @@ class PostgresqlStore(Store):
     def _make_extension(self, connection: psycopg.Connection[Any]) -> None:
         from psycopg import errors
 
+        _lock(connection, "extension")  # another process may make another index
         if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone():
             return
         cannot = f"the index {self._server.index} cannot be made in {self._server}"
@@ -313,6 +315,7 @@ class PostgresqlStore(Store):
             }
             if chunks:
                 connection.execute(_ADD, columns)
+        self._wrote = True
 
     def touch(self, record: Record) -> None:
         """Another stamp and other metadata for a stored document."""
@@ -395,7 +398,7 @@ class PostgresqlStore(Store):
             return {chunk: Passage(*contents) for chunk, *contents in rows}
 
 
-def _schema(path: Path) -> str:
+def _schema_of(path: Path) -> str:
     """The schema of the index at a path.
 
     Raises:
