@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -102,7 +103,7 @@ def measured(arguments: argparse.Namespace, side: str, method: str, rows: int) -
     out = subprocess.run(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
     )
-    entry = {**key, **json.loads(out.stdout.splitlines()[-1])}
+    entry = {**key, "cores": len(os.sched_getaffinity(0)), **json.loads(out.stdout.splitlines()[-1])}
     with kept.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
     return entry
@@ -134,7 +135,8 @@ def report(task: str, found: Mapping[int, list[dict[str, Any]]]) -> str:
         quality = "accuracy" if classify else "loss"
         ordered = sorted(results, key=lambda r: -r[quality] if classify else r[quality])
         head = ["", quality, "trained parameters", "training, s", "tokens/s", "memory, MiB", "disk, KiB"]
-        parts += [f"## {rows:,} training rows", table(head, [_row(result, quality) for result in ordered])]
+        cores = " and ".join(sorted({str(result["cores"]) for result in results}))
+        parts += [f"## {rows:,} training rows, on {cores} core{'s' * (cores != '1')}", table(head, [_row(result, quality) for result in ordered])]
     return "\n\n".join([*parts, environment("benchmarks/finetuning_methods.py", ("torch", "transformers", "peft"))])
 
 
