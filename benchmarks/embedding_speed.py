@@ -24,7 +24,7 @@ import pandas as pd
 from docstrings import documents
 from report import Took, environment, middle, save, table, timed
 
-from nbadapt import models
+from nbadapt import devices, models
 from nbadapt.indexing.chunks import Cutter
 from nbadapt.indexing.documents import Document
 from nbadapt.indexing.index import Index
@@ -60,7 +60,7 @@ def main() -> None:
     text = [
         "# Embedding: nbadapt and sentence-transformers' defaults",
         f"MiniLM, mean over tokens; {arguments.texts} texts of each kind, medians of {arguments.rounds} rounds in "
-        f"turn. nbadapt computes in {models.best_dtype('cpu')}, as a probe chose on this processor, and pools in "
+        f"turn. nbadapt computes in {devices.best_dtype('cpu')}, as a probe chose on this processor, and pools in "
         "float32; sentence-transformers computes in float32, its default. How: "
         "[embedding_speed.py](../embedding_speed.py).",
         table(head, found),

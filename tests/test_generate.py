@@ -400,3 +400,15 @@ def test_an_empty_prompt_and_none() -> None:
     assert lm.generate([]) == []
     with pytest.raises(RequestError, match="the prompt is empty"):
         lm.generate([""])
+
+
+def test_the_last_logits_come_from_a_copy_of_the_hidden_states() -> None:
+    """Of a slice torch makes a product for each row, and copies the output layer's weights for every one."""
+    lm = load("llama")
+    seen: list[torch.Tensor] = []
+    lm.model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    lm.score(PROMPTS, LABELS)
+    lm.generate(PROMPTS, max_new_tokens=3)
+    assert seen
+    assert min(hidden.shape[1] for hidden in seen) == 1
+    assert all(hidden.stride()[0] == hidden.shape[1] * hidden.shape[2] for hidden in seen)

@@ -57,10 +57,17 @@ def left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[torch.
     return tokens, mask
 
 
-def keep(model: PreTrainedModel, last: int) -> dict[str, int]:
+def keep(model: PreTrainedModel, last: int) -> dict[str, Any]:
     """The argument that computes logits of the last tokens only, where the model has it.
 
-    Logits are the largest tensor there is; without the argument all of them come, and the last are sliced off.
+    Logits are the largest tensor there is; without the argument all of them come, and the last are sliced off. The
+    places are given one by one, because that copies the hidden states: of a mere slice of them (B, last, d) torch
+    makes a product for each row, for which it copies the output layer's weights B times. On a CPU that took longer
+    than all the rest: 2.8 s instead of 0.01 s for 16 rows of SmolLM2 in bfloat16.
     """
+    import torch
+
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
+    if "logits_to_keep" not in inspect.signature(base.forward).parameters:
+        return {}
+    return {"logits_to_keep": torch.arange(-last, 0, device=model.device)}

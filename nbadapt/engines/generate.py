@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.engines.batches import by_length, inference, left_padded
+from nbadapt.engines.batches import by_length, inference, keep, left_padded
 from nbadapt.engines.encoding import virtual_tokens
 from nbadapt.engines.score import log_likelihoods
 from nbadapt.engines.tokens import Prompt, context_length, encode_completion, encode_prompt, end_ids
@@ -116,6 +116,7 @@ class LanguageModel(Adapted):
             generation_config=settings,
             logits_processor=draw,
             stopping_criteria=[_Ticking(tick)] if tick is not None else [],
+            **keep(self.model, 1),
             **more,
         )
         answers = []
