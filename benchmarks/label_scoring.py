@@ -1,6 +1,6 @@
 """Choosing labels behind 24 demonstrations: over the shared prefix's keys and values, and by full forwards.
 
-usage: python benchmarks/label_scoring.py [--data FOLDER] [--rows 200] [--plain-rows 200] [--shots 24] [--rounds 3]
+usage: python benchmarks/label_scoring.py [--data FOLDER] [--rows 200] [--plain-rows 40] [--shots 24] [--rounds 3]
                                           [--dtypes float32 bfloat16]
 
 The plain side is what a tutorial does with transformers, one prompt at a time and without padding: labels of one
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--plain-rows", type=int, default=200)
+    parser.add_argument("--plain-rows", type=int, default=40)
     parser.add_argument("--shots", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
