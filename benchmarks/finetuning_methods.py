@@ -136,7 +136,8 @@ def report(task: str, found: Mapping[int, list[dict[str, Any]]]) -> str:
         ordered = sorted(results, key=lambda r: -r[quality] if classify else r[quality])
         head = ["", quality, "trained parameters", "training, s", "tokens/s", "memory, MiB", "disk, KiB"]
         cores = " and ".join(sorted({str(result["cores"]) for result in results}))
-        parts += [f"## {rows:,} training rows, on {cores} core{'s' * (cores != '1')}", table(head, [_row(result, quality) for result in ordered])]
+        title = f"## {rows:,} training rows, on {cores} core{'s' * (cores != '1')}"
+        parts += [title, table(head, [_row(result, quality) for result in ordered])]
     return "\n\n".join([*parts, environment("benchmarks/finetuning_methods.py", ("torch", "transformers", "peft"))])
 
 

@@ -139,8 +139,9 @@ def report(results: dict[str, list[dict[str, float]]], arguments: argparse.Names
             f"**Training {seconds[PLAIN] / seconds[KEPT]:.2f} times as fast as the plain Trainer, which recomputes the "
             f"frozen blocks** (ratio of medians), at a mean test accuracy of {accuracy[KEPT]:.3f} against "
             f"{accuracy[PLAIN]:.3f}. Keeping alone makes it {seconds[ANEW] / seconds[KEPT]:.2f} times as fast, a later "
-            f"epoch {later[ANEW] / later[KEPT]:.2f} times. That is about what can come of it: of 10 passes through a block that a "
-            "row takes in an epoch (6 forward, 2 backward at twice the cost) 4 are saved, and none in the first epoch; "
+            f"epoch {later[ANEW] / later[KEPT]:.2f} times. That is about what can come of it: of 10 passes "
+            "through a block that a row takes in an epoch (6 forward, 2 backward at twice the cost) 4 are saved, and "
+            "none in the first epoch; "
             f"over {arguments.epochs} epochs that is {10 * arguments.epochs / (6 * arguments.epochs + 4):.2f}.",
             environment("benchmarks/top_layers.py", ("torch", "transformers")),
         ]
