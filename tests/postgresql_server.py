@@ -73,7 +73,7 @@ def running() -> Iterator[Server]:
     server = None
     try:
         if who is not None and not all(path.stat().st_mode & 0o5 == 0o5 for path in programs.parents):
-            programs = shutil.copytree(programs.parent, room / "programs", symlinks=True) / "bin"
+            programs = _copied(programs, room)
         (room / "password").write_text(PASSWORD)
         if who is not None:
             for path in (room, room / "password"):
@@ -121,6 +121,14 @@ def running() -> Iterator[Server]:
                 server.kill()
                 server.wait()
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _copied(programs: Path, room: Path) -> Path:
+    """The programs of the Python package in a place where everybody may read them, beside their libraries."""
+    package = programs.parents[1]
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, room / folder.name, symlinks=True)
+    return room / programs.relative_to(package.parent)
 
 
 def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
