@@ -298,7 +298,13 @@ class StoreContract:
         self.put(store, "first", "one")
         main = threading.main_thread().ident
         assert main is not None
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore it
+        try:
+            self._interrupted(store, main)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
+    def _interrupted(self, store: Store, main: int) -> None:
         def put_until_interrupted(number: int) -> None:
             threading.Timer(0.002 * number, signal.pthread_kill, (main, signal.SIGINT)).start()
             for again in range(10_000):
