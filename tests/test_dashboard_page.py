@@ -151,7 +151,7 @@ def test_it_shows_the_run_and_the_chart_moves(page: Any, wire: Wire) -> None:
     assert bar.get_attribute("aria-valuenow") == "200"
     assert "training loss" in page.get_by_role("img").get_attribute("aria-label")
     assert "A slow film" in desk.text(".nbadapt-samples")
-    page.locator("summary").click()
+    page.locator(".nbadapt-samples summary").click()
     assert not page.get_by_text("A slow film").first.is_visible()
     train(desk.run, 201, 225, 375)
     desk.push()
