@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,30 @@ def test_six_methods_end_in_one_table_and_one_figure(tmp_path: Path):
         assert float(low) < float(accuracy) < float(high)
         assert float(low) > 0.3, f"{method} learnt something: guessing gets 0.2"
     assert ["image/png" in output.data for output in figure.outputs] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ways_of_prompting_end_in_one_table(tmp_path: Path):
+    notebook = executed("03_prompting.ipynb", tmp_path)
+    searched = next(cell for cell in code_cells(notebook) if cell.source == "searched.candidates")
+    assert plain(searched).count("chosen") == 1
+    table = next(cell for cell in code_cells(notebook) if "table.round" in cell.source)
+    accuracy = {
+        name: float(value) for name, value in re.findall(r"^([a-z][a-z, -]+[a-z]) +([\d.]+)", plain(table), re.MULTILINE)
+    }
+    assert len(accuracy) == 5
+    assert accuracy["few-shot, nearest"] > max(accuracy["zero-shot"], accuracy["few-shot"]) + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_answers_from_documents_are_better_than_from_memory(tmp_path: Path):
+    shutil.copytree(FOLDER / "handbook", tmp_path / "handbook")
+    table = code_cells(executed("04_ask_your_documents.ipynb", tmp_path))[-1]
+    right = dict(re.findall(r"\d +(from memory|one passage|four passages) +([\d.]+)", plain(table)))
+    assert float(right["one passage"]) > float(right["from memory"]) + 0.1
+    assert len(right) == 3
 
 
 def plain(cell: Any) -> str:
