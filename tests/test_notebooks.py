@@ -125,9 +125,8 @@ def test_ways_of_prompting_end_in_one_table(tmp_path: Path):
     searched = next(cell for cell in code_cells(notebook) if cell.source == "searched.candidates")
     assert plain(searched).count("chosen") == 1
     table = next(cell for cell in code_cells(notebook) if "table.round" in cell.source)
-    accuracy = {
-        name: float(value) for name, value in re.findall(r"^([a-z][a-z, -]+[a-z]) +([\d.]+)", plain(table), re.MULTILINE)
-    }
+    found = re.findall(r"^([a-z][a-z, -]+[a-z]) +([\d.]+)", plain(table), re.MULTILINE)
+    accuracy = {name: float(value) for name, value in found}
     assert len(accuracy) == 5
     assert accuracy["few-shot, nearest"] > max(accuracy["zero-shot"], accuracy["few-shot"]) + 0.1
 
