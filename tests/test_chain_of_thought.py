@@ -149,7 +149,7 @@ def test_one_prompt_gives_its_answer_and_folds_the_reasoning() -> None:
     assert sample.reasoning
     assert run.output == sample.output == sample.reasoning[0].strip("*_`\"'.;:!") or run.output == sample.reasoning
     page = run._repr_mimebundle_()["text/html"]
-    assert "<details><summary>reasoning</summary>" in page
+    assert '<details><summary style="white-space:nowrap">reasoning</summary>' in page
     assert hostile not in page
     assert "&lt;script&gt;" in page
 

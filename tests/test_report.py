@@ -87,7 +87,7 @@ def test_a_finished_run_shows_its_figures() -> None:
         "Epoch": "3.00",
         "Evaluation loss": summary.number(run.log.series["evaluation", "loss"][-1][1]),
         "Accuracy": "0.7945",
-        "Macro f1": "0.7810",
+        "Macro F1": "0.7810",
         "Examples/s": "160",
         "RAM": "1.15 GiB, peak 1.40 GiB",
         "Trained parameters": "147,456 of 22,860,674 (0.645 %)",

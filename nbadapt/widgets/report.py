@@ -118,7 +118,8 @@ def _samples(history: History, *, opened: bool) -> str:
     latest = samples(history)
     if not latest["items"]:
         return ""
-    head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("input", "output", "expected"))
+    names = ("input", "output", "expected")
+    head = "".join(f'<th style="{CELL};white-space:nowrap;overflow-wrap:normal">{name}</th>' for name in names)
     lines = "".join(
         "<tr>"
         + f'<td style="{PLAIN_TEXT}">{_text(asked)}</td>'
@@ -137,7 +138,8 @@ def _samples(history: History, *, opened: bool) -> str:
 
 def _folded(reasoning: str) -> str:
     """A reasoning that opens on a click; nothing where there is none."""
-    return f"<details><summary>reasoning</summary>{_text(reasoning)}</details>" if reasoning else ""
+    head = '<summary style="white-space:nowrap">reasoning</summary>'
+    return f"<details>{head}{_text(reasoning)}</details>" if reasoning else ""
 
 
 def _plain(

@@ -149,8 +149,8 @@ def metric_names(history: History) -> list[str]:
 
 
 def metric_label(name: str) -> str:
-    """A metric's name as a label: "macro_f1" -> "Macro f1"."""
-    return clip(name.replace("_", " ").capitalize(), LABEL_BYTES)
+    """A metric's name as a label: "macro_f1" -> "Macro F1"."""
+    return clip(name.replace("_", " ").capitalize().replace(" f1", " F1"), LABEL_BYTES)
 
 
 def average_rates(events: Sequence[tuple[float, Event]]) -> dict[str, float]:
