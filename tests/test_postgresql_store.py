@@ -18,6 +18,7 @@ from nbadapt.indexing.chunks import Chunk
 from nbadapt.indexing.sqlite import SqliteStore
 from nbadapt.indexing.store import Record, Where
 from nbadapt.testing.stores import StoreContract, chunks_of, vectors
+from nbadapt_plugins import _postgresql
 from nbadapt_plugins.postgresql_store import PostgresqlStore
 
 VARIABLE = "NBADAPT_POSTGRESQL"
@@ -352,3 +353,25 @@ def test_odd_letters_do_not_break_a_document(path, opened):
     assert len(passage.text) == len(passage.metadata["title"]) == len(text)
     with pytest.raises(StoreError, match="no Unicode"):
         store.put(Record("\ud800"), [], np.zeros((0, 0), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ({"host": "db.example", "dbname": "notes"}, True),
+        ({"host": "db.example", "dbname": "notes", "hostaddr": "192.0.2.6"}, False),
+        ({"host": "db.example", "dbname": "notes", "service": "other"}, False),
+        ({"host": "elsewhere.example", "dbname": "notes"}, False),
+        ({"host": "db.example", "dbname": "others"}, False),
+    ],
+)
+def test_a_secret_goes_to_the_database_that_it_was_given_for(server, told, monkeypatch):
+    monkeypatch.setenv("NBADAPT_POSTGRESQL", "host=db.example dbname=notes password=secret")
+    assert _postgresql.Server("notes", server)._secrets() == ({"password": "secret"} if told else {})
+
+
+def test_a_secret_without_a_host_stays_on_this_machine(monkeypatch):
+    monkeypatch.setenv("NBADAPT_POSTGRESQL", "dbname=notes password=secret")
+    assert _postgresql.Server("notes", {"host": "db.example", "dbname": "notes"})._secrets() == {}
+    for here in ({}, {"host": "localhost"}, {"host": "/var/run/postgresql"}):
+        assert _postgresql.Server("notes", {**here, "dbname": "notes"})._secrets() == {"password": "secret"}

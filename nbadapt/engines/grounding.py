@@ -45,7 +45,7 @@ class Grounding:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None, context: int | None, guidance: str) -> None:
         self._tokenizer, self._context, self._guidance = tokenizer, context, guidance
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
 
     def ground(self, prompt: Prompt, hits: Sequence[Hit], room: int) -> tuple[Prompt, int]:
         """The prompt behind its passages, and how many of them it holds: the first ones that fit.
@@ -105,7 +105,7 @@ class Grounding:
         return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> re.Pattern[str]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> re.Pattern[str]:
     """What the model would not read as plain text: the tokenizer's own, or the usual forms where it is not known."""
     if tokenizer is None:
         return USUAL

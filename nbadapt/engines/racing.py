@@ -6,7 +6,7 @@
 
     successive halving (Karnin et al. 2013, https://proceedings.mlr.press/v28/karnin13.html;
     Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943)
-    round r of R, from 0:   k / 2^r candidates,   n / 2^(R-1-r) rows;   R is at most log2 k
+    round r of R, from 0:   k / 2^r candidates,   n / 2^(R-1-r) rows;   rounded up; R is at most log2 k, rounded up
 
     exact McNemar test: of the d rows where only one of two is right, b are the first one's; b ~ Binomial(d, 1/2)
     sign flips: the mean difference of n rows among those with every row's sign drawn anew
@@ -122,7 +122,11 @@ def chance(first: Sequence[float], second: Sequence[float], seed: int) -> float:
 
 
 def told_apart(chances: Sequence[float]) -> list[bool]:
-    """Which of m tests against the same candidate count, so that with 95 % none counts by chance (Holm 1979)."""
+    """Which of m tests count, so that with 95 % none does by chance (Holm 1979).
+
+    Args:
+        chances: the p of each test, for tests that were fixed before the rows were seen.
+    """
     counts = [False] * len(chances)
     for i, place in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
         if chances[place] > LEVEL / (len(chances) - i):

@@ -52,7 +52,7 @@ class Wrapped(Adapted, ABC):
         seed: int = 0,
         tick: Callable[[], None] | None = None,
     ) -> list[str]:
-        """One answer a prompt, which is taken as it is: no template is filled."""
+        """One answer a prompt."""
         return self._model.generate(
             self._asked(prompts, (), max_new_tokens),
             max_new_tokens=max_new_tokens,

@@ -70,7 +70,7 @@ class Search:
     Attributes:
         steps: batches of prompts.
         answers: that the model is asked for.
-        prompt_tokens: of those, at most.
+        prompt_tokens: of those, about.
         answer_steps: tokens of the longest answers, summed over the batches.
         rows: on which prompts are compared, the first and the last of the rounds.
         line: what is done, for people.
@@ -145,13 +145,17 @@ class CandidateMethod(PromptMethod):
             scoring = Scoring(job, classes=bool(ground.labels), answering=answering, size=ground.size, steps=steps)
             try:
                 best = self.search(job, ground, model, scoring, steps)
+            except Stopped:
+                return self._stopped(job, ground, scoring, steps, emit)
+            except Exception:  # an endpoint that is gone, memory: what was scored is not lost with it
+                self._keep_best(job, ground, scoring, steps)
+                raise
+            try:
                 scoring.choose(best)
                 emit(Notice(scoring.verdict(best)))
-            except Stopped:
-                return self._stopped(job, ground, scoring, emit)
-            except Exception:  # an endpoint that is gone, memory: what was scored is not lost with it
-                self._keep_best(job, ground, scoring)
-                raise
+            except Stopped:  # the search is over, the held-out rows are not asked
+                scoring.choose(best, tell=False)
+                return _with_usage(self._kept(job, ground, scoring, best), steps)
             fault = answering.fault
         if fault:
             _unless_stopped(emit, Notice(fault, "warning"))
@@ -221,23 +225,24 @@ class CandidateMethod(PromptMethod):
         figures = {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high, "search_rows": score.rows}
         return Outcome(figures, {"prompt": PROMPT, "candidates": CANDIDATES})
 
-    def _stopped(self, job: Job, ground: Ground, scoring: Scoring, emit: Emit) -> Outcome:
+    def _stopped(self, job: Job, ground: Ground, scoring: Scoring, steps: Steps, emit: Emit) -> Outcome:
         """The best so far; lets the Stop through where nothing was scored."""
         best = scoring.safest()
         if best is None:
             raise Stopped
         scoring.choose(best)
         emit(Notice(f"stopped before the end of the search: {best.name} is the best so far, and is kept"))
-        return self._kept(job, ground, scoring, best)
+        return _with_usage(self._kept(job, ground, scoring, best), steps)
 
-    def _keep_best(self, job: Job, ground: Ground, scoring: Scoring) -> None:
+    def _keep_best(self, job: Job, ground: Ground, scoring: Scoring, steps: Steps) -> None:
         """Store the best so far; the run ends as failed, with this outcome."""
         from nbadapt import store
 
         best = scoring.safest()
         if best is not None:
             scoring.choose(best, tell=False)  # a Stop must not hide the error
-            store.write_outcome(job.directory, "failed", self._kept(job, ground, scoring, best), "")
+            found = _with_usage(self._kept(job, ground, scoring, best), steps)
+            store.write_outcome(job.directory, "failed", found, "")
 
 
 def _joined(found: Outcome, outcome: Outcome, steps: Steps) -> Outcome:

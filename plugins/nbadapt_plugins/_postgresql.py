@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import psycopg
 
 VARIABLE = "NBADAPT_POSTGRESQL"  # the environment variable with a connection string
-SECRETS = frozenset({"password", "sslpassword"})
+SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 NAMED = ("host", "port", "dbname", "user")  # say which database it is, and who asks
 CONNECT = 10  # seconds for a connection
 WAIT = 60  # seconds for which another process may hold a lock
@@ -189,7 +189,15 @@ class Server:
             return {}
         found = from_environment()
         named = {name: value for name, value in found.items() if name in NAMED}
-        return {name: found[name] for name in SECRETS & found.keys()} if same(named, self.server) else {}
+        known = same(named, self.server) and self._is_at(found)
+        return {name: found[name] for name in SECRETS & found.keys()} if known else {}
+
+    def _is_at(self, asked: Mapping[str, str]) -> bool:
+        """Whether the connection goes where `asked` says: a file from elsewhere must not send a secret elsewhere."""
+        if any(self.server.get(name) != asked.get(name) for name in ("hostaddr", "service")):
+            return False
+        host = self.server.get("host", "")
+        return host == asked.get("host", "") or ("host" not in asked and (host == "localhost" or host.startswith("/")))
 
     def _refusal(self, error: psycopg.Error) -> str:
         """Why there is no connection, and what to do."""

@@ -228,8 +228,9 @@ class Written:
         self._ground, self._scoring, self._text = ground, scoring, text
         self._known: set[str] = set()
         self._count = self._empty = self._again = self._unfit = 0
-        tokenizer = ground.tokenizer
-        self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1] if tokenizer else []
+        from nbadapt.engines.grounding import special_tokens
+
+        self._special = special_tokens(ground.tokenizer)
 
     def take(self, proposal: str) -> Tried | None:
         """The instruction as a prompt to be scored; None where it is nothing, known, or cannot be asked."""
@@ -243,7 +244,7 @@ class Written:
             self._again += 1
             return None
         self._known.add(said)
-        if any(token in instruction for token in self._special):  # it could end its turn of the conversation
+        if self._special.search(instruction):  # it could end its turn of the conversation
             self._unfit += 1
             return None
         number = len(self._scoring.tried) + 1

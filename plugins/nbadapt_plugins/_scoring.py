@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import metrics
+from nbadapt.errors import NbadaptError
 from nbadapt.events import Candidate, Event, Metric, Progress, Sample, Stage
 
 if TYPE_CHECKING:
@@ -156,17 +158,25 @@ class Scoring:
                 for query, reply in zip(batch, replies, strict=True):
                     owners[id(query)].replies[query.row] = reply
                 self._steps.advance(1, len(batch))
+        except BaseException:
+            with suppress(NbadaptError):  # a metric of the user's own must not hide why this ends
+                self._score_all(group)
+            raise
         finally:
             self._steps.stage = ""
-            for tried in group:
-                if tried.replies:
-                    answered = [query.row for query in tried.queries if query.row in tried.replies]
-                    tried.score = self.score(tried, answered)
+        self._score_all(group)
         for tried in group:
             if not tried.rank:
                 others = (other for other in self._asked() if other is not tried)
                 tried.rank = 1 + sum(self._key(other) < self._key(tried) for other in others)
             self._tell(tried)
+
+    def _score_all(self, group: Sequence[Tried]) -> None:
+        """The figures of the answers so far."""
+        for tried in group:
+            if tried.replies:
+                answered = [query.row for query in tried.queries if query.row in tried.replies]
+                tried.score = self.score(tried, answered)
 
     def _take_known(self, tried: Tried, queries: Sequence[Query]) -> list[Query]:
         """Take the answers that were given before; the queries that are left."""
@@ -302,7 +312,9 @@ class Scoring:
         others = [tried for tried in self.ranked(self._asked()) if tried is not chosen]
         if not others:
             return f"{chosen.name} is the only one that was scored"
-        chances = [self._chance(chosen, other, racing.chance) for other in others]
+        # The first one was chosen on these very rows: any pair of the k might have been the one that is looked at.
+        pairs = (len(others) + 1) / 2
+        chances = [pairs * self._chance(chosen, other, racing.chance) for other in others]
         apart = racing.told_apart(chances)
         alike = [tried for tried, told in zip(others, apart, strict=True) if not told]
         return self._compared(chosen, others, alike) + _beside_the_bare_one(chosen, others, alike)
