@@ -311,6 +311,24 @@ def test_a_stop_keeps_the_best_so_far(step: int, answered: int, tmp_path: Path) 
         assert outcome.metrics["rows"] > 0
 
 
+def test_a_stop_after_the_search_keeps_its_winner(tmp_path: Path) -> None:
+    given = {"prompt": BODY, "data": REVIEWS, "settings": {"batch_size": 10, "samples": 0}}
+    whole = registry.load("prompt-search")().run(make_job("prompt-search", tmp_path / "whole", **given), lambda _: None)
+    told = []
+
+    def stop_at_the_verdict(event: Event) -> None:
+        if not told and isinstance(event, Notice) and "template" in event.text and "alone" in event.text:
+            told.append(event)
+            raise Stopped
+
+    job = make_job("prompt-search", tmp_path / "stopped", **given)
+    outcome = registry.load("prompt-search")().run(job, stop_at_the_verdict)
+    assert told, "the verdict was told"
+    assert [line["standing"] for line in table(job.directory)].count("chosen") == 1
+    assert outcome.metrics["search_accuracy"] == whole.metrics["search_accuracy"]
+    assert "accuracy" not in outcome.metrics
+
+
 @pytest.mark.slow
 def test_answers_are_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBADAPT_ANSWERS", str(tmp_path / "answers"))
