@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NBADAPT_RUNS", str(folder))
     monkeypatch.setenv("NBADAPT_ANSWERS", str(tmp_path / "nbadapt_answers"))  # each test asks anew
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_model_of_another_file() -> None:
+    """Tests run in any order: what the tests of another file left loaded is forgotten."""
+    if (models := sys.modules.get("nbadapt.models")) is not None:
+        models.free()
 
 
 @pytest.fixture(scope="session")
