@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nbadapt.method import Adapted, Emit, Job
 
 CANDIDATES = "artifacts/candidates.jsonl"
-TWO = 2
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ class Scoring:
             return f"{chosen.name} is the only one that was scored"
         # The first one was chosen on these very rows: any pair of the k might have been the one that is looked at.
         pairs = (len(others) + 1) / 2
-        chances = [pairs * self._chance(chosen, other, racing.chance) for other in others]
+        chances = [pairs * self._chance(chosen, other) for other in others]
         apart = racing.told_apart(chances)
         alike = [tried for tried, told in zip(others, apart, strict=True) if not told]
         return self._compared(chosen, others, alike) + _beside_the_bare_one(chosen, others, alike)
@@ -324,20 +323,22 @@ class Scoring:
         if not alike:
             return f"{chosen.name} is better than all others on these rows by more than chance (tests of pairs, Holm)"
         if alike == others[: len(alike)]:
-            count = "two" if len(alike) + 1 == TWO else f"{len(alike) + 1:,}"
+            count = "two" if len(alike) == 1 else f"{len(alike) + 1:,}"
             said = _difference(self, chosen, alike[0])
             return f"the first {count} cannot be told apart on {_on(rows, alike)}: {said}"
         named = ", ".join(tried.name for tried in alike[:4]) + (", ..." if len(alike) > 4 else "")
         return f"{chosen.name} comes first, but cannot be told apart from {named} on {_on(rows, alike)}"
 
-    def _chance(self, first: Tried, second: Tried, test: Any) -> float:
+    def _chance(self, first: Tried, second: Tried) -> float:
         """The p of a difference on the rows that both have seen; by the intervals where no row has a number."""
+        from nbadapt.engines import racing
+
         rows = [query.row for query in first.queries if query.row in first.replies and query.row in second.replies]
         if not rows:
             return 1.0
         a, b = self.values(first, rows), self.values(second, rows)
         if a is not None and b is not None:
-            return float(test(a, b, self._job.seed))
+            return racing.chance(a, b, self._job.seed)
         one, other = self.score(first, rows), self.score(second, rows)
         return 0.0 if one.low > other.high or other.low > one.high else 1.0
 

@@ -121,8 +121,6 @@ class AutoPrompt(CandidateMethod):
 
     def search(self, job: Job, ground: Ground, model: Adapted, scoring: Scoring, steps: Steps) -> Tried:
         """Propose, score, vary the best, and race at the end."""
-        from nbadapt.engines import racing
-
         text = self._prompt(job)
         plan = spend(job.config.budget, job.config.rounds, len(ground.division.search), job.config.racing_rows)
         proposer = _proposer(job, ground, text)
@@ -146,10 +144,12 @@ class AutoPrompt(CandidateMethod):
             scoring.ask(fresh, 0, plan.first, when)
             scoring.settle()
         written.tell(steps)
-        return self._race(scoring, plan, steps, racing.race)
+        return self._race(scoring, plan, steps)
 
-    def _race(self, scoring: Scoring, plan: Spending, steps: Steps, race: Any) -> Tried:
+    def _race(self, scoring: Scoring, plan: Spending, steps: Steps) -> Tried:
         """The best ones on more rows; fewer than planned where proposals were alike."""
+        from nbadapt.engines import racing
+
         ordered = scoring.ranked(scoring.tried)
         if not plan.race:
             return ordered[0]
@@ -171,7 +171,7 @@ class AutoPrompt(CandidateMethod):
         def ask(left: Sequence[Tried], start: int, stop: int) -> None:
             scoring.ask(left, start, stop, f" on {stop:,} rows")
 
-        found: list[Tried] = race(finalists, plan.race, ask, ranked, plan.first)
+        found = racing.race(finalists, plan.race, ask, ranked, plan.first)
         return found[0]
 
 
