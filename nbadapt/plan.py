@@ -95,6 +95,19 @@ def prepare(request: Request) -> Plan:
     Raises:
         NbadaptError: whatever is wrong with the request, in one line.
     """
+    method, job, notices = look_up(request)
+    with quiet_libraries():
+        estimate = support.estimate(method, job)
+    check_memory(estimate, job)
+    return Plan(job, method, estimate, notices)
+
+
+def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
+    """The method, the complete and checked job, and what the user should know: all of a plan but its estimate.
+
+    Raises:
+        NbadaptError: whatever is wrong with the request, in one line.
+    """
     method_class = registry.load(request.method, request.verb)
     config = validate(method_class, request.settings)
     missing = registry.missing_requirements(method_class)
@@ -128,10 +141,7 @@ def prepare(request: Request) -> Plan:
     )
     if job.dtype == "auto":
         job = dataclasses.replace(job, dtype=devices.best_dtype(device))
-    with quiet_libraries():
-        estimate = support.estimate(method, job)
-    _check_memory(estimate, job)
-    return Plan(job, method, estimate, tuple(notices))
+    return method, job, tuple(notices)
 
 
 def _find_model(request: Request) -> ModelRef:
@@ -288,7 +298,12 @@ def _dtype(request: Request, model: ModelRef) -> str:
     return request.dtype
 
 
-def _check_memory(estimate: Estimate, job: Job) -> None:
+def check_memory(estimate: Estimate, job: Job) -> None:
+    """Refuse a job whose weights alone do not fit beside what is in memory.
+
+    Raises:
+        OutOfMemoryError: it needs more than is free.
+    """
     free = available_bytes(job.device)
     needed = sum(size for item, size in estimate.memory.items() if item != "activations")
     if models.is_loaded(job.model, job.device, job.dtype):

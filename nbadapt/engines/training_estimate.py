@@ -94,10 +94,20 @@ def longest_rows(
     table: Examples, count: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
 ) -> list[Row]:
     """The `count` longest rows of a table, tokenised, the longest first; letters tell which are worth tokenising."""
+    from nbadapt import models
+
+    most = max(LOOKED_AT, count)
+    key = ("longest", table, most, tokenizer.name_or_path, tuple(label2id or ()), limit)
+    return models.remembered(key, lambda: _longest(table, most, tokenizer, label2id, limit))[:count]
+
+
+def _longest(
+    table: Examples, most: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
+) -> list[Row]:
     rows = sorted(table.rows, key=lambda row: -sum(len(str(value)) for value in row.values()))
-    looked_at = dataclasses.replace(table, rows=tuple(rows[: max(LOOKED_AT, count)]))
+    looked_at = dataclasses.replace(table, rows=tuple(rows[:most]))
     encoded = encode(looked_at, tokenizer, label2id, limit).rows
-    return sorted(encoded, key=lambda row: -len(row["input_ids"]))[:count]
+    return sorted(encoded, key=lambda row: -len(row["input_ids"]))
 
 
 def _guess(model: PreTrainedModel, job: Job) -> int:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +36,45 @@ if TYPE_CHECKING:
 Batch = dict[str, torch.Tensor]
 
 
+class Unmeasured(Exception):  # noqa: N818 - no failure: the caller has a rougher way
+    """Nothing like this was measured yet."""
+
+
+@dataclass
+class Scaling:
+    """Peaks that were measured once, and what they tell of batches of other sizes. For a form, which cannot wait.
+
+    What a step holds beside the gradients is taken to grow with the tokens of its batch.
+
+    Attributes:
+        measures: whether steps are gone through and kept; otherwise what was kept is scaled.
+        check: called at every operation while measuring; it may raise to break the measurement off.
+    """
+
+    measures: bool = False
+    check: Callable[[], None] | None = None
+    kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # what -> (tokens, bytes)
+
+    def keep(self, what: str, tokens: int, peak: int) -> None:
+        """Remember a measured peak."""
+        self.kept[what] = (tokens, peak)
+
+    def tell(self, what: str, tokens: int) -> int:
+        """The peak for so many tokens.
+
+        Raises:
+            Unmeasured: there is nothing to go by.
+        """
+        if what not in self.kept:
+            raise Unmeasured
+        measured, peak = self.kept[what]
+        return peak * tokens // max(measured, 1)
+
+
+scaling: ContextVar[Scaling | None] = ContextVar("scaling", default=None)
+"""The one that `step_peak` and `forward_peak` work with; None: they go through every step themselves."""
+
+
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Counts the bytes of the tensors that are made inside and exist at the same time."""
 
@@ -42,6 +83,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         self.now = self.peak = 0
         self._device = device
         self._seen: set[int] = set()
+        known = scaling.get()
+        self._check = known.check if known is not None else None
         self._values = WeakTensorKeyDictionary()  # fake whole numbers and truths -> what they are
 
     def know(self, fake: torch.Tensor, value: torch.Tensor) -> None:
@@ -54,6 +97,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._check is not None:
+            self._check()
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
         known = [tensor in self._values for tensor in tensors]
         try:
@@ -113,6 +158,20 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
         held_out: the same of the evaluation.
         job: its task, device and dtype decide what is computed.
     """
+    known = scaling.get()
+    if known is None:
+        return _step_peak(model, batch, held_out, job)
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    tokens = batch["input_ids"].numel(), 0 if held_out is None else held_out["input_ids"].numel()
+    if not known.measures:
+        return gradients + known.tell("training", tokens[0]), known.tell("evaluation", tokens[1])
+    training, evaluation = _step_peak(model, batch, held_out, job)
+    known.keep("training", tokens[0], max(0, training - gradients))
+    known.keep("evaluation", tokens[1], evaluation)
+    return training, evaluation
+
+
+def _step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:
     causal = job.task != "classification"
     autocast = autocasts(model, job)
     bfloat16 = autocast or model.dtype == torch.bfloat16
@@ -145,11 +204,16 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
 
 def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., Any], device: str) -> int:
     """Bytes beside the weights that `forward(**batch)` holds at its peak, without gradients."""
+    known, tokens = scaling.get(), batch["input_ids"].numel()
+    if known is not None and not known.measures:
+        return known.tell("forward", tokens)
     kind = device.partition(":")[0]
     with _faked(model, kind) as live, torch.no_grad():
         model.eval()
         forward(**_fake(live, batch, None, kind)[0])
-        return live.peak
+    if known is not None:
+        known.keep("forward", tokens, live.peak)
+    return live.peak
 
 
 def _fake(live: _Live, batch: Batch, positions: torch.Tensor | None, device: str) -> tuple[Batch, torch.Tensor | None]:
