@@ -101,6 +101,16 @@ def names() -> list[str]:
     return sorted(_packaged())
 
 
+def generators() -> list[str]:
+    """Those of `names` that write text."""
+    found = []
+    for name in names():
+        with contextlib.suppress(ModelError):
+            if getattr(_load_package(name), "generates", True):
+                found.append(name)
+    return found
+
+
 def _load_package(name: str) -> PackagedModel:
     point = _packaged()[name]
     try:

@@ -44,19 +44,36 @@ def thread_name(run: Run) -> str:
     return f"nbadapt-view-{run.id}"
 
 
-def view_of(run: Run) -> View:
+def view_of(run: Run, slot: Any = None) -> View:
     """The view that fits, or the one that NBADAPT_UI names: live (the widget), static (no widget) or text.
 
     Outside a kernel it is always text. In a kernel it is the widget where somebody may be there to see it: a
     front end that takes no input, such as nbclient, executes for nobody, and would save the widget's state.
+
+    Args:
+        run: what is shown.
+        slot: the handle of a display to show it in; None: a new one in the running cell.
     """
+    if _kernel() is None or _mode() == "text":
+        return TextView(run)
+    return KernelView(run, live=watched_live(), slot=slot)
+
+
+def watched_live() -> bool:
+    """Whether a widget may find somebody to see it."""
+    kernel, mode = _kernel(), _mode()
+    return kernel is not None and (mode == "live" or (mode == "auto" and _takes_input(kernel)))
+
+
+def _mode() -> str:
+    mode = os.environ.get("NBADAPT_UI", "auto")
+    return mode if mode in {"live", "static", "text"} else "auto"
+
+
+def _kernel() -> Any:
     from IPython.core.getipython import get_ipython
 
-    mode = os.environ.get("NBADAPT_UI", "auto")
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None or mode == "text":
-        return TextView(run)
-    return KernelView(run, live=mode == "live" or (mode != "static" and _takes_input(kernel)))
+    return getattr(get_ipython(), "kernel", None)
 
 
 def _takes_input(kernel: Any) -> bool:
@@ -159,9 +176,9 @@ class KernelView(View):
     static one every tenth of the work instead.
     """
 
-    def __init__(self, run: Run, *, live: bool) -> None:
+    def __init__(self, run: Run, *, live: bool, slot: Any = None) -> None:
         super().__init__(run)
-        self._handle: Any = None
+        self._handle: Any = slot
         self._dashboard: Dashboard | None = None
         self._wanted = live
         self._static = False  # the widget is not on display any more
@@ -197,6 +214,9 @@ class KernelView(View):
         from IPython.display import display
 
         content = self._content()
+        if self._handle is not None:
+            self._handle.update(content, raw=True)
+            return
         self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
 
     def _content(self) -> dict[str, Any]:

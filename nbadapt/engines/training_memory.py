@@ -49,10 +49,12 @@ class Scaling:
     Attributes:
         measures: whether steps are gone through and kept; otherwise what was kept is scaled.
         check: called at every operation while measuring; it may raise to break the measurement off.
+        asked: whether anything was scaled.
     """
 
     measures: bool = False
     check: Callable[[], None] | None = None
+    asked: bool = False
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # what -> (tokens, bytes)
 
     def keep(self, what: str, tokens: int, peak: int) -> None:
@@ -65,6 +67,7 @@ class Scaling:
         Raises:
             Unmeasured: there is nothing to go by.
         """
+        self.asked = True
         if what not in self.kept:
             raise Unmeasured
         measured, peak = self.kept[what]
