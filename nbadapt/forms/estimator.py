@@ -128,7 +128,7 @@ class Estimator:
         token = training_memory.scaling.set(scaling)
         try:
             with (
-                _uncollected(),
+                _uncollected(not measures),
                 models.remembering(self._kept),
                 quiet_libraries(),
                 watched(job.config) as (config, reads),

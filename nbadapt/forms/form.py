@@ -247,7 +247,8 @@ class Form:
                 return shown.name
         if isinstance(error, DataError):
             return "--data"
-        return PROMPT if self.verb == "prompt" and "prompt" in str(error).partition(":")[0] else WHOLE
+        head = str(error).partition(":")[0]
+        return PROMPT if self.verb == "prompt" and ("prompt" in head or "{{" in head) else WHOLE
 
 
 def _words(message: str) -> str:

@@ -158,26 +158,28 @@ class Session:
                 case "hello":
                     self._tell_form()
                     self._renew()
-                case "set":
-                    self._take(message.get("values", {}))
+                case "set" if self._take(message):
+                    self._renew()
                 case "offers":
                     self.widget.tell({"type": "offers", "offers": self._offers()})
-                case "run":
+                case "run" if self._take(message):
                     self._run()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is told in the form, which stays
             self._tell(State(self._cell_at_once(), {WHOLE: f"{type(error).__name__}: {error}"}))
 
-    def _take(self, values: Mapping[str, Any]) -> None:
-        method = self.form.raw[METHOD]
+    def _take(self, message: Mapping[str, Any]) -> bool:
+        """Take what was typed into the form; False where that was refused, which is told."""
+        method, values = self.form.raw[METHOD], message.get("values", {})
+        self._cancel()
         try:
             self.form.set({str(name): _sent(str(value)) for name, value in values.items()})
         except NbadaptError as error:
             self._tell(State(self._cell_at_once(), {WHOLE: str(error)}))
-            return
+            return False
         self._before.update(self.form.raw)
         if self.form.raw[METHOD] != method:
             self._tell_form()
-        self._renew()
+        return True
 
     def _renew(self) -> None:
         """Look at all of it again, tell what is known at once, and work out the rest later.

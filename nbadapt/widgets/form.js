@@ -132,6 +132,11 @@ const makers = {
     const text = typed(field);
     return { main: text, elements: [text], read: () => text.value, write: (v) => (text.value = v) };
   },
+  area() {
+    const area = make("textarea");
+    area.rows = 4;
+    return { main: area, elements: [area], read: () => area.value, write: (v) => (area.value = v) };
+  },
   /** A menu of what is there, whose last entry lets something else be typed. */
   menu(field, offers) {
     const menu = make("select");
@@ -185,7 +190,7 @@ function nearest(stops, value) {
 }
 
 function kindOf(field) {
-  if (field.kind === "switch" || field.kind === "choice") return field.kind;
+  if (["switch", "choice", "area"].includes(field.kind)) return field.kind;
   if (field.kind === "menu" || field.choices.length) return "menu";
   return field.stops.length ? "slider" : "text";
 }
@@ -211,7 +216,7 @@ function buildField(field, offers, onInput) {
   control.append(...made.elements);
   for (const element of made.elements) {
     element.setAttribute("aria-describedby", `${error.id} ${help.id}`);
-    element.addEventListener("input", () => onInput(field.name, element.type === "text"));
+    element.addEventListener("input", () => onInput(field.name, element.type.startsWith("text")));
   }
   box.append(label, control, error, help);
   const mark = (message) => {
@@ -221,17 +226,15 @@ function buildField(field, offers, onInput) {
   return { ...made, field, box, mark };
 }
 
-function buildPrompt(ui, onInput) {
-  const field = { name: PROMPT, label: "prompt", optional: true, choices: [], stops: [], allowed: "" };
-  field.help = "what the model reads; {{name}} stands for a variable or a column";
-  const area = make("textarea");
-  area.rows = 4;
-  const known = makers.text;
-  makers.text = () => ({ main: area, elements: [area], read: () => area.value, write: (v) => (area.value = v) });
-  const made = buildField({ ...field, kind: "text" }, [], (name) => onInput(name, true));
-  makers.text = known;
-  return made;
-}
+const PROMPT_FIELD = {
+  name: PROMPT,
+  label: "prompt",
+  kind: "area",
+  help: "what the model reads; {{name}} stands for a variable or a column",
+  allowed: "",
+  choices: [],
+  stops: [],
+};
 
 // ---------------------------------------------------------------------------------------------- messages
 
@@ -262,7 +265,7 @@ function drawForm(ui, message, onInput) {
   ui.prompt.replaceChildren();
   ui.prompt.hidden = message.verb !== "prompt";
   if (message.verb === "prompt") {
-    const made = buildPrompt(ui, onInput);
+    const made = buildField(PROMPT_FIELD, [], onInput);
     made.write(message.values[PROMPT]);
     ui.prompt.append(made.box);
     ui.fields.set(PROMPT, made);
@@ -387,8 +390,10 @@ function render({ model, el }) {
   ui.run.addEventListener("click", () => {
     ui.run.disabled = true; // until the kernel answers
     ui.said.textContent = "starting …";
-    flush();
-    model.send({ type: "run", view, seq: sent.seq });
+    clearTimeout(sent.timer);
+    model.send({ type: "run", view, seq: ++sent.seq, values: sent.changes });
+    sent.changes = {};
+    sent.waiting = true;
   });
   ui.insert.addEventListener("click", () => {
     const notebook = notebookOf(model);

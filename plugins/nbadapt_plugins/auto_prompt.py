@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from nbadapt.options import DTYPES
 from nbadapt.method import ADVANCED
+from nbadapt.options import DTYPES
 from nbadapt_plugins import _proposing
 from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Search
 from nbadapt_plugins._ground import Ground
