@@ -120,7 +120,7 @@ NEEDED = {"chain-of-thought": {"temperature": "0.7"}}  # by a setting that goes 
 def reads_back(made: Form) -> None:
     given, errors = made._validated()
     assert not errors
-    assert validate(made.method, made.request(made.cell_now()).settings) == validate(made.method, given)
+    assert validate(made.method, made.request(made.glance().cell).settings) == validate(made.method, given)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -162,7 +162,7 @@ def test_options_are_written_and_read_back():
 def test_the_cell_of_a_prompt_holds_the_prompt_as_it_was_typed():
     text = "  {{text}} {json: 'x'}\n\n%%finetune --as \\n\nAnswer: "
     made = form("zero-shot", **{"--data": "rows", PROMPT: text + "\n\n", "temperature": "0.5"})
-    written = made.cell_now()
+    written = made.glance().cell
     assert written.startswith("%%prompt zero-shot --model ")
     assert "--temperature 0.5\n" in written
     assert made.request(written).prompt == text
@@ -274,7 +274,7 @@ def test_figures_between_measurements_are_near():
     figures = made.state().figures
     assert figures.approximate
     assert not figures.unmeasured
-    dry = plan.prepare(made.request(made.cell_now())).estimate
+    dry = plan.prepare(made.request(made.glance().cell)).estimate
     assert figures.estimate.memory["activations"] == pytest.approx(dry.memory["activations"], rel=0.25)
 
 
@@ -347,11 +347,12 @@ def desk(wire: Wire) -> Iterator[Desk]:
 
 
 def test_a_page_that_says_hello_gets_the_form_and_its_state(desk: Desk):
-    drawn, state = desk.say("hello")
+    drawn, pending, state = desk.say("hello")
     assert drawn["type"] == "form"
     assert drawn["values"]["--data"] == "rows"
     names = [name for group in drawn["menu"] for name, _, _ in group["items"]]
     assert sorted(names) == sorted(m.name for m in registry.methods("finetune"))
+    assert (pending["ready"], pending["cell"]) == (False, state["cell"])
     assert state["ready"]
     assert ["trainable parameters", state["figures"][3][1]] == state["figures"][3]
     assert len(json.dumps(drawn)) < 20_000

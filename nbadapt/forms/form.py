@@ -150,31 +150,28 @@ class Form:
             if name in known and name != METHOD:
                 self.raw[name] = str(value)
 
-    def state(self) -> State:
-        """What all of it comes to, with what can be estimated at once."""
+    def glance(self) -> State:
+        """What can be told without looking anything up or importing anything heavy: no figures."""
         settings, errors = self._validated()
         missing = {flag: words for flag, words in self._missing().items() if not self.raw.get(flag)}
         errors = {**errors, **missing}
         try:
-            text = self._cell(settings)
+            return State("" if WHOLE in errors else self._cell(settings), errors)
         except RequestError as error:
             return State("", {**errors, self._place(error): str(error)})
-        if errors:
-            return State("" if WHOLE in errors else text, errors)
+
+    def state(self) -> State:
+        """What all of it comes to, with what can be estimated at once."""
+        seen = self.glance()
+        if not seen.ready:
+            return seen
+        text, settings = seen.cell, self._validated()[0]
         try:
             return State(text, figures=self.estimator.quick(self._asked(settings, text)))
         except NbadaptError as error:
             return State(text, {self._place(error): str(error)})
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is told, and the form stays
             return State(text, {WHOLE: f"{self.method.name} could not be estimated: {type(error).__name__}: {error}"})
-
-    def cell_now(self) -> str:
-        """The cell, as far as it is known without looking anything up.
-
-        Raises:
-            RequestError: no cell can say it.
-        """
-        return self._cell(self._validated()[0])
 
     def request(self, text: str) -> Request:
         """What a cell asks for.

@@ -121,19 +121,12 @@ class Session:
         from IPython.display import display
 
         title = f"The form of %{self.form.verb} needs a running kernel."
-        fallback = static(State(self._cell_at_once()), f"{title} This cell does the same:")
+        fallback = static(self.form.glance(), f"{title} This cell does the same:")
         content, _ = self.widget._repr_mimebundle_() or ({}, {})
         self._handle = display({**content, **fallback}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         self._slot = display({"text/html": "", "text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         self._shell.events.register("pre_execute", self._on_cell)
         self._shell.events.register("post_execute", self._on_rest)
-
-    def _cell_at_once(self) -> str:
-        """The cell as far as it is known without looking anything up."""
-        try:
-            return self.form.cell_now()
-        except NbadaptError:
-            return ""
 
     def close(self, line: str) -> None:
         """Put the equivalent cell in the place of the widget, and take that out of the front end's models."""
@@ -157,6 +150,7 @@ class Session:
             match message.get("type"):
                 case "hello":
                     self._tell_form()
+                    self._tell(self.form.glance(), pending=True)  # the first estimate imports torch: seconds
                     self._renew()
                 case "set" if self._take(message):
                     self._renew()
@@ -165,7 +159,7 @@ class Session:
                 case "run" if self._take(message):
                     self._run()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is told in the form, which stays
-            self._tell(State(self._cell_at_once(), {WHOLE: f"{type(error).__name__}: {error}"}))
+            self._tell(State(self.form.glance().cell, {WHOLE: f"{type(error).__name__}: {error}"}))
 
     def _take(self, message: Mapping[str, Any]) -> bool:
         """Take what was typed into the form; False where that was refused, which is told."""
@@ -174,7 +168,7 @@ class Session:
         try:
             self.form.set({str(name): _sent(str(value)) for name, value in values.items()})
         except NbadaptError as error:
-            self._tell(State(self._cell_at_once(), {WHOLE: str(error)}))
+            self._tell(State(self.form.glance().cell, {WHOLE: str(error)}))
             return False
         self._before.update(self.form.raw)
         if self.form.raw[METHOD] != method:
@@ -194,7 +188,9 @@ class Session:
             self._tell(self.form.state())
             self._refine_later()
         else:
-            self._tell(State(self._cell_at_once(), {WHOLE: f"the run {busy.id} is at work: wait for it, or stop it"}))
+            self._tell(
+                State(self.form.glance().cell, {WHOLE: f"the run {busy.id} is at work: wait for it, or stop it"})
+            )
 
     # ------------------------------------------------------------------ what the page is told
 
@@ -244,7 +240,8 @@ class Session:
         values = {field.name: form.value(field) for field in form.fields}
         return values if form.verb == "finetune" else {**values, PROMPT: form.raw.get(PROMPT, "")}
 
-    def _tell(self, state: State) -> None:
+    def _tell(self, state: State, *, pending: bool = False) -> None:
+        """Tell what the form comes to; `pending`: figures follow at once."""
         self._state = state
         found = state.figures
         bar = shown.bar(found) if found is not None else None
@@ -258,7 +255,8 @@ class Session:
                 "values": self._values(),
                 "errors": state.errors,
                 "reason": reason,
-                "ready": state.ready,
+                "ready": state.ready and not pending,
+                "pending": state.ready and pending,
                 "cell": state.cell,
                 "figures": shown.rows(found) if found is not None else [],
                 "bar": list(bar) if bar is not None else None,

@@ -40,7 +40,7 @@ function build() {
   ui.methodLabel = make("label", "", "method");
   ui.method = make("select");
   ui.method.id = ui.methodLabel.htmlFor = `nbadapt-form-${++count}`;
-  ui.summary = make("div", "summary", "connecting …");
+  ui.summary = make("div", "summary");
   const first = make("div");
   first.append(ui.methodLabel, ui.method);
   ui.head.append(first, ui.summary);
@@ -64,6 +64,7 @@ function build() {
   ui.run.disabled = true;
   ui.said = make("div", "said");
   ui.said.setAttribute("role", "status");
+  ui.said.textContent = "connecting …";
   ui.acts.append(ui.run, ui.insert, ui.copy, ui.said);
   ui.cellBox = make("details");
   ui.cell = make("pre", "cell");
@@ -79,6 +80,7 @@ function build() {
 function buildCosts(ui) {
   ui.costs = make("div", "costs");
   ui.costs.setAttribute("role", "region");
+  ui.costs.hidden = true;
   ui.costs.setAttribute("aria-label", "What it will cost");
   ui.rows = make("dl");
   ui.rows.setAttribute("aria-live", "polite");
@@ -251,7 +253,6 @@ function drawForm(ui, message, onInput) {
     }),
   );
   ui.method.value = message.method;
-  ui.summary.textContent = message.summary;
   ui.fields.clear();
   const places = [ui.mainOptions, ui.mainSettings, ui.moreOptionsGrid, ui.moreSettingsGrid];
   for (const place of places) place.replaceChildren();
@@ -261,6 +262,7 @@ function drawForm(ui, message, onInput) {
     places[(field.advanced ? 2 : 0) + (field.option ? 0 : 1)].append(made.box);
     ui.fields.set(field.name, made);
   }
+  ui.summary.textContent = message.summary;
   ui.moreSettings.hidden = !ui.moreSettingsGrid.children.length;
   ui.prompt.replaceChildren();
   ui.prompt.hidden = message.verb !== "prompt";
@@ -279,7 +281,7 @@ function drawState(ui, message) {
     if (error && made.field.advanced) made.box.closest("details").open = true;
   }
   ui.run.disabled = !message.ready;
-  ui.said.textContent = message.ready ? "" : message.reason;
+  ui.said.textContent = message.pending ? "Working out what it will cost …" : message.reason;
   ui.cell.textContent = message.cell || "No cell can say what is in the form.";
   ui.insert.disabled = ui.copy.disabled = !message.cell;
   ui.costs.hidden = !message.figures.length;
@@ -410,7 +412,7 @@ function render({ model, el }) {
   const theme = new MutationObserver(recolour); // JupyterLab and VS Code mark the theme here
   for (const element of [document.documentElement, document.body]) theme.observe(element, { attributes: true });
   const silent = setTimeout(() => {
-    if (!sent.told) ui.summary.textContent = "The kernel does not answer: it is busy or gone.";
+    if (!sent.told) ui.said.textContent = "The kernel does not answer: it is busy or gone.";
   }, SILENT_MS);
   model.on("msg:custom", onMessage);
   followTheme(ui);
