@@ -17,6 +17,7 @@ from watching import HOSTILE, Wire, make_wire
 from nbadapt import plan, registry, request, runner
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.forms import cell, session
+from nbadapt.forms.estimator import Cancelled
 from nbadapt.forms.fields import FormField, option_fields, raw_of, setting_fields, value_of
 from nbadapt.forms.form import METHOD, PROMPT, WHOLE, Form, groups
 from nbadapt.forms.session import Session
@@ -262,7 +263,7 @@ def test_the_exact_figures_are_those_of_a_dry_run(name: str):
         dry.steps,
         dry.artifact,
     )
-    assert made.estimator.exact(made.request(state.cell)).estimate == dry
+    assert made.estimator.exact(made.request(state.cell), lambda: None).estimate == dry
     again = made.state().figures
     assert (again.estimate, again.approximate) == (dry, False)
 
@@ -285,6 +286,24 @@ def test_a_setting_that_no_estimate_reads_costs_no_new_one():
     assert not made.state().figures.approximate
     made.set({"r": "16"})
     assert made.state().figures.approximate
+
+
+@pytest.mark.parametrize("calls", [0, 3, 15, 40, 60, 80])
+def test_a_measurement_can_be_broken_off_anywhere(calls: int):
+    made = form()
+    left = calls
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Cancelled
+
+    asked = made.request(made.state().cell)
+    with pytest.raises(Cancelled):
+        made.estimator.exact(asked, check)
+    assert made.state().figures.approximate
+    assert not made.estimator.exact(asked).approximate
 
 
 def test_a_table_that_became_another_one_is_looked_at_again():

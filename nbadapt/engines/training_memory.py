@@ -48,7 +48,7 @@ class Scaling:
 
     Attributes:
         measures: whether steps are gone through and kept; otherwise what was kept is scaled.
-        check: called at every operation while measuring; it may raise to break the measurement off.
+        check: called for every module while measuring; it may raise to break the measurement off.
         asked: whether anything was scaled.
     """
 
@@ -86,8 +86,6 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         self.now = self.peak = 0
         self._device = device
         self._seen: set[int] = set()
-        known = scaling.get()
-        self._check = known.check if known is not None else None
         self._values = WeakTensorKeyDictionary()  # fake whole numbers and truths -> what they are
 
     def know(self, fake: torch.Tensor, value: torch.Tensor) -> None:
@@ -100,8 +98,6 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._check is not None:
-            self._check()
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
         known = [tensor in self._values for tensor in tensors]
         try:
@@ -238,10 +234,29 @@ def _faked(model: torch.nn.Module, device: str) -> Iterator[_Live]:
         for module in model.modules():
             for table in (module._parameters, module._buffers, vars(module)):
                 _replace(table, made, device)
+        known = scaling.get()
+        if known is not None and known.check is not None:
+            _check_on_the_way(model, known.check)
         live = _Live(device)
         live.leave_out(fake for _, fake in made.values())
         with live:
             yield live
+
+
+def _check_on_the_way(model: torch.nn.Module, check: Callable[[], None]) -> None:
+    """Call `check` after the forward and before the backward of every module.
+
+    Not inside an operation: some call back into Python from where no exception may come.
+    """
+
+    def after(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        check()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, torch.Tensor) and first.requires_grad:
+            first.register_hook(lambda _gradient: check())
+
+    for module in model.modules():
+        module.register_forward_hook(after)
 
 
 def _replace(table: Mapping[str, Any], made: dict[int, tuple[torch.Tensor, torch.Tensor]], device: str) -> None:

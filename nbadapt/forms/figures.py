@@ -33,7 +33,8 @@ def rows(figures: Figures) -> list[tuple[str, str]]:
     found.append(("steps", f"{estimate.steps:,}"))
     if figures.seconds is not None:
         rule = "" if estimate.seconds is not None else f" ({RULE_OF_THUMB})"
-        found.append(("time", f"about {duration(figures.seconds)}{rule}"))
+        about = f"about {duration(figures.seconds)}" if figures.seconds >= 1 else "under 1 s"
+        found.append(("time", f"{about}{rule}"))
     return found
 
 

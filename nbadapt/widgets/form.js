@@ -34,7 +34,10 @@ function button(className, text) {
 function build() {
   const ui = { root: make("section"), fields: new Map() };
   ui.root.className = "nbadapt nbadapt-form";
-  ui.root.dataset.lmSuppressShortcuts = "true"; // keys here are not JupyterLab's
+  ui.root.addEventListener("keydown", (event) => {
+    // Keys here are not JupyterLab's, but for those that leave the form or save the notebook.
+    if (event.key === "Enter" || !(event.ctrlKey || event.metaKey || event.key === "Escape")) event.stopPropagation();
+  });
   ui.root.setAttribute("aria-label", "Method form");
   ui.head = make("div", "form-head");
   ui.methodLabel = make("label", "", "method");
@@ -55,6 +58,8 @@ function build() {
   };
   [ui.moreSettings, ui.moreSettingsGrid] = folded("More settings of the method");
   [ui.moreOptions, ui.moreOptionsGrid] = folded("More options");
+  ui.hint = make("div", "hint");
+  ui.hint.setAttribute("aria-hidden", "true"); // screen readers have it with the field itself
   buildCosts(ui);
   ui.acts = make("div", "acts");
   ui.run = button("run", "Run");
@@ -73,7 +78,7 @@ function build() {
   ui.cellBox.open = true;
   ui.cellBox.append(make("summary", "", "The cell that does the same"), ui.cell);
   ui.root.append(ui.head, ui.mainOptions, ui.prompt, ui.mainSettings, ui.moreSettings, ui.moreOptions);
-  ui.root.append(ui.costs, ui.acts, ui.cellBox);
+  ui.root.append(ui.hint, ui.costs, ui.acts, ui.cellBox);
   return ui;
 }
 
@@ -218,6 +223,7 @@ function buildField(field, offers, onInput) {
   control.append(...made.elements);
   for (const element of made.elements) {
     element.setAttribute("aria-describedby", `${error.id} ${help.id}`);
+    if (element.type !== "text") element.dataset.lmSuppressShortcuts = "true"; // arrows: asked of the element alone
     element.addEventListener("input", () => onInput(field.name, element.type.startsWith("text")));
   }
   box.append(label, control, error, help);
@@ -379,6 +385,10 @@ function render({ model, el }) {
       flush();
     }
   };
+  ui.root.addEventListener("focusin", (event) => {
+    const box = event.target.closest(".nbadapt-field");
+    ui.hint.textContent = box ? `${box.querySelector("label").textContent}: ${box.querySelector(".nbadapt-help").textContent}` : "";
+  });
   ui.method.addEventListener("input", () => {
     sent.changes[METHOD] = ui.method.value;
     flush();
