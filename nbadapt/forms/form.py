@@ -42,7 +42,7 @@ class State:
     """What a form comes to.
 
     Attributes:
-        cell: the equivalent cell; placeholders stand where something is missing. "" where no cell can say it.
+        cell: the equivalent cell; placeholders stand where something is missing. "" while a value is not allowed.
         errors: name of a field -> what is wrong with it; the key "" is what is wrong with the form as a whole.
         figures: None where it cannot be estimated.
     """
@@ -156,7 +156,8 @@ class Form:
         missing = {flag: words for flag, words in self._missing().items() if not self.raw.get(flag)}
         errors = {**errors, **missing}
         try:
-            return State("" if WHOLE in errors else self._cell(settings), errors)
+            whole = all(name in missing for name in errors)  # a cell without what was typed would mislead
+            return State(self._cell(settings) if whole else "", errors)
         except RequestError as error:
             return State("", {**errors, self._place(error): str(error)})
 

@@ -77,7 +77,7 @@ def static(state: State, line: str) -> dict[str, str]:
     """A form as it stays in a saved notebook: its cell, and what it would cost or what is missing."""
     facts = shown.rows(state.figures) if state.figures is not None else []
     facts += [("missing" if name else "note", text) for name, text in state.errors.items()]
-    text = state.cell or "(no cell can say what is in the form)"
+    text = state.cell or "(a value is not allowed)"
     cells = "".join(f'<tr><td style="{CELL}">{_text(k)}</td><td style="{CELL}">{_text(v)}</td></tr>' for k, v in facts)
     html = (
         f'<div style="{FRAME}"><div>{_text(line)}</div><pre style="{ANSWER};font-family:monospace">{_text(text)}</pre>'

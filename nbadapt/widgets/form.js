@@ -288,10 +288,12 @@ function drawState(ui, message) {
   }
   ui.run.disabled = !message.ready;
   ui.said.textContent = message.pending ? "Working out what it will cost …" : message.reason;
-  ui.cell.textContent = message.cell || "No cell can say what is in the form.";
+  ui.cell.textContent = message.cell || "It appears when the marked fields are mended.";
   ui.insert.disabled = ui.copy.disabled = !message.cell;
-  ui.costs.hidden = !message.figures.length;
+  ui.costs.dataset.stale = String(!message.figures.length); // the last ones stay, dimmed: nothing jumps
   ui.costs.dataset.working = String(message.working);
+  if (!message.figures.length) return;
+  ui.costs.hidden = false;
   const rows = message.figures.map(([label, text]) => {
     const box = make("div");
     box.append(make("dt", "", label), make("dd", "", text));
