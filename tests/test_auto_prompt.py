@@ -14,8 +14,8 @@ from chat_server import Body, ChatServer, chat_server
 from test_prompting import language_model, make_job, run
 
 import nbadapt
-from nbadapt import models, registry, runner
-from nbadapt.errors import NbadaptError, RequestError
+from nbadapt import devices, models, plan, registry, runner
+from nbadapt.errors import NbadaptError, OutOfMemoryError, RequestError
 from nbadapt.events import Notice, Progress
 from nbadapt.method import ModelRef
 from nbadapt.request import Request
@@ -96,9 +96,9 @@ def notices(run_: Any) -> list[str]:
 
 def test_the_best_instruction_is_found_within_the_budget(server: ChatServer) -> None:
     script: Any = server.answer
-    plan = ask(server, dry_run=True)
+    planned = ask(server, dry_run=True)
     assert server.asked == []
-    said = " ".join(plan.estimate.notes)
+    said = " ".join(planned.estimate.notes)
     (bound,) = re.findall(r"at most (\d+) answers in the search and 30 held-out ones", said)
     assert int(bound) <= 300
     assert "tokens of prompts and" in said
@@ -114,7 +114,7 @@ def test_the_best_instruction_is_found_within_the_budget(server: ChatServer) -> 
     texts = [same_as(text) for text in run_.candidates["text"]]
     assert len(texts) == len(set(texts))
     steps = [event for _, event in run_.events if isinstance(event, Progress)]
-    assert [event.step for event in steps] == list(range(1, plan.estimate.steps + 1))
+    assert [event.step for event in steps] == list(range(1, planned.estimate.steps + 1))
     (line,) = [text for text in notices(run_) if "proposals" in text and "not scored" in text]
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (empty|the same)", line)}
     assert counts["empty"] >= 1
@@ -197,6 +197,25 @@ def test_a_local_proposer_is_in_the_estimate(tmp_path: Path) -> None:
     assert memory["proposer"] == sum(t.nbytes for t in tensors)
 
 
+def test_a_local_proposer_is_checked_on_the_device_that_it_runs_on(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"cpu": 10**12, "cuda": 1000}
+    monkeypatch.setattr(plan, "available_bytes", free.__getitem__)
+    monkeypatch.setattr(devices, "best_device", lambda: "cuda")
+    monkeypatch.setattr(devices, "best_dtype", lambda _device: "float32")
+    proposer = {"proposer": str(tiny_models.folder("gpt2"))}
+    with pytest.raises(OutOfMemoryError) as caught:
+        ask(server, dry_run=True, **proposer)
+    assert re.search(r"needs about \d+ KiB for the proposer, 1 KiB is free on cuda: ", str(caught.value))
+    free |= {"cpu": 1000, "cuda": 10**12}
+    planned = ask(server, dry_run=True, **proposer)
+    assert re.search(r"memory: proposer +\d+ KiB on cuda\n", repr(planned))
+    free["cuda"] = planned.estimate.peak - 1
+    with pytest.raises(OutOfMemoryError):
+        ask(server, dry_run=True, **proposer)
+
+
 def test_what_a_proposer_writes_is_only_quoted(server: ChatServer) -> None:
     hostile = "Say good {{label}} <img src=x onerror=alert(1)> {examples}"
 
@@ -254,23 +273,23 @@ def test_a_plan_spends_no_more_than_the_budget(budget: int, rounds: int, rows: i
         with pytest.raises(RequestError, match=f"too small to mean anything.* take {needed:,} "):
             spend(budget, rounds, rows, first)
         return
-    plan = spend(budget, rounds, rows, first)
-    assert len(plan.proposals) == rounds
-    assert min(plan.proposals) >= 2
-    assert max(plan.proposals) - min(plan.proposals) <= 1
+    spent = spend(budget, rounds, rows, first)
+    assert len(spent.proposals) == rounds
+    assert min(spent.proposals) >= 2
+    assert max(spent.proposals) - min(spent.proposals) <= 1
     race, seen = 0, first
-    for each in plan.race:
+    for each in spent.race:
         race += each.candidates * (each.rows - seen)
         seen = each.rows
-    assert plan.answers == first + sum(plan.proposals) * (1 + first) + race <= budget
-    assert budget - plan.answers < 1 + first or rows == first  # as many instructions as it lasts for
+    assert spent.answers == first + sum(spent.proposals) * (1 + first) + race <= budget
+    assert budget - spent.answers < 1 + first or rows == first  # as many instructions as it lasts for
     assert seen <= rows
 
 
 def test_a_large_budget_is_spent_on_instructions() -> None:
-    plan = spend(5000, 2, 40, 10)
-    assert plan.race[-1].rows == 40
-    assert sum(plan.proposals) * 11 > 4500
+    spent = spend(5000, 2, 40, 10)
+    assert spent.race[-1].rows == 40
+    assert sum(spent.proposals) * 11 > 4500
 
 
 # ---------------------------------------------------------------------------------------------- bad input

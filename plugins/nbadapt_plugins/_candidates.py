@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -75,6 +75,7 @@ class Search:
         rows: on which prompts are compared, the first and the last of the rounds.
         line: what is done, for people.
         memory: predicted bytes by item, besides those of the model.
+        elsewhere: those of them that are on another device than the job's -> that device.
     """
 
     steps: int
@@ -83,7 +84,8 @@ class Search:
     answer_steps: int
     rows: tuple[int, int]
     line: str
-    memory: Mapping[str, int]
+    memory: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 class CandidateMethod(PromptMethod):
@@ -115,13 +117,14 @@ class CandidateMethod(PromptMethod):
         steps = search.steps + ground.steps_for(len(ground.division.held_out))
         notes = _notes(job, ground, search, questions)
         if ground.at_endpoint:
-            return Estimate(memory=search.memory, steps=steps, notes=notes)
+            return Estimate(memory=search.memory, elsewhere=search.elsewhere, steps=steps, notes=notes)
         width = DTYPES[job.dtype]
         longest = max(each.longest for each in questions)
         cache = cache_bytes(ground.config, job.config.batch_size * longest, width)
         return Estimate(
             total=ground.total,
             memory={"weights": ground.total * width, "activations": cache, **search.memory},
+            elsewhere=search.elsewhere,
             steps=steps,
             notes=notes,
         )

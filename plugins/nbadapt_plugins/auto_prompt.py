@@ -116,6 +116,7 @@ class AutoPrompt(CandidateMethod):
             rows=(plan.first, plan.race[-1].rows if plan.race else plan.first),
             line=_line(plan, proposer, len(ground.division.search)),
             memory={"proposer": parameters * DTYPES[proposer.width]} if parameters else {},
+            elsewhere={"proposer": proposer.device} if parameters and proposer.device != job.device else {},
         )
         return search, [questions, more, ground.held_out(text, stand_in)]
 

@@ -86,7 +86,6 @@ class PromptSearch(CandidateMethod):
             answer_steps=sum(batches) * ground.longest_answer,
             rows=(rounds[0].rows, rounds[-1].rows),
             line=line,
-            memory={},
         )
         return search, [*plans, *(ground.held_out(each.template) for each in tried)]
 
