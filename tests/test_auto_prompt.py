@@ -15,6 +15,7 @@ from test_prompting import language_model, make_job, run
 
 import nbadapt
 from nbadapt import devices, models, plan, registry, runner
+from nbadapt.engines import rough_time
 from nbadapt.errors import NbadaptError, OutOfMemoryError, RequestError
 from nbadapt.events import Notice, Progress
 from nbadapt.method import ModelRef
@@ -195,6 +196,40 @@ def test_a_local_proposer_is_in_the_estimate(tmp_path: Path) -> None:
     assert "proposer" not in registry.load("auto-prompt")().estimate(alone).memory
     tensors = models.load(ModelRef("p", "folder", settings["proposer"]), "cpu", "float32")[0].parameters()
     assert memory["proposer"] == sum(t.nbytes for t in tensors)
+
+
+def test_each_model_is_charged_its_own_size_and_tokens(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"proposer": str(tiny_models.folder("llama", chat=True)), "instruction_tokens": 8, "max_new_tokens": 500}
+    foreign = {**settings, "proposer": "openai:writer", "proposer_base_url": server.url}
+    spent = spend(300, 3, 23, 10)
+    count = sum(spent.proposals)
+    there = ask(server, dry_run=True, **foreign).estimate
+    rows = int(re.findall(r"(\d+) held-out ones", " ".join(there.notes))[0])
+    assert f" and {(spent.answers - count + rows) * 500 + count * 8:,} of answers" in " ".join(there.notes)
+    assert f"({count} answers are of openai:writer, for about " in " ".join(there.notes)
+
+    charged: list[tuple[int, int]] = []
+    rough = rough_time.seconds
+
+    def seconds(parameters: int, dtype: str, width: int, prompt_tokens: int, answer_steps: int) -> float:
+        charged.append((parameters, answer_steps))
+        return rough(parameters, dtype, width, prompt_tokens, answer_steps)
+
+    monkeypatch.setattr(rough_time, "seconds", seconds)
+    for given in (settings, foreign, {"instruction_tokens": 8}):
+        job = make_job("auto-prompt", tmp_path, prompt="{{text}}", data=REVIEWS, settings={"budget": 300, **given})
+        registry.load("auto-prompt")().estimate(job)
+    target, proposer = (
+        models.load(ModelRef("m", "folder", path), "cpu", "float32")[0].num_parameters()
+        for path in (str(tiny_models.folder("gpt2")), settings["proposer"])
+    )
+    assert target != proposer
+    assert [parameters for parameters, _ in charged] == [target, proposer, target, target, target]
+    assert [steps % 8 for _, steps in charged] == [0] * 5
+    assert charged[0][1] == charged[2][1] == 0  # labels are scored, no token is written
+    assert charged[1][1] == charged[4][1] > 0
 
 
 def test_a_local_proposer_is_checked_on_the_device_that_it_runs_on(

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Stage
-from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
+from nbadapt.method import Adapted, Emit, Estimate, Job, ModelRef, Outcome
 from nbadapt.options import DTYPES
 from nbadapt_plugins._prompting import (
     PROMPT,
@@ -64,16 +64,57 @@ class CandidateConfig(PromptConfig):
 
 
 @dataclass(frozen=True)
+class Load:
+    """What one model is asked for.
+
+    Attributes:
+        model: which one.
+        answers: how many.
+        prompt_tokens: of all their prompts, about.
+        longest: tokens that an answer takes at most; 0 where labels are scored.
+        steps: batches.
+        parameters: of the model; 0 behind an endpoint.
+        device: where it is loaded.
+        dtype: of its weights.
+    """
+
+    model: ModelRef
+    answers: int
+    prompt_tokens: int
+    longest: int
+    steps: int
+    parameters: int
+    device: str
+    dtype: str
+
+    @property
+    def at_endpoint(self) -> bool:
+        """Whether it is paid for in tokens, and not computed here."""
+        return self.model.kind == "endpoint"
+
+    def seconds(self, parallel: int) -> float | None:
+        """Very roughly; None on an accelerator, where only a measurement tells."""
+        if self.at_endpoint:
+            return self.answers / parallel * ANSWER_SECONDS
+        if self.device != "cpu":
+            return None
+        from nbadapt.engines import rough_time
+
+        written = self.steps * self.longest
+        return rough_time.seconds(self.parameters, self.dtype, DTYPES[self.dtype], self.prompt_tokens, written)
+
+
+@dataclass(frozen=True)
 class Search:
     """What a search comes to, known before it starts.
 
     Attributes:
         steps: batches of prompts.
-        answers: that the model is asked for.
+        answers: that the model is asked for, for rows to search on.
         prompt_tokens: of those, about.
-        answer_steps: tokens of the longest answers, summed over the batches.
         rows: on which prompts are compared, the first and the last of the rounds.
         line: what is done, for people.
+        proposals: what a model is asked for besides, for prompts to search among.
         memory: predicted bytes by item, besides those of the model.
         elsewhere: those of them that are on another device than the job's -> that device.
     """
@@ -81,9 +122,9 @@ class Search:
     steps: int
     answers: int
     prompt_tokens: int
-    answer_steps: int
     rows: tuple[int, int]
     line: str
+    proposals: Load | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
@@ -304,26 +345,31 @@ def _half_width(rows: int) -> float:
 
 
 def _cost(job: Job, ground: Ground, search: Search) -> str:
-    """Answers, tokens and time, the held-out rows with them."""
+    """Answers, tokens and time, the held-out rows with them; each model at its own size and its own tokens."""
     held_out = len(ground.division.held_out)
-    count = search.answers + held_out
     mean = search.prompt_tokens / max(1, search.answers)
-    tokens = search.prompt_tokens + round(held_out * mean)
+    asked = Load(
+        job.model, search.answers + held_out, search.prompt_tokens + round(held_out * mean), ground.longest_answer,
+        search.steps + ground.steps_for(held_out), ground.total, job.device, job.dtype,
+    )  # fmt: skip
+    proposals = search.proposals
+    loads = [asked] if proposals is None else [asked, proposals]
     said = (
-        f"at most {search.answers:,} answers in the search and {held_out:,} held-out ones, about {tokens:,} tokens of "
-        "prompts"
+        f"at most {sum(load.answers for load in loads) - held_out:,} answers in the search and {held_out:,} held-out "
+        f"ones, about {sum(load.prompt_tokens for load in loads):,} tokens of prompts"
     )
+    if paid := sum(load.answers * load.longest for load in loads if load.at_endpoint):
+        said += f" and {paid:,} of answers"
+    if proposals is not None and proposals.model != job.model:
+        said += (
+            f" ({proposals.answers:,} answers are of {proposals.model.name}, for about {proposals.prompt_tokens:,} "
+            f"tokens of prompts and at most {proposals.answers * proposals.longest:,} of answers)"
+        )
+    seconds = [load.seconds(job.config.parallel) for load in loads]
+    known = _duration(sum(each for each in seconds if each is not None))
     if ground.at_endpoint:
-        answers = f" and {count * job.config.max_new_tokens:,} of answers"
-        seconds = count / job.config.parallel * ANSWER_SECONDS
-        return f"{said}{answers}; about {_duration(seconds)} if an answer takes {ANSWER_SECONDS:g} s"
-    if job.device != "cpu":
-        return f"{said}; --timed measures the time"
-    from nbadapt.engines.rough_time import seconds as rough
-
-    more = ground.steps_for(held_out) * ground.longest_answer
-    seconds = rough(ground.total, job.dtype, DTYPES[job.dtype], tokens, search.answer_steps + more)
-    return f"{said}, very roughly {_duration(seconds)} (--timed measures it)"
+        return f"{said}; about {known} if an answer takes {ANSWER_SECONDS:g} s"
+    return f"{said}; --timed measures the time" if None in seconds else f"{said}, very roughly {known} (--timed measures it)"
 
 
 def _duration(seconds: float) -> str:

@@ -83,7 +83,6 @@ class PromptSearch(CandidateMethod):
             steps=sum(batches),
             answers=answers,
             prompt_tokens=round(answers * sum(each.tokens for each in tried) / len(tried)),
-            answer_steps=sum(batches) * ground.longest_answer,
             rows=(rounds[0].rows, rounds[-1].rows),
             line=line,
         )
