@@ -128,8 +128,8 @@ class Ground:
         return round(sum(len(encode_prompt(self.tokenizer, prompt)) for prompt in some) / len(some))
 
 
-def _columns(job: Job, templates: Sequence[str]) -> list[str]:
-    """The columns of the data that the templates name.
+def _columns(job: Job, templates: Sequence[str]) -> list[list[str]]:
+    """The columns of the data that each of the templates names.
 
     Raises:
         RequestError: a template that names none, so that every row would get the same prompt; or the answers'.
@@ -139,7 +139,7 @@ def _columns(job: Job, templates: Sequence[str]) -> list[str]:
     if job.data is None:
         return []  # refused by `divide`, which says what to give
     known = {name for table in (job.data, job.examples) if table is not None for name in table.rows[0]}
-    named: dict[str, None] = {}
+    named = []
     for number, text in enumerate(templates, 1):
         own = [name for name in template.placeholders(text) if name in known]
         which = f"template {number}" if len(templates) > 1 else "the prompt"
@@ -150,8 +150,8 @@ def _columns(job: Job, templates: Sequence[str]) -> list[str]:
                 f"{which} names no column of {job.data.source}, so every row would get the same prompt: write "
                 f"{{{{name}}}} where a row's value goes; columns: {', '.join(job.data.rows[0])}"
             )
-        named |= dict.fromkeys(own)
-    return list(named)
+        named.append(own)
+    return named
 
 
 def _is_answer(job: Job, column: str) -> bool:
