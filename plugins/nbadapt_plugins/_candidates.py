@@ -186,7 +186,9 @@ class CandidateMethod(PromptMethod):
         steps.models.append(model)
         asked = replace(job, data=ground.division.search.table)  # for errors, which name it
         with Answering(model, ground.labels, asked, steps, None) as answering:
-            scoring = Scoring(job, classes=bool(ground.labels), answering=answering, size=ground.size, steps=steps)
+            scoring = Scoring(
+                job, classes=bool(ground.labels), answering=answering, steps_for=ground.steps_for, steps=steps
+            )
             try:
                 best = self.search(job, ground, model, scoring, steps)
             except Stopped:

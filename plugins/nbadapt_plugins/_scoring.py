@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -113,21 +113,19 @@ class Scoring:
         job: its metric decides, or the share of right answers.
         classes: whether the answers are a choice of a few.
         answering: asks.
-        size: rows in one step; 1 for an endpoint.
+        steps_for: how many steps so many rows take.
         steps: told of everything.
     """
 
-    def __init__(self, job: Job, *, classes: bool, answering: Answering, size: int, steps: Steps) -> None:
-        self._job, self._answering, self._size, self._steps = job, answering, size, steps
+    def __init__(
+        self, job: Job, *, classes: bool, answering: Answering, steps_for: Callable[[int], int], steps: Steps
+    ) -> None:
+        self._job, self._answering, self.steps_for, self._steps = job, answering, steps_for, steps
         self._at_once = job.model.kind == "endpoint"
         self.figure = job.metric.name if job.metric else "accuracy" if classes else "exact_match"
         self._sign = -1.0 if job.config.better == "lower" else 1.0
         self.tried: list[Tried] = []
         self._told: dict[int, Candidate] = {}
-
-    def steps_for(self, rows: int) -> int:
-        """How many steps so many rows take."""
-        return -(-rows // self._size)
 
     def add(self, tried: Tried) -> Tried:
         """Take a prompt in."""
