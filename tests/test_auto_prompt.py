@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from test_prompting import language_model, make_job, run
 import nbadapt
 from nbadapt import devices, models, plan, registry, runner
 from nbadapt.engines import rough_time
+from nbadapt.engines.answering import Query, Reply
 from nbadapt.errors import NbadaptError, OutOfMemoryError, RequestError
 from nbadapt.events import Notice, Progress
 from nbadapt.method import ModelRef
 from nbadapt.request import Request
 from nbadapt.widgets import report
 from nbadapt_plugins._proposing import cleaned, same_as
+from nbadapt_plugins._scoring import Scoring, Steps, Tried
 from nbadapt_plugins._spending import spend
 
 REVIEWS = tiny_models.reviews(60)
@@ -263,7 +266,7 @@ def test_what_a_proposer_writes_is_only_quoted(server: ChatServer) -> None:
     asked = [text for text in server.texts() if text.startswith("Say good")]
     assert all(text.startswith(f"{hostile}\n\nThe film") for text in asked)
     assert asked
-    assert any(text.endswith("; no instruction did better than none") for text in notices(run_))
+    assert any(text.endswith("; no instruction did better than none (the prompt alone)") for text in notices(run_))
     shown = report.bundle(run_)["text/html"]
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown
@@ -294,6 +297,24 @@ def test_a_stop_keeps_the_best_so_far(server: ChatServer) -> None:
     assert run_.state == "done"
     whole = len((run_.directory / "artifacts/answers.jsonl").read_text().splitlines())
     assert whole <= len(server.asked) <= whole + 3  # one was asked by predict, one broken off by the Stop
+
+
+def test_the_verdict_names_the_prompt_without_an_instruction(tmp_path: Path) -> None:
+    """Instruction 2 is worse by more than chance, the others are not."""
+    job = make_job("auto-prompt", tmp_path, prompt="{{text}}", data=REVIEWS)
+    scoring = Scoring(job, classes=True, answering=Any, steps_for=int, steps=Steps(lambda _: None, 1))
+    queries = [Query(row, "?", "?", "yes") for row in range(1, 21)]
+    shares = [16, 4, *[12] * 6]  # the last one stands behind five others
+    for number, right in enumerate(shares, 1):
+        name = f"instruction {number}" if number < len(shares) else "the prompt alone"
+        replies = {row: Reply("yes" if row <= right else "no") for row in range(1, 21)}
+        tried = Tried(number, "{{text}}", "", name, queries, [], number, replies)
+        tried.title = "(no instruction)" if number == len(shares) else ""
+        tried.score = scoring.score(scoring.add(tried), range(1, 21))
+    scoring.tried[1].score = replace(scoring.tried[1].score, value=0.9)  # so that it stands between those alike
+    line = scoring.verdict(scoring.tried[0])
+    assert re.match(r"instruction 1 comes first, but cannot be told apart from the prompt alone, instruction 3, ", line)
+    assert line.endswith("; the prompt alone is among these")
 
 
 # ---------------------------------------------------------------------------------------------- budgets

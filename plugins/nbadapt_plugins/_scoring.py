@@ -324,7 +324,8 @@ class Scoring:
             count = "two" if len(alike) == 1 else f"{len(alike) + 1:,}"
             said = _difference(self, chosen, alike[0])
             return f"the first {count} cannot be told apart on {_on(rows, alike)}: {said}"
-        named = ", ".join(tried.name for tried in alike[:4]) + (", ..." if len(alike) > 4 else "")
+        first = sorted(alike, key=lambda tried: not tried.title)  # the one without an instruction is always named
+        named = ", ".join(tried.name for tried in first[:4]) + (", ..." if len(alike) > 4 else "")
         return f"{chosen.name} comes first, but cannot be told apart from {named} on {_on(rows, alike)}"
 
     def _chance(self, first: Tried, second: Tried) -> float:
@@ -347,7 +348,7 @@ def _beside_the_bare_one(chosen: Tried, others: Sequence[Tried], alike: Sequence
     if bare is None:
         return ""
     if bare is chosen:
-        return "; no instruction did better than none"
+        return f"; no instruction did better than none ({bare.name})"
     return f"; {bare.name} {'is among these' if bare in alike else 'does worse by more than chance'}"
 
 
