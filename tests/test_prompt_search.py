@@ -14,6 +14,7 @@ from test_prompting import language_model, make_job, predictions, run
 
 import nbadapt
 from nbadapt import models, registry, store
+from nbadapt.engines.tokens import encode_prompt
 from nbadapt.engines.templated import instructed
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped, UnsuitedError
 from nbadapt.events import Candidate, Event, Notice, Progress
@@ -297,6 +298,18 @@ def test_what_cannot_be_told_apart_is_said(server: ChatServer) -> None:
         "the first two cannot be told apart on 20 rows: template 1 and template 2 have the same rows"
     )
     assert run_.candidates["text"][0] == "one {{text}}"  # as good, and shorter
+
+
+def test_the_tokens_of_a_prompt_are_the_mean_over_the_rows_that_were_drawn_first(tmp_path: Path) -> None:
+    rows = [{**row, "text": f"{row['text']} {'very ' * (i % 9)}"} for i, row in enumerate(tiny_models.reviews(60))]
+    job = make_job("prompt-search", tmp_path, prompt=BODY, data=rows)
+    method: Any = registry.load("prompt-search")()
+    ground = method.ground(job)
+    tried, _ = ground.tried(1, TEXTS[0], "template 1")
+    lengths = [len(encode_prompt(ground.tokenizer, query.prompt)) for query in tried.queries]
+    assert [query.row for query in tried.queries] == list(ground.division.search.numbers)
+    assert tried.tokens == round(sum(lengths[:20]) / 20)
+    assert len(lengths) == 30
 
 
 @pytest.mark.slow

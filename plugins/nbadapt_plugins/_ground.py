@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbadapt.engines.prompts import Shot
     from nbadapt.method import Job
 
-LOOKED_AT = 20  # rows whose prompts are tokenised to tell their mean length
+LOOKED_AT = 20  # rows to search on whose prompts' mean length stands for that of all
 
 
 class Ground:
@@ -120,6 +120,7 @@ class Ground:
         return [replace(shot, prompt=instructed(instruction, shot.prompt)) for shot in shots]
 
     def _mean_tokens(self, queries: Sequence[Any]) -> int:
+        """Of the first `LOOKED_AT` rows, which were drawn at random: all of them would take as long as a row's answer."""
         from nbadapt.engines.tokens import encode_prompt, rough_tokens
 
         some = [query.prompt for query in queries[:LOOKED_AT]]

@@ -43,7 +43,7 @@ class Tried:
         name: what messages call it.
         queries: what is asked, in the order of the race.
         shots: the demonstrations before each of them.
-        tokens: their mean length.
+        tokens: the mean length of the first ones (`LOOKED_AT` of `_ground`), whose order is random.
         replies: the answers so far, by row.
         score: of the answers so far.
         title: what people are shown in place of its text.
