@@ -172,6 +172,7 @@ class CandidateMethod(PromptMethod):
 
     def run(self, job: Job, emit: Emit) -> Outcome:
         """Search, then ask the best prompt the held-out rows. After a Stop the best so far is kept."""
+        from nbadapt.engines import evaluation
         from nbadapt.engines.answering import Answering
 
         emit(Stage("reading the rows"))
@@ -199,6 +200,7 @@ class CandidateMethod(PromptMethod):
             try:
                 scoring.choose(best)
                 emit(Notice(scoring.verdict(best)))
+                evaluation.tell_reused(steps.models[1:], emit)  # a proposer; of the asked model it is told at the end
             except Stopped:  # the search is over, the held-out rows are not asked
                 scoring.choose(best, tell=False)
                 return _with_usage(self._kept(job, ground, scoring, best), steps)
@@ -273,10 +275,13 @@ class CandidateMethod(PromptMethod):
 
     def _stopped(self, job: Job, ground: Ground, scoring: Scoring, steps: Steps, emit: Emit) -> Outcome:
         """The best so far; lets the Stop through where nothing was scored."""
+        from nbadapt.engines import evaluation
+
         best = scoring.safest()
         if best is None:
             raise Stopped
         scoring.choose(best)
+        evaluation.tell_reused(steps.models, emit)
         emit(Notice(f"stopped before the end of the search: {best.name} is the best so far, and is kept"))
         return _with_usage(self._kept(job, ground, scoring, best), steps)
 
