@@ -14,8 +14,8 @@ from test_prompting import language_model, make_job, predictions, run
 
 import nbadapt
 from nbadapt import models, registry, store
-from nbadapt.engines.tokens import encode_prompt
 from nbadapt.engines.templated import instructed
+from nbadapt.engines.tokens import encode_prompt
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped, UnsuitedError
 from nbadapt.events import Candidate, Event, Notice, Progress
 from nbadapt.method import ModelRef
@@ -160,7 +160,9 @@ def test_rows_that_one_template_reads_alike_are_not_on_both_sides(tmp_path: Path
         assert len(division.held_out) == 40
     examples = [{**row, "title": f"film {i + 30}"} for i, row in enumerate(REVIEWS)]
     job = make_job("prompt-search", tmp_path, prompt=TITLES, data=rows, examples=examples)
-    with pytest.raises(DataError, match=r"row 61 of data is also row 1 of examples \(and 19 more\), for one of the prompts"):
+    with pytest.raises(
+        DataError, match=r"row 61 of data is also row 1 of examples \(and 19 more\), for one of the prompts"
+    ):
         method.ground(job)
 
 

@@ -175,8 +175,8 @@ class Endpoint(Adapted):
         try:
             with closing(coming):  # a Stop that comes while an answer is dealt with breaks the others off
                 for i, answer in coming:
-                    if cache is not None and names and answer.text:
-                        cache.add({names[open_places[i]]: _kept(answer)})
+                    if cache is not None and names and (value := _kept(answer)):
+                        cache.add({names[open_places[i]]: value})
                     yield open_places[i], self._taken(answer)
         except UnansweredError as error:
             raise self._explained(error, where(open_places[error.place])) from None
@@ -184,7 +184,8 @@ class Endpoint(Adapted):
     def _share(self, cache: AnswerCache, keys: Sequence[str], names: Sequence[bytes]) -> None:
         """Put the answers of earlier runs into the journal, at no cost, and those of the journal among them."""
         known = self._journal.answers
-        cache.add({n: _kept(known[key]) for key, n in zip(keys, names, strict=True) if key in known and known[key].text})
+        own = {name: known[key] for key, name in zip(keys, names, strict=True) if key in known}
+        cache.add({name: value for name, answer in own.items() if (value := _kept(answer))})
         open_ones = {key: name for key, name in zip(keys, names, strict=True) if key not in known}
         found = cache.find(list(open_ones.values()))
         for key, name in open_ones.items():
@@ -257,8 +258,8 @@ def _name(model: ModelRef, question: Question, sample: int, seed: int) -> bytes:
 
 
 def _kept(answer: Answer) -> dict[str, Any]:
-    """An answer as later runs find it."""
-    return {"text": answer.text, "cut": answer.cut}
+    """An answer as later runs find it; nothing of an empty one, which may be otherwise next time."""
+    return {"text": answer.text, "cut": answer.cut} if answer.text.strip() else {}
 
 
 class _Journal:

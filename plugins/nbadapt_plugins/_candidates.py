@@ -376,7 +376,9 @@ def _cost(job: Job, ground: Ground, search: Search) -> str:
     known = _duration(sum(each for each in seconds if each is not None))
     if ground.at_endpoint:
         return f"{said}; about {known} if an answer takes {ANSWER_SECONDS:g} s"
-    return f"{said}; --timed measures the time" if None in seconds else f"{said}, very roughly {known} (--timed measures it)"
+    if None in seconds:
+        return f"{said}; --timed measures the time"
+    return f"{said}, very roughly {known} (--timed measures it)"
 
 
 def _duration(seconds: float) -> str:

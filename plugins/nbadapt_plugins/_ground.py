@@ -120,7 +120,7 @@ class Ground:
         return [replace(shot, prompt=instructed(instruction, shot.prompt)) for shot in shots]
 
     def _mean_tokens(self, queries: Sequence[Any]) -> int:
-        """Of the first `LOOKED_AT` rows, which were drawn at random: all of them would take as long as a row's answer."""
+        """Of the first `LOOKED_AT` rows, which were drawn at random: all would take about as long as an answer."""
         from nbadapt.engines.tokens import encode_prompt, rough_tokens
 
         some = [query.prompt for query in queries[:LOOKED_AT]]
