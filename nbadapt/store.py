@@ -175,7 +175,11 @@ def _record(job: Job, estimate: Estimate, title: str) -> dict[str, Any]:
         "seed": job.seed,
         "device": job.device,
         "dtype": job.dtype,
-        "estimate": {**dataclasses.asdict(estimate), "memory": dict(estimate.memory)},
+        "estimate": {
+            **dataclasses.asdict(estimate),
+            "memory": dict(estimate.memory),
+            "elsewhere": dict(estimate.elsewhere),
+        },
         "versions": _versions(),
     }
 

@@ -31,8 +31,6 @@ def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> 
     from nbadapt.engines.training_config import optimizer_steps
 
     trainable, total = count_parameters(model)
-    rows = len(job.data) if job.data else 0
-    steps = optimizer_steps(job.config, rows)
     trained = [p for p in model.parameters() if p.requires_grad]
     kept = {id(t): t for t in (*base, *model.buffers(), *(p for p in model.parameters() if not p.requires_grad))}
     memory = {
@@ -49,6 +47,7 @@ def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> 
     except Exception:  # noqa: BLE001 - whatever code a model brings: the estimate goes on without
         needed, notes = _guess(model, job), (ROUGH,)
     memory["activations"] = max(0, needed - memory["gradients"])
+    steps = optimizer_steps(job.config, len(job.data) if job.data else 0)
     return Estimate(trainable, total, memory, 4 * trainable, steps, notes=notes)
 
 

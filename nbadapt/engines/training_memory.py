@@ -49,17 +49,23 @@ class Scaling:
     Attributes:
         measures: whether steps are gone through and kept; otherwise what was kept is scaled.
         check: called for every module while measuring; it may raise to break the measurement off.
+        same: whether what was kept is of the very same step; nothing is scaled then.
+        on_keep: called when something is kept.
         asked: whether anything was scaled.
     """
 
     measures: bool = False
     check: Callable[[], None] | None = None
+    same: bool = False
+    on_keep: Callable[[], None] | None = None
     asked: bool = False
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # what -> (tokens, bytes)
 
     def keep(self, what: str, tokens: int, peak: int) -> None:
         """Remember a measured peak."""
         self.kept[what] = (tokens, peak)
+        if self.on_keep is not None:
+            self.on_keep()
 
     def tell(self, what: str, tokens: int) -> int:
         """The peak for so many tokens.
@@ -67,7 +73,7 @@ class Scaling:
         Raises:
             Unmeasured: there is nothing to go by.
         """
-        self.asked = True
+        self.asked = self.asked or not self.same
         if what not in self.kept:
             raise Unmeasured
         measured, peak = self.kept[what]

@@ -69,6 +69,7 @@ class _Base:
     notices: tuple[str, ...]
     supported: bool = False  # whether `support` has looked at it
     measured: dict[str, tuple[int, int]] = field(default_factory=dict)
+    followed: dict[str, Any] = field(default_factory=dict)  # what was read up to the end of that measurement
     known: list[tuple[dict[str, Any], Estimate]] = field(default_factory=list)  # what was read -> exact
 
 
@@ -124,7 +125,9 @@ class Estimator:
         from nbadapt.engines import training_memory
         from nbadapt.engines.training_estimate import ROUGH
 
-        scaling = training_memory.Scaling(measures=measures, check=check, kept=base.measured)
+        same = bool(base.followed) and _fits(base.followed, job.config)
+        scaling = training_memory.Scaling(measures, check, same=same, kept=base.measured)
+        followed: set[str] = set()
         token = training_memory.scaling.set(scaling)
         try:
             with (
@@ -133,9 +136,12 @@ class Estimator:
                 quiet_libraries(),
                 watched(job.config) as (config, reads),
             ):
+                scaling.on_keep = lambda: followed.update(reads)
                 estimate = self._asked(base, dataclasses.replace(job, config=config))
         finally:
             training_memory.scaling.reset(token)
+        if followed:
+            base.followed = {name: getattr(job.config, name) for name in followed}
         if not scaling.asked:
             base.known.append(({name: getattr(job.config, name) for name in reads}, estimate))
             return estimate, False

@@ -135,7 +135,7 @@ class Session:
         for name, function in (("pre_execute", self._on_cell), ("post_execute", self._on_rest)):
             with contextlib.suppress(ValueError):
                 self._shell.events.unregister(name, function)
-        self._handle.update(static(self._state or State(""), line), raw=True)
+        self._handle.update(static(State(self._state.cell if self._state else ""), line), raw=True)
         self.widget.layout.close()
         self.widget.close()
 
