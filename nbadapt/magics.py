@@ -30,7 +30,7 @@ class NbadaptMagics(Magics):
     shell: InteractiveShell
 
     def __init__(self, shell: InteractiveShell) -> None:
-        super().__init__(shell)  # type: ignore[no-untyped-call]  # IPython's
+        super().__init__(shell)
         self._typed: dict[str, dict[str, str]] = {}  # verb -> what was typed into its last form
 
     @no_var_expand

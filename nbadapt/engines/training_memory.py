@@ -259,7 +259,7 @@ def _check_on_the_way(model: torch.nn.Module, check: Callable[[], None]) -> None
         check()
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, torch.Tensor) and first.requires_grad:
-            first.register_hook(lambda _gradient: check())
+            first.register_hook(lambda _gradient: check())  # type: ignore[no-untyped-call]
 
     for module in model.modules():
         module.register_forward_hook(after)

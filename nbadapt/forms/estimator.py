@@ -224,7 +224,8 @@ def _watching(kind: type[Config]) -> type[Config]:
                 reads.update({name} if name in names else names)
         return object.__getattribute__(self, name)
 
-    made: type[Config] = type(kind)(
+    metaclass: Any = type(kind)
+    made: type[Config] = metaclass(
         kind.__name__,
         (kind,),
         {"__getattribute__": __getattribute__, "__module__": kind.__module__, "__doc__": kind.__doc__},

@@ -16,7 +16,7 @@ RULE_OF_THUMB = "rule of thumb"
 def rows(figures: Figures) -> list[tuple[str, str]]:
     """What it costs, as (item, figure) pairs."""
     job, estimate = figures.job, figures.estimate
-    found = [("task", job.task)]
+    found: list[tuple[str, str]] = [("task", job.task)]
     for name in ("data", "evaluation", "examples"):
         table = getattr(job, name)
         if table is not None:
@@ -45,7 +45,15 @@ def peak(figures: Figures) -> str:
     if figures.unmeasured:
         return f"is being worked out; {beside}"
     about = "≈ " if figures.approximate else ""
-    return f"{about}{gibibytes(figures.estimate.peak)}; {beside}"
+    others = figures.estimate.elsewhere
+    more = "".join(f"; {gibibytes(figures.estimate.memory[item])} for {item} on {others[item]}" for item in others)
+    return f"{about}{gibibytes(_here(figures))}; {beside}{more}"
+
+
+def _here(figures: Figures) -> int:
+    """The predicted peak on the job's own device, in bytes."""
+    estimate = figures.estimate
+    return sum(size for item, size in estimate.memory.items() if item not in estimate.elsewhere)
 
 
 def bar(figures: Figures) -> tuple[int, int] | None:
@@ -53,7 +61,7 @@ def bar(figures: Figures) -> tuple[int, int] | None:
     free = available_bytes(figures.job.device)
     if free is None or figures.unmeasured or figures.job.model.kind == "endpoint":
         return None
-    return figures.estimate.peak, free
+    return _here(figures), free
 
 
 def remarks(figures: Figures) -> list[str]:

@@ -225,9 +225,8 @@ class Form:
                 errors.setdefault(name, _words(detail["msg"]))
             return {name: value for name, value in given.items() if name not in errors}, errors
         dumped = config.model_dump(mode="json")
-        defaults = {
-            name: f.get_default(call_default_factory=True) for name, f in self.method.Config.model_fields.items()
-        }
+        fields = self.method.Config.model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in given}
         return {name: dumped[name] for name in given if getattr(config, name) != defaults[name]}, errors
 
     def _place(self, error: NbadaptError) -> str:
@@ -237,7 +236,7 @@ class Form:
             return "--model"
         if isinstance(error, OutOfMemoryError):
             return WHOLE
-        named = next((flag for flag in _FLAG.findall(str(error).partition(":")[0]) if flag in flags), None)
+        named: str | None = next((flag for flag in _FLAG.findall(str(error).partition(":")[0]) if flag in flags), None)
         if named:
             return named
         for shown in self.settings:
@@ -245,6 +244,9 @@ class Form:
                 return shown.name
         if isinstance(error, DataError):
             return "--data"
+        advised = flags.intersection(_FLAG.findall(str(error)))
+        if len(advised) == 1:  # such as "few-shot needs demonstrations: add --examples"
+            return advised.pop()
         head = str(error).partition(":")[0]
         return PROMPT if self.verb == "prompt" and ("prompt" in head or "{{" in head) else WHOLE
 
