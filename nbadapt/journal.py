@@ -48,7 +48,7 @@ class Journal:
         import filelock
 
         try:
-            self._lock.acquire()
+            self._lock.acquire(poll_interval=0.005)
         except filelock.Timeout:
             raise StoreError(f"{self.path} is being written by another process: try again") from None
         except OSError as error:
@@ -104,18 +104,29 @@ class Journal:
         data = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records).encode()
         with self.turn():
             try:
-                with self.path.open("ab+") as file:
-                    _cut_torn_end(file)
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                with self.path.open("ab+", buffering=0) as file:
+                    size = _cut_torn_end(file)
+                    try:
+                        _write(file, data)
+                        os.fsync(file.fileno())
+                    except OSError:
+                        file.truncate(size)  # what could not be kept is not found later either
+                        raise
             except OSError as error:
                 raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
 
-def _cut_torn_end(file: Any) -> None:
-    """Remove a last line without its end: whoever wrote it was killed before anybody was told that it is there."""
-    size = end = file.seek(0, os.SEEK_END)
+def _write(file: Any, data: bytes) -> None:
+    """Write all of it, in one call of the system where that takes it."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _cut_torn_end(file: Any) -> int:
+    """Remove a last line without its end, which nobody was told of: its writer was killed. The size that is left."""
+    size: int = file.seek(0, os.SEEK_END)
+    end = size
     while end > 0:
         start = max(0, end - 65_536)
         file.seek(start)
@@ -126,7 +137,7 @@ def _cut_torn_end(file: Any) -> None:
         end = start
     if end < size:
         file.truncate(end)
-    file.seek(0, os.SEEK_END)
+    return end
 
 
 def replace(path: Path, data: bytes) -> None:

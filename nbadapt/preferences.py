@@ -335,6 +335,8 @@ class Preferences(Sequence[Mapping[str, Any]]):
         """
         with self._journal.turn():
             self.refresh()
+            if not self._known:
+                return  # all of it is from elsewhere
             others = self._others
             content = b"".join([*(line + b"\n" for line in others), *map(self._lines_of, self.counting())])
             if self._is_content(content):
