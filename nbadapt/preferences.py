@@ -20,6 +20,7 @@ import functools
 import hashlib
 import json
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
         self.path = path.absolute()
         self.name = path.stem
         self._journal = Journal(self.beside("votes"))
+        self._mutex = threading.RLock()  # a widget is drawn in another thread than the one that chooses
         self._votes: dict[str, Vote] = {}  # all that were not taken back, in their order
         self._known: set[str] = set()  # all ids that ever were
         self._lines: dict[str, bytes] = {}  # vote -> its rows as they stand in the file
@@ -177,12 +179,13 @@ class Preferences(Sequence[Mapping[str, Any]]):
 
     def refresh(self) -> None:
         """Take in what was written since, by whomever."""
-        records, restarted = self._journal.new()
-        if restarted:
-            self._votes, self._known, self._lines = {}, set(), {}
-        for record in records:
-            self._take(record)
-        self._read_file()
+        with self._mutex:
+            records, restarted = self._journal.new()
+            if restarted:
+                self._votes, self._known, self._lines = {}, set(), {}
+            for record in records:
+                self._take(record)
+            self._read_file()
 
     def _take(self, record: Mapping[str, Any]) -> None:
         try:
@@ -234,23 +237,27 @@ class Preferences(Sequence[Mapping[str, Any]]):
     @property
     def votes(self) -> list[Vote]:
         """All choices that were not taken back, oldest first."""
-        return list(self._votes.values())
+        with self._mutex:
+            return list(self._votes.values())
 
     def counting(self) -> list[Vote]:
         """Of every rater's choices about a pair the last one, oldest first; skips do not count."""
-        last = {(vote.pair, vote.rater): vote.id for vote in self._votes.values() if vote.verdict != "skip"}
+        votes = self.votes
+        last = {(vote.pair, vote.rater): vote.id for vote in votes if vote.verdict != "skip"}
         ids = set(last.values())
-        return [vote for vote in self._votes.values() if vote.id in ids]
+        return [vote for vote in votes if vote.id in ids]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The preferences: prompt, chosen, rejected, and for those from votes where they are from."""
-        self.refresh()
-        return [*(json.loads(line) for line in self._others), *(row for v in self.counting() for row in v.rows())]
+        with self._mutex:
+            self.refresh()
+            return [*(json.loads(line) for line in self._others), *(row for v in self.counting() for row in v.rows())]
 
     def __len__(self) -> int:
-        self.refresh()
-        return len(self._others) + sum(len(v.answers) - 1 for v in self.counting() if v.place is not None)
+        with self._mutex:
+            self.refresh()
+            return len(self._others) + sum(len(v.answers) - 1 for v in self.counting() if v.place is not None)
 
     @overload
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
@@ -322,7 +329,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
         self._write({"undo": vote.id, "rater": vote.rater, "at": _iso(time.time())})
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        with self._journal.turn():
+        with self._mutex, self._journal.turn():
             self._journal.append([record])
             self.publish()
 
@@ -333,7 +340,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
             DataError: the file is of another form.
             StoreError: it cannot be written.
         """
-        with self._journal.turn():
+        with self._mutex, self._journal.turn():
             self.refresh()
             if not self._known:
                 return  # all of it is from elsewhere

@@ -465,6 +465,16 @@ def test_a_choice_that_cannot_be_written_is_told_and_the_card_stays(ranker: Any,
 
 # ------------------------------------------------------------------------------------------------ real kernels
 
+HELD = """
+import time
+from nbadapt.pump import MessagePump
+end = time.monotonic() + 20
+with MessagePump() as pump:
+    while "1 tie" not in repr(prefs) and time.monotonic() < end:
+        pump.poll(0.05)
+print("1 tie" if "1 tie" in repr(prefs) else "none")
+"""
+
 
 @pytest.mark.parametrize("version", ["new", pytest.param("old", marks=pytest.mark.slow)])
 def test_a_kernel_is_killed_and_its_choices_are_there(tmp_path: Path, version: str):
@@ -496,6 +506,9 @@ def test_a_kernel_is_killed_and_its_choices_are_there(tmp_path: Path, version: s
         state = kernel.until(lambda: kernel.messages(widget))[-1]
         assert (state["done"], state["total"], state["saved"]) == (3, 10, 3)
         assert kernel.value("prefs[0]['prompt']")
+        busy = kernel.send(HELD)  # a run of nbadapt holds a cell so
+        kernel.click(widget, {"type": "vote", "card": state["card"]["key"], "choice": "tie"})
+        assert kernel.finish(busy).text == "1 tie\n"
         kernel.click(widget, {"type": "close"})
         kernel.until(lambda: any(m["msg_type"] == "comm_close" for _, m in kernel.comm))
         pictures = [data for name, data in kernel.displays.items() if kernel.shown_in[name] == cell]

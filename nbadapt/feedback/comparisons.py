@@ -78,23 +78,24 @@ def compare(prompt: str, answers: Iterable[tuple[str, str]]) -> Comparison | Non
     return Comparison(prompt, tuple(whose), tuple(", ".join(names) for names in whose.values()))
 
 
-def read(source: Any, name: str) -> Material:
+def read(source: Any, name: str, *, is_name: bool = False) -> Material:
     """The prompts, and the answers where it has them.
 
     Args:
         source: a text, a list or a column of texts, or a table with the column prompt (or text); answers are in the
             columns that begin with "answer", in a column "answers" of lists, or in chosen and rejected.
         name: what the user calls it, for messages.
+        is_name: a text is the name of a file or a hub data set; else it is one where it ends like a file of data.
 
     Raises:
         DataError: there are no prompts, or a cell is no text; names the row.
     """
     if isinstance(source, os.PathLike):
-        source = os.fspath(source)
+        source, is_name = os.fspath(source), True
     if isinstance(source, str):
-        if Path(source).suffix.lower() not in files.READERS:
-            return _of_texts([source], name)
-        return _of_sheet(sources.load(source, name))
+        if is_name or Path(source).suffix.lower() in files.READERS:
+            return _of_sheet(sources.load(source, name))
+        return _of_texts([source], name)
     texts = _list_of(source)
     if texts is not None and not any(isinstance(text, Mapping) for text in texts):
         return _of_texts(texts, name)

@@ -136,7 +136,7 @@ def _asked(given: dict[str, Any], namespace: Mapping[str, Any]) -> Asked:
     fields["models"], fields["model_names"] = [model_of(name, namespace) for name in names], names
     if "prompts" in fields:
         fields["prompts_name"] = fields["prompts"]
-        fields["prompts"] = _prompts(fields["prompts"], namespace)
+        fields["prompts"], fields["prompts_named"] = _prompts(fields["prompts"], namespace)
     if "function" in fields:
         fields["function"] = _function(fields["function"], namespace)
         fields.setdefault("rater", given["function"])
@@ -144,14 +144,15 @@ def _asked(given: dict[str, Any], namespace: Mapping[str, Any]) -> Asked:
     return Asked(**fields, sampling=Sampling(**sampling))
 
 
-def _prompts(word: str, namespace: Mapping[str, Any]) -> Any:
+def _prompts(word: str, namespace: Mapping[str, Any]) -> tuple[Any, bool]:
+    """What the word names, and whether it is the name of a file or a hub data set."""
     if word.isidentifier() and word in namespace:
-        return namespace[word]
+        return namespace[word], False
     if word.isidentifier() and not Path(word).exists():
         own = [name for name, value in namespace.items() if holds_prompts(name, value)]
         hint = did_you_mean(word, own, kind="lists and tables here")
         raise RequestError(f"--prompts {word}: no notebook variable and no file has this name; {hint}")
-    return Path(word)
+    return word, True
 
 
 def holds_prompts(name: str, value: Any) -> bool:

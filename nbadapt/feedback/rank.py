@@ -33,6 +33,7 @@ class Asked:
         model_names: what the user calls each of them.
         prompts: see `nbadapt.feedback.comparisons.read`; None for the pairs that the file holds already.
         prompts_name: what the user calls them.
+        prompts_named: they are the name of a file or a hub data set.
         name: of the preferences, and of their file where `path` is None.
         path: of the preference file.
         rater: the name of who chooses.
@@ -48,6 +49,7 @@ class Asked:
     model_names: Sequence[str] = ()
     prompts: Any = None
     prompts_name: str = "prompts"
+    prompts_named: bool = False
     name: str = "prefs"
     path: Path | None = None
     rater: str = "me"
@@ -152,7 +154,7 @@ def _supply(asked: Asked, preferences: Preferences) -> tuple[Supply, int]:
     if asked.models:
         if asked.prompts is None:
             raise RequestError("no prompts given: add --prompts with a variable that holds a list of texts, or a file")
-        return _generated(asked, comparisons.read(asked.prompts, asked.prompts_name), preferences), turn
+        return _generated(asked, _material(asked), preferences), turn
     if asked.prompts is None:
         pairs = _pairs(preferences.votes)
         if not pairs:
@@ -160,13 +162,17 @@ def _supply(asked: Asked, preferences: Preferences) -> tuple[Supply, int]:
                 f"{preferences.path.name} holds no pairs yet: add --model (twice, or with --answers 2) and --prompts"
             )
         return Fixed(pairs, seed), turn
-    material = comparisons.read(asked.prompts, asked.prompts_name)
+    material = _material(asked)
     if material.answers is None:
         raise RequestError(
             f"no model given, and {material.source} holds no answers: add --model, or columns answer_a and answer_b"
         )
     found = [comparisons.compare(p, a) for p, a in zip(material.prompts, material.answers, strict=True)]
     return Fixed(found, seed), turn
+
+
+def _material(asked: Asked) -> Material:
+    return comparisons.read(asked.prompts, asked.prompts_name, is_name=asked.prompts_named)
 
 
 def _again(asked: Asked, votes: Sequence[Vote]) -> tuple[Supply, int]:

@@ -31,12 +31,12 @@ class Summary(TypedDict):
     examples: list[tuple[str, str, str]]
 
 
-def summary(preferences: Preferences) -> Summary:
-    """The latest state of the file."""
+def summary(preferences: Preferences, *, finished: bool = True) -> Summary:
+    """The latest state of the file; how often the left answer was chosen is not told while somebody still ranks."""
     rows = preferences.rows
     votes = preferences.votes
     told = "1 preference" if len(rows) == 1 else f"{len(rows):,} preferences"
-    lines = [_pass_line(judged) for judged in agreement.passes(votes)[:MOST_LINES]]
+    lines = [_pass_line(judged, bias=finished) for judged in agreement.passes(votes)[:MOST_LINES]]
     lines += agreement.agreement_lines(votes)[:MOST_LINES]
     return {
         "head": f"{clip(preferences.name, 80)}: {told} in {clip(preferences.path.name, 120)}",
@@ -48,19 +48,19 @@ def summary(preferences: Preferences) -> Summary:
     }
 
 
-def _pass_line(judged: agreement.Pass) -> str:
+def _pass_line(judged: agreement.Pass, *, bias: bool) -> str:
     """Such as "ann: 12 pairs, 1 tie, 2 skipped; the left answer was chosen in 55 % (..)"."""
     ties, skipped = judged.count("tie"), judged.count("skip")
     pairs = len(judged.votes)
     parts = [f"{pairs:,} pair{'s' * (pairs != 1)}", f"{ties:,} tie{'s' * (ties != 1)}", f"{skipped:,} skipped"]
     left, told = judged.left
-    bias = f"; the left answer was chosen in {agreement.share(left, told)}" if told else ""
-    return f"{judged.name}: {', '.join(parts)}{bias}"
+    leaning = f"; the left answer was chosen in {agreement.share(left, told)}" if told and bias else ""
+    return f"{judged.name}: {', '.join(parts)}{leaning}"
 
 
-def bundle(preferences: Preferences) -> dict[str, str]:
-    """HTML and plain text."""
-    found = summary(preferences)
+def bundle(preferences: Preferences, *, finished: bool = True) -> dict[str, str]:
+    """HTML and plain text; see `summary`."""
+    found = summary(preferences, finished=finished)
     lines = "".join(f"<div>{escape(line, quote=False)}</div>" for line in found["lines"])
     html = f'<div style="{_FRAME}"><b>{escape(found["head"], quote=False)}</b>{lines}{_examples(found)}</div>'
     return {"text/html": html, "text/plain": "\n".join([found["head"], *(f"  {line}" for line in found["lines"])])}

@@ -36,6 +36,7 @@ function build() {
   ui.fill = make("div");
   ui.bar.append(ui.fill);
   ui.prompt = make("div", "prompt");
+  ui.prompt.setAttribute("aria-live", "polite"); // a new prompt is a new comparison
   ui.answers = make("div", "answers");
   ui.actions = make("div", "actions");
   ui.tie = button("tie", "Tie");
@@ -85,16 +86,21 @@ function showAnswers(ui, card, stacked, choose) {
 const STATUS = {
   asking: (s) => (s.saved === 1 ? `1 preference in ${s.file}` : `${s.saved} preferences in ${s.file}`),
   waiting: () => "the model is writing the next answers …",
-  done: (s) => `all judged; ${s.saved} preferences in ${s.file}`,
+  done: (s) => `${s.saved} preferences in ${s.file}`,
   failed: () => "no more answers come",
   closed: (s) => `closed; ${s.saved} preferences in ${s.file}`,
 };
+
+function title(s) {
+  if (s.state === "done" || s.state === "closed") return s.state === "done" ? "All answers are ranked" : "Ranking";
+  return s.card && s.card.answers.length > 2 ? "Which answer is best?" : "Which answer is better?";
+}
 
 /** Draw the state; what does not change stays, so that focus and scrolling do. */
 function draw(ui, shown, choose) {
   const s = shown.state;
   const open = s.state === "asking";
-  ui.title.textContent = s.card && s.card.answers.length > 2 ? "Which answer is best?" : "Which answer is better?";
+  ui.title.textContent = title(s);
   ui.count.textContent = `${s.done} of ${s.total} · ${s.rater}`;
   ui.status.textContent = STATUS[s.state](s);
   ui.fill.style.width = `${s.total ? Math.min(100, (100 * s.done) / s.total) : 0}%`;

@@ -66,7 +66,7 @@ class Ranker(anywidget.AnyWidget):
         shown, _metadata = self._repr_mimebundle_() or ({}, {})
         content = {**shown, "text/plain": "The widget to rank answers is shown while its kernel runs."}
         self._place = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
-        picture = preferences.bundle(self._session.preferences)
+        picture = preferences.bundle(self._session.preferences, finished=False)
         self._picture = display(picture, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
         self._session.start(self.push)
 
@@ -81,12 +81,14 @@ class Ranker(anywidget.AnyWidget):
         if self._place is not None:
             self._place.update({"text/plain": "", "text/html": ""}, raw=True)
             self._draw_picture()
-        self.layout.close()
-        self.close()
+        if self.hello <= 1:  # a page that was reloaded knows the widget, but not the display that was replaced
+            self.layout.close()
+            self.close()
 
     def _draw_picture(self) -> None:
         if self._picture is not None:
-            self._picture.update(preferences.bundle(self._session.preferences), raw=True)
+            finished = self.closed or self._session.state == "done"
+            self._picture.update(preferences.bundle(self._session.preferences, finished=finished), raw=True)
 
     # ------------------------------------------------------------------ messages
 
