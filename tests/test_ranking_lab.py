@@ -80,10 +80,6 @@ def test_clicks_and_keys_become_preferences(lab: str, folder: Path, page: Page):
     assert told[5]["undo"] == told[4]["vote"]
     assert len(data.read(folder / "prefs.jsonl", name="prefs")) == 2
 
-    page.reload()
-    page.locator(".jp-Notebook").wait_for()
-    judged(page, 4)
-
     theme(page, "JupyterLab Dark")
     picture(page, "rank-2-dark")
     page.set_viewport_size({"width": 480, "height": 900})
@@ -118,3 +114,17 @@ def test_clicks_and_keys_become_preferences(lab: str, folder: Path, page: Page):
     assert len(text) < 20_000
     outputs = nbformat.reads(text, as_version=4).cells[1].outputs
     assert any("4 preferences in prefs.jsonl" in output.data["text/plain"] for output in outputs)
+
+    menu(page, "Run", "Run All Cells")  # goes on where it was
+    judged(page, 6)
+    page.get_by_role("button", name="Undo").click()
+    judged(page, 5)
+    save(page, folder / "rank.ipynb")
+    page.reload()
+    page.locator(".jp-Notebook").wait_for()
+    judged(page, 5)
+    page.get_by_role("button", name="Left is better").click()
+    judged(page, 6)
+    assert [vote.get("choice", "undo") for vote in votes(folder)][-2:] == ["undo", "left"]
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(".nbadapt-rank-status")).to_contain_text("closed; 4 preferences in prefs.jsonl")

@@ -22,7 +22,6 @@ function build() {
   ui.root.className = "nbadapt-rank";
   ui.root.setAttribute("aria-label", "Rank answers");
   ui.root.tabIndex = 0; // takes the keys
-  ui.root.dataset.lmSuppressShortcuts = "true"; // keys here are not JupyterLab's
   ui.head = make("div", "head");
   ui.title = make("span", "title", "Which answer is better?");
   ui.count = make("span", "count");
@@ -179,6 +178,12 @@ function render({ model, el }) {
     else choose(meant);
   });
 
+  // Keys here are not JupyterLab's, which looks for this mark; its shortcuts with Ctrl, such as to save, stay.
+  const mark = (event) => {
+    if (event.ctrlKey || event.metaKey) delete ui.root.dataset.lmSuppressShortcuts;
+    else ui.root.dataset.lmSuppressShortcuts = "true";
+  };
+  window.addEventListener("keydown", mark, true);
   const onMessage = (state) => {
     if (state.seq < shown.sequence) return;
     shown.sequence = state.seq;
@@ -205,6 +210,7 @@ function render({ model, el }) {
     clearTimeout(shown.silent);
     size.disconnect();
     theme.disconnect();
+    window.removeEventListener("keydown", mark, true);
     model.off("msg:custom", onMessage);
   };
 }
