@@ -113,10 +113,12 @@ def cohen_kappa(first: Sequence[int], second: Sequence[int]) -> float | None:
 
 
 def wins(votes: Sequence[Vote]) -> list[tuple[str, int, int]]:
-    """Each model: how many comparisons it won, and in how many it took part; skips left out."""
+    """Each model: how many comparisons with another one it won, and in how many it took part; skips left out."""
     won: Counter[str] = Counter()
     there: Counter[str] = Counter()
     for vote in votes:
+        if vote.verdict == "skip" or len(set(vote.models)) < 2:
+            continue
         there.update(dict.fromkeys(vote.models, 1))
         if vote.place is not None:
             won[vote.models[vote.place]] += 1
@@ -176,7 +178,7 @@ def page(preferences: Preferences) -> Page:
     models = Table(
         wins(preferences.counting()),
         {"model": lambda w: w[0], "won": lambda w: share(w[1], w[2])},
-        empty="Nothing is known of models.",
+        empty="No two models were compared.",
     )
     title = f"{preferences.name}: {len(preferences):,} preferences in {preferences.path.name}"
     return Page(title, raters, compared, models)

@@ -449,7 +449,7 @@ def rank(
     own = getattr(rater, "__name__", "function")
     asked = ranking.Asked(
         models=[_model(model) for model in listed],
-        model_names=[model.id if isinstance(model, Run) else str(model) for model in listed],
+        model_names=ranking.short_names([model.id if isinstance(model, Run) else str(model) for model in listed]),
         prompts=prompts,
         name=name,
         path=ranking.named(file),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,16 +144,20 @@ def _cut_torn_end(file: Any) -> int:
 def replace(path: Path, data: bytes) -> None:
     """Write a file so that at any moment, and after a crash, the old or the new one is there, whole.
 
+    One writer at a time: the caller holds the others off.
+
     Raises:
         StoreError: it cannot be written.
     """
     target = path.resolve()  # of a link: what it leads to
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.new")  # one that a kill left is written over
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(target, temporary)
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:

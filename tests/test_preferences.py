@@ -135,6 +135,19 @@ def test_it_is_a_table_for_the_data_layer(prefs: Preferences, monkeypatch: pytes
     assert len(prefs[:5]) == 1
 
 
+def test_the_file_is_one_that_datasets_reads(prefs: Preferences):
+    import datasets
+
+    prefs.path.write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    prefs.path.chmod(0o600)
+    prefs.add("a", ["1", "2"], place=0)
+    assert prefs.path.stat().st_mode & 0o777 == 0o600
+    table = datasets.Dataset.from_json(str(prefs.path), cache_dir=str(prefs.path.parent / "cache"))
+    assert set(table.column_names) >= {"prompt", "chosen", "rejected"}
+    assert table["chosen"][:] == ["c", "1"]
+    assert data.read(table, name="table").rows == data.read(prefs, name="prefs").rows
+
+
 def test_another_process_is_seen_and_not_overwritten(prefs: Preferences):
     other = Preferences(prefs.path)
     prefs.add("a", ["1", "2"], place=0)
@@ -246,7 +259,7 @@ def test_what_cannot_be_written_is_one_line_and_not_kept(prefs: Preferences, mon
     with pytest.raises(StoreError, match="No space left on device"):
         prefs.add("b", ["1", "2"], place=0)
     assert prefs.path.read_bytes() == before
-    assert not list(prefs.path.parent.glob(".prefs.jsonl.[0-9]*")), "no temporary file stays"
+    assert not list(prefs.path.parent.glob(".prefs.jsonl*")), "no temporary file stays"
 
 
 # ------------------------------------------------------------------------------------------------ agreement

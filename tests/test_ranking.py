@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import pytest
 import tiny_models
 from kernels import running
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from shells import Shell
 from watching import make_wire
 
@@ -167,6 +170,7 @@ def test_alike_and_blank_answers_are_left_out_and_told():
     (only,) = made.supply.ready
     assert sorted(zip(only.answers, only.models, strict=True)) == [("bad", "answer 2"), ("good", "answer 1, answer 3")]
     assert comparisons.compare("p", [("a", "text"), ("b", "  ")]) is None
+    assert comparisons.compare("p", [("a", "text"), ("b", " text\n")]) is None
     with pytest.raises(DataError, match="table has nothing to compare: 1 prompt is left out"):
         nbadapt_rank_line("rank --prompts table --as prefs --rater-function good", table=rows[:1])
 
@@ -285,7 +289,7 @@ def test_base_against_adapted():
     line = f"%nbadapt rank --model {base} --model tuned --prompts questions --as prefs --rater-function pick"
     result = shell.run(f"{line} --max-new-tokens 6 --temperature 0")
     assert result.error is None, result.err
-    assert {model for vote in shell["prefs"].votes for model in vote.models} == {base, "tuned"}
+    assert {model for vote in shell["prefs"].votes for model in vote.models} == {"gpt2", "tuned"}
     assert "won" in repr(shell["prefs"].report())
     assert "tuned" not in repr(shell["prefs"]), "blind"
 
@@ -514,3 +518,46 @@ def test_a_kernel_is_killed_and_its_choices_are_there(tmp_path: Path, version: s
         pictures = [data for name, data in kernel.displays.items() if kernel.shown_in[name] == cell]
         assert any("3 preferences" in picture["text/plain"] for picture in pictures)
         assert not any("widget-view" in mime for picture in pictures for mime in picture)
+
+
+@pytest.mark.slow  # the kernel imports torch
+def test_answers_come_to_the_widget_from_their_thread(tmp_path: Path):
+    model = tiny_models.folder("llama")
+    start = f"%load_ext nbadapt\nquestions = {PROMPTS!r}"
+    line = f"%nbadapt rank --model {model} --prompts questions --as prefs --max-new-tokens 4"
+    with running("new", tmp_path) as kernel:
+        assert kernel.run(start).status == "ok"
+        cell = kernel.send(line)
+        assert kernel.finish(cell).status == "ok"
+        widget = kernel.model(cell)
+        kernel.click(widget, {"type": "hello"})
+        state = kernel.until(lambda: next((m for m in kernel.messages(widget) if m["state"] == "asking"), None))
+        kernel.click(widget, {"type": "vote", "card": state["card"]["key"], "choice": 1})
+        kernel.until(lambda: kernel.messages(widget)[-1]["done"] == 1)
+        kernel.until(lambda: kernel.messages(widget)[-1]["ready"] == len(PROMPTS))
+        other = kernel.send(line)  # the first widget gives way
+        assert kernel.finish(other).status == "ok"
+        kernel.until(lambda: any(m["msg_type"] == "comm_close" for _, m in kernel.comm))
+        widget = kernel.model(other)
+        kernel.click(widget, {"type": "hello"})
+        state = kernel.until(lambda: kernel.messages(widget))[-1]
+        assert state["saved"] == 1
+        assert all(not it.text for it in kernel.cells.values()), "nothing is printed"
+
+
+def notebook(folder: Path, *sources: str) -> Any:
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    client = NotebookClient(made, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    return made
+
+
+def test_without_a_front_end_it_says_what_to_do_and_does_not_wait(tmp_path: Path):
+    start = f"%load_ext nbadapt\ntable = {TABLE!r}"
+    line = "%nbadapt rank --prompts table --as prefs"
+    with pytest.raises(CellExecutionError, match=r"UsageError: nobody can rank here.*--rater-function NAME"):
+        notebook(tmp_path, start, line)
+    nbadapt.rank(prompts=TABLE[:3], rater=good)  # recorded choices
+    made = notebook(tmp_path, start, line, "print(len(prefs))")
+    assert "Nobody can rank here: prefs.jsonl stays as it is" in made.cells[1].outputs[0].data["text/plain"]
+    assert made.cells[2].outputs[0].text == "3\n"

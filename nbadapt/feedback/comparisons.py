@@ -65,17 +65,18 @@ class Material:
 def compare(prompt: str, answers: Iterable[tuple[str, str]]) -> Comparison | None:
     """The comparison of (whose, answer) pairs; None where fewer than two of the answers differ.
 
-    Answers that are alike become one; those without a text, which nobody could train on, are left out.
+    Answers that are alike but for white space around them become one; those without a text, which nobody could train
+    on, are left out.
     """
-    whose: dict[str, list[str]] = {}
+    texts: dict[str, str] = {}
+    whose: dict[str, dict[str, None]] = {}
     for model, answer in answers:
-        if answer.strip():
-            names = whose.setdefault(answer, [])
-            if model not in names:
-                names.append(model)
-    if len(whose) < 2:
+        if bare := answer.strip():
+            texts.setdefault(bare, answer)
+            whose.setdefault(bare, {})[model] = None
+    if len(texts) < 2:
         return None
-    return Comparison(prompt, tuple(whose), tuple(", ".join(names) for names in whose.values()))
+    return Comparison(prompt, tuple(texts.values()), tuple(", ".join(names) for names in whose.values()))
 
 
 def read(source: Any, name: str, *, is_name: bool = False) -> Material:

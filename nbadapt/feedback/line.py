@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nbadapt.cells import brief
 from nbadapt.errors import DataError, RequestError, did_you_mean
-from nbadapt.feedback.rank import Asked, named, opened, rank
+from nbadapt.feedback.rank import Asked, named, rank, short_names
 from nbadapt.feedback.supply import Sampling
 from nbadapt.preferences import Preferences
 from nbadapt.tables import Code, Page, Table
@@ -133,7 +133,7 @@ def _asked(given: dict[str, Any], namespace: Mapping[str, Any]) -> Asked:
     names = fields.get("models", [])
     if len(names) == 1:
         sampling.setdefault("answers", 2)
-    fields["models"], fields["model_names"] = [model_of(name, namespace) for name in names], names
+    fields["models"], fields["model_names"] = [model_of(name, namespace) for name in names], short_names(names)
     if "prompts" in fields:
         fields["prompts_name"] = fields["prompts"]
         fields["prompts"], fields["prompts_named"] = _prompts(fields["prompts"], namespace)
@@ -187,7 +187,7 @@ def _reported(given: Mapping[str, Any], rest: list[str], namespace: Mapping[str,
     assert path is not None  # only None has none
     if not path.is_file() and not path.with_name(f"{path.stem}.votes.jsonl").is_file():
         raise DataError(f"no variable {word} with preferences, and no file {path}: rank first, with  {EXAMPLE}")
-    return opened(path.absolute())
+    return Preferences(path.absolute())
 
 
 def help_page() -> Page:

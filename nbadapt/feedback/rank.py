@@ -21,6 +21,7 @@ from nbadapt.preferences import Preferences
 if TYPE_CHECKING:
     from nbadapt.preferences import Vote
 
+MOST_ANSWERS = 9  # each has a number key
 LONGEST_NAME = 60  # characters of a rater's name
 
 
@@ -200,6 +201,9 @@ def _generated(asked: Asked, material: Material, preferences: Preferences) -> Su
     if len(asked.models) * asked.sampling.answers < 2:
         only = asked.model_names[0]
         raise RequestError(f"one answer of {only} alone cannot be compared: add a second --model, or --answers 2")
+    if len(asked.models) * asked.sampling.answers > MOST_ANSWERS:
+        count = len(asked.models) * asked.sampling.answers
+        raise RequestError(f"{count} answers to each prompt are too many to compare: at most {MOST_ANSWERS}")
     who = authors(asked.models, asked.model_names, trust_remote_code=asked.trust_remote_code)
     return Generated(
         tuple(dict.fromkeys(material.prompts)), who, asked.sampling, Journal(preferences.beside("answers"))
@@ -209,6 +213,12 @@ def _generated(asked: Asked, material: Material, preferences: Preferences) -> Su
 def _nothing(asked: Asked, preferences: Preferences, supply: Supply) -> str:
     why = f": {supply.notes[0]}" if supply.notes else ""
     return f"{asked.prompts_name if asked.prompts is not None else preferences.path.name} has nothing to compare{why}"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The last part of each path, where they differ in that."""
+    short = [Path(name).name if Path(name).is_dir() else name for name in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 
 def named(path: str | os.PathLike[str] | None) -> Path | None:

@@ -166,6 +166,7 @@ class Generated:
         self.ready: list[Comparison] = []
         self.failure, self.finished = "", False
         self._alike = self._needed = 0
+        self._held_by = ""  # the run that is at work
         self._prompts, self._authors, self._sampling, self._journal = order, authors, sampling, journal
         self._known: dict[str, str] = {}
         self._models: dict[str, Adapted] = {}
@@ -182,7 +183,8 @@ class Generated:
     @property
     def notes(self) -> Sequence[str]:
         """What the person should know."""
-        return (left_out(self._alike),) if self._alike else ()
+        held = (f"the next answers wait for the end of the run {self._held_by}",) if self._held_by else ()
+        return (*held, left_out(self._alike)) if self._alike else held
 
     def start(self, changed: Callable[[], None]) -> None:
         """Begin to generate."""
@@ -295,7 +297,13 @@ class Generated:
         from nbadapt import runner
 
         self._tick()
-        while runner.current() is not None or len(self.ready) - self._needed >= AHEAD:
+        while True:
+            run = runner.current()
+            before, self._held_by = self._held_by, run.id if run is not None else ""
+            if before != self._held_by:
+                self._tell()
+            if run is None and len(self.ready) - self._needed < AHEAD:
+                return
             self._closed.wait(LOOK)
             self._tick()
 
