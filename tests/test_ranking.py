@@ -474,6 +474,7 @@ import time
 from nbadapt.pump import MessagePump
 end = time.monotonic() + 20
 with MessagePump() as pump:
+    print("held", flush=True)
     while "1 tie" not in repr(prefs) and time.monotonic() < end:
         pump.poll(0.05)
 print("1 tie" if "1 tie" in repr(prefs) else "none")
@@ -511,8 +512,9 @@ def test_a_kernel_is_killed_and_its_choices_are_there(tmp_path: Path, version: s
         assert (state["done"], state["total"], state["saved"]) == (3, 10, 3)
         assert kernel.value("prefs[0]['prompt']")
         busy = kernel.send(HELD)  # a run of nbadapt holds a cell so
+        kernel.until(lambda: kernel.cells[busy].text)
         kernel.click(widget, {"type": "vote", "card": state["card"]["key"], "choice": "tie"})
-        assert kernel.finish(busy).text == "1 tie\n"
+        assert kernel.finish(busy).text == "held\n1 tie\n"
         kernel.click(widget, {"type": "close"})
         kernel.until(lambda: any(m["msg_type"] == "comm_close" for _, m in kernel.comm))
         pictures = [data for name, data in kernel.displays.items() if kernel.shown_in[name] == cell]

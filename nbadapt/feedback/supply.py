@@ -244,28 +244,27 @@ class Generated:
     def _answered(self, prompts: Sequence[str], start: int) -> list[Comparison | None]:
         """The comparisons of a batch: what is on disk, and the rest generated."""
         answers: dict[str, list[tuple[str, str]]] = {prompt: [] for prompt in prompts}
+        asked = [(prompt, sample) for prompt in prompts for sample in range(self._sampling.answers)]
         for author in self._authors:
-            for sample in range(self._sampling.answers):
-                for prompt, answer in zip(prompts, self._said(author, prompts, sample, start), strict=True):
-                    answers[prompt].append((author.name, answer))
+            for (prompt, _), answer in zip(asked, self._said(author, asked, start), strict=True):
+                answers[prompt].append((author.name, answer))
         return [compare(prompt, found) for prompt, found in answers.items()]
 
-    def _said(self, author: Author, prompts: Sequence[str], sample: int, start: int) -> list[str]:
-        keys = [self._key(author, prompt, sample) for prompt in prompts]
+    def _said(self, author: Author, asked: Sequence[tuple[str, int]], start: int) -> list[str]:
+        """The model's answers to (prompt, number of the sample) pairs, all of them in one batch where any is new."""
+        keys = [self._key(author, prompt, sample) for prompt, sample in asked]
         if not set(keys) <= self._known.keys():
             records, _ = self._journal.new()
             self._known |= {str(record.get("key")): str(record.get("answer")) for record in records}
         if not set(keys) <= self._known.keys():
-            said = self._generate(author, prompts, sample, start)
-            new = {key: answer for key, answer in zip(keys, said, strict=True) if key not in self._known}
-            shown = dict(zip(keys, prompts, strict=True))
-            self._journal.append(
-                [
-                    {"key": key, "model": author.name, "sample": sample, "prompt": shown[key], "answer": answer}
-                    for key, answer in new.items()
-                ]
-            )
-            self._known |= new
+            said = self._generate(author, [prompt for prompt, _ in asked], start)
+            new = [
+                {"key": key, "model": author.name, "sample": sample, "prompt": prompt, "answer": answer}
+                for key, (prompt, sample), answer in zip(keys, asked, said, strict=True)
+                if key not in self._known
+            ]
+            self._journal.append(new)
+            self._known |= {str(record["key"]): str(record["answer"]) for record in new}
         return [self._known[key] for key in keys]
 
     def _key(self, author: Author, prompt: str, sample: int) -> str:
@@ -275,7 +274,7 @@ class Generated:
         drawn = (s.temperature, s.top_p, s.seed, sample) if s.temperature else ()
         return key("rank", author.identity(), prompt, s.max_new_tokens, *drawn).hex()
 
-    def _generate(self, author: Author, prompts: Sequence[str], sample: int, start: int) -> list[str]:
+    def _generate(self, author: Author, prompts: Sequence[str], start: int) -> list[str]:
         self._wait_for_turn()
         if author.name not in self._models:
             model = author.load()
@@ -288,7 +287,7 @@ class Generated:
             max_new_tokens=s.max_new_tokens,
             temperature=s.temperature,
             top_p=s.top_p,
-            seed=_draw_seed(s.seed, author.identity(), start, sample),
+            seed=_draw_seed(s.seed, author.identity(), start),
             tick=self._tick,
         )
 
@@ -309,7 +308,7 @@ class Generated:
 
 
 def _draw_seed(*parts: object) -> int:
-    """A seed of its own for each model, batch and sample: two like models then do not draw alike."""
+    """A seed of its own for each model and batch: two like models then do not draw alike."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()) >> 1
 
 

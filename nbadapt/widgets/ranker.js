@@ -35,6 +35,9 @@ function build() {
   ui.fill = make("div");
   ui.bar.append(ui.fill);
   ui.prompt = make("div", "prompt");
+  ui.prompt.tabIndex = 0; // long ones scroll
+  ui.prompt.setAttribute("role", "group");
+  ui.prompt.setAttribute("aria-label", "Prompt");
   ui.prompt.setAttribute("aria-live", "polite"); // a new prompt is a new comparison
   ui.answers = make("div", "answers");
   ui.actions = make("div", "actions");
@@ -62,7 +65,6 @@ function words(place, count, stacked) {
 }
 
 function showAnswers(ui, card, stacked, choose) {
-  ui.answers.dataset.stacked = String(stacked);
   ui.answers.replaceChildren(
     ...card.answers.map((text, place) => {
       const { name, act, keys } = words(place, card.answers.length, stacked);
@@ -91,12 +93,14 @@ const STATUS = {
 };
 
 function title(s) {
-  if (s.state === "done" || s.state === "closed") return s.state === "done" ? "All answers are ranked" : "Ranking";
+  if (s.state === "done") return "All answers are ranked";
+  if (s.state === "closed" || s.state === "failed") return "Ranking";
   return s.card && s.card.answers.length > 2 ? "Which answer is best?" : "Which answer is better?";
 }
 
 /** Draw the state; what does not change stays, so that focus and scrolling do. */
 function draw(ui, shown, choose) {
+  ui.root.dataset.stacked = String(shown.stacked);
   const s = shown.state;
   const open = s.state === "asking";
   ui.title.textContent = title(s);
