@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.cells import brief
-from nbadapt.errors import DataError, StoreError
+from nbadapt.errors import DataError, NbadaptError, StoreError
 from nbadapt.journal import Journal, replace
 
 if TYPE_CHECKING:
@@ -378,9 +378,15 @@ class Preferences(Sequence[Mapping[str, Any]]):
     def __repr__(self) -> str:
         from nbadapt.widgets import preferences
 
-        return str(preferences.bundle(self)["text/plain"])
+        try:
+            return str(preferences.bundle(self)["text/plain"])
+        except NbadaptError as error:
+            return f"<Preferences: {error}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         from nbadapt.widgets import preferences
 
-        return dict(preferences.bundle(self))
+        try:
+            return dict(preferences.bundle(self))
+        except NbadaptError:
+            return {"text/plain": repr(self)}

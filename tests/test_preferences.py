@@ -123,6 +123,15 @@ def test_a_file_of_another_form_is_one_line_and_stays(tmp_path: Path, content: s
         Preferences(path)
 
 
+def test_a_file_that_was_spoilt_later_is_still_shown_in_one_line(prefs: Preferences):
+    prefs.add("a", ["1", "2"], place=0)
+    prefs.path.write_text("spoilt\n")
+    assert "another form" in repr(prefs)
+    assert "another form" in prefs._repr_mimebundle_()["text/plain"]
+    with pytest.raises(DataError, match="another form"):
+        data.read(prefs, name="prefs")
+
+
 def test_it_is_a_table_for_the_data_layer(prefs: Preferences, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DataError, match="prefs holds no preferences yet"):
         data.read(prefs, name="prefs")

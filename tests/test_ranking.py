@@ -175,6 +175,12 @@ def test_alike_and_blank_answers_are_left_out_and_told():
         nbadapt_rank_line("rank --prompts table --as prefs --rater-function good", table=rows[:1])
 
 
+def test_what_is_left_out_is_told_in_a_script_too(capsys: pytest.CaptureFixture[str]):
+    rows = [*TABLE[:1], {"prompt": "same", "answer_a": "good", "answer_b": "good"}]
+    nbadapt.rank(prompts=rows, rater=good)
+    assert capsys.readouterr().err == "1 prompt is left out: fewer than two different answers\n"
+
+
 def nbadapt_rank_line(line: str, **variables: Any) -> tuple[Any, dict[str, Any]]:
     from nbadapt import commands
 

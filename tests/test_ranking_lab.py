@@ -20,7 +20,7 @@ HOSTILE = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
 BEGINNING = f"""%load_ext nbadapt
 poems = [
     {{
-        "prompt": f"Write a line about the river, number {{i}}." + ({HOSTILE!r} if i == 0 else ""),
+        "prompt": f"Write a line about the river, number {{i}}." + ({HOSTILE!r} if i == 1 else ""),
         "answer_a": f"good {{i}}: The river carries the lamps of the town to the sea, and brings back their names.",
         "answer_b": f"bad {{i}}: River is wet. " * 12,
     }}
@@ -55,6 +55,8 @@ def test_clicks_and_keys_become_preferences(lab: str, folder: Path, page: Page):
     root = page.locator(".nbadapt-rank")
     judged(page, 0)
     expect(page.locator(".jp-OutputArea-output", has_text="0 rows")).to_be_visible()  # the command has returned
+    expect(page.locator(".nbadapt-rank-prompt")).to_contain_text(HOSTILE)  # the seed puts it first
+    assert page.locator(".nbadapt-rank b, .nbadapt-rank img").count() == 0
     picture(page, "rank-1-light")
     assert page.locator(".nbadapt-rank-answer").count() == 2
     left, right = (text.inner_text() for text in page.locator(".nbadapt-rank-text").all())
@@ -102,7 +104,6 @@ def test_clicks_and_keys_become_preferences(lab: str, folder: Path, page: Page):
     expect(page.locator(".nbadapt-rank-title")).to_have_text("All answers are ranked")
     picture(page, "rank-5-done")
     assert page.title() != "broken"
-    assert page.locator(".nbadapt-rank b, .nbadapt-rank img").count() == 0
     page.get_by_role("button", name="Close").click()
     expect(root).to_have_count(0)
     page.locator(".jp-OutputArea-output summary", has_text="The last 3 preferences").click()

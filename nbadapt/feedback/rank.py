@@ -94,6 +94,8 @@ def rank(asked: Asked) -> tuple[Preferences, bool]:
     session = Session(preferences, supply, rater=asked.rater, turn=turn, seed=seed)
     if asked.function is not None:
         judge(session, asked.function, getattr(asked.function, "__name__", "the rater"))
+        for note in supply.notes:
+            _say(note)
         return preferences, False
     if view.has_front_end():
         from nbadapt.widgets.ranker import show
