@@ -13,7 +13,7 @@ from nbadapt.request import words
 from nbadapt.run import Run
 from nbadapt.tables import Page, Table
 
-Argument = Literal["", "METHOD", "RUN", "[RUN]", "[clear]", "PATH... --as NAME"]
+Argument = Literal["", "METHOD", "RUN", "[RUN]", "[clear]", "PATH... --as NAME", "--model M --prompts P --as NAME"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Command:
         argument: what follows it; in brackets where it may be left out.
         help: one line.
         do: takes the argument ("" where there is none) and the notebook's variables; returns what is shown.
-        parse: for a command with options of its own: takes all words behind its name in the place of `do`.
+        parse: for a command with options of its own: takes all words behind its name, and the notebook's variables, in
+            the place of `do`.
     """
 
     name: str
     argument: Argument
     help: str
     do: Callable[[str, Mapping[str, Any]], Any] = lambda *_: None
-    parse: Callable[[list[str]], Any] | None = None
+    parse: Callable[[list[str], Mapping[str, Any]], Any] | None = None
 
 
 def _run(word: str, namespace: Mapping[str, Any]) -> Run:
@@ -53,6 +54,10 @@ def _run(word: str, namespace: Mapping[str, Any]) -> Run:
 def _help(word: str, _: Mapping[str, Any]) -> Page:
     pages = {"finetune": magic_page, "prompt": magic_page}
     verb = word.removeprefix("%%")
+    if word == "rank":
+        from nbadapt.feedback import line
+
+        return line.help_page()
     return pages[verb](verb) if verb in pages else api.help(word)  # type: ignore[arg-type]  # a Verb, by the table
 
 
@@ -93,7 +98,7 @@ _INDEX_TEXTS = {
 INDEX_OPTIONS = {**_INDEX_TEXTS, **_INDEX_NUMBERS}
 
 
-def _index(given: list[str]) -> Any:
+def _index(given: list[str], _namespace: Mapping[str, Any]) -> Any:
     """Build an index or bring it up to date: paths, and `INDEX_OPTIONS`."""
     from nbadapt.widgets.indexing import IndexingLine
 
@@ -125,6 +130,12 @@ def _index(given: list[str]) -> Any:
     return api.index(paths, progress=IndexingLine(options["name"]), **options)
 
 
+def _rank(given: list[str], namespace: Mapping[str, Any]) -> Any:
+    from nbadapt.feedback import line
+
+    return line.execute(given, namespace)
+
+
 COMMANDS: Mapping[str, Command] = {
     command.name: command
     for command in (
@@ -141,6 +152,12 @@ COMMANDS: Mapping[str, Command] = {
             parse=_index,
         ),
         Command("indexes", "", "all indexes of documents", lambda *_: api.indexes()),
+        Command(
+            "rank",
+            "--model M --prompts P --as NAME",
+            "choose between answers of models, blind: preferences for reward models, DPO and PPO",
+            parse=_rank,
+        ),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
@@ -160,7 +177,7 @@ def execute(line: str, namespace: Mapping[str, Any]) -> Any:
     if command is None:
         raise RequestError(f"unknown command {name!r} of %nbadapt: {did_you_mean(name, COMMANDS, kind='commands')}")
     if command.parse is not None:
-        return command.parse(arguments)
+        return command.parse(arguments, namespace)
     usage = f"%nbadapt {name} {command.argument}".rstrip()
     needed = 1 if command.argument and not command.argument.startswith("[") else 0
     if len(arguments) < needed:

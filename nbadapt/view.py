@@ -54,26 +54,21 @@ def view_of(run: Run, slot: Any = None) -> View:
         run: what is shown.
         slot: the handle of a display to show it in; None: a new one in the running cell.
     """
-    if _kernel() is None or _mode() == "text":
-        return TextView(run)
-    return KernelView(run, live=watched_live(), slot=slot)
-
-
-def watched_live() -> bool:
-    """Whether a widget may find somebody to see it."""
-    kernel, mode = _kernel(), _mode()
-    return kernel is not None and (mode == "live" or (mode == "auto" and _takes_input(kernel)))
-
-
-def _mode() -> str:
-    mode = os.environ.get("NBADAPT_UI", "auto")
-    return mode if mode in {"live", "static", "text"} else "auto"
-
-
-def _kernel() -> Any:
     from IPython.core.getipython import get_ipython
 
-    return getattr(get_ipython(), "kernel", None)
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or os.environ.get("NBADAPT_UI") == "text":
+        return TextView(run)
+    return KernelView(run, live=has_front_end(), slot=slot)
+
+
+def has_front_end() -> bool:
+    """Whether somebody may be there to see a widget and to press its buttons; NBADAPT_UI has the last word."""
+    from IPython.core.getipython import get_ipython
+
+    mode = os.environ.get("NBADAPT_UI", "auto")
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and mode != "text" and (mode == "live" or (mode != "static" and _takes_input(kernel)))
 
 
 def _takes_input(kernel: Any) -> bool:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
+import nbformat
 import pandas as pd
 import pytest
 import tiny_models
+from nbclient import NotebookClient
 from pydantic import Field
 from shells import Shell
 from watching import HOSTILE, Wire, make_wire
@@ -480,3 +482,27 @@ def test_raw_of_covers_what_configs_hold():
     assert raw_of(1 / 3, "number") == repr(1 / 3)
     assert raw_of(["a"], "yaml") == '["a"]'
     assert {field.name for field in option_fields("finetune")} >= {"--model", "--data", "--eval", "--as"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ui", ["auto", "static"])
+def test_run_all_without_a_screen_goes_on(tmp_path, monkeypatch: pytest.MonkeyPatch, ui: str):
+    monkeypatch.setenv("NBADAPT_UI", ui)
+    sources = [
+        "%load_ext nbadapt\nrows = [{'text': f'row {i}', 'label': 'ab'[i % 2]} for i in range(20)]",
+        "%finetune lora",
+        "%prompt zero-shot",
+        "print('after')",
+    ]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    done = NotebookClient(
+        nbformat.v4.new_notebook(cells=cells), timeout=300, resources={"metadata": {"path": tmp_path}}
+    )
+    notebook = done.execute()
+    assert notebook.cells[3].outputs[0].text == "after\n"
+    (tuned,), (asked,) = notebook.cells[1].outputs, notebook.cells[2].outputs
+    assert set(tuned.data) == {"text/html", "text/plain"}
+    assert "%%finetune lora --model minilm --data rows --as tuned" in tuned.data["text/plain"]
+    assert "predicted peak memory" in tuned.data["text/plain"]
+    assert "%%prompt zero-shot --model smollm2" in asked.data["text/plain"]
+    assert "widgets" not in notebook.metadata

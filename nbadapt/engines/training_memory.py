@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nbadapt.engines.causal_loss import causal_loss, keeps_logits, learned_positions, quick_attention
+from nbadapt.engines.encoding import virtual_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,13 +168,19 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
     if known is None:
         return _step_peak(model, batch, held_out, job)
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    tokens = batch["input_ids"].numel(), 0 if held_out is None else held_out["input_ids"].numel()
+    tokens = [0 if b is None else _positions(model, b) for b in (batch, held_out)]
     if not known.measures:
         return gradients + known.tell("training", tokens[0]), known.tell("evaluation", tokens[1])
     training, evaluation = _step_peak(model, batch, held_out, job)
     known.keep("training", tokens[0], max(0, training - gradients))
     known.keep("evaluation", tokens[1], evaluation)
     return training, evaluation
+
+
+def _positions(model: PreTrainedModel, batch: Batch) -> int:
+    """Positions that a batch takes, learned ones too."""
+    rows, length = batch["input_ids"].shape
+    return rows * (length + virtual_tokens(model))
 
 
 def _step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:

@@ -49,10 +49,10 @@ def open_form(verb: Verb, method: str | None, shell: InteractiveShell, before: M
     Raises:
         NbadaptError: there is no such method.
     """
-    from nbadapt.view import watched_live
+    from nbadapt.view import has_front_end
 
     form = Form(verb, method, shell.user_ns, before)
-    if not watched_live():
+    if not has_front_end():
         _show_text(form, shell)
         return
     Session(form, shell, before).show()
