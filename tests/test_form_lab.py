@@ -11,7 +11,18 @@ import pytest
 import tiny_models
 from kernels import WIDGET
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
-from test_lab import ARGUMENTS, BEGINNING, connected, jupyterlab, menu, open_notebook, picture, save, write_notebook
+from test_lab import (
+    ARGUMENTS,
+    BEGINNING,
+    TOKEN,
+    connected,
+    jupyterlab,
+    menu,
+    open_notebook,
+    picture,
+    save,
+    write_notebook,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
@@ -146,3 +157,21 @@ def look_at_the_saved_notebook(path: Path) -> None:
     assert notebook.cells[2].source.startswith("%%finetune lora --model ")
     assert notebook.cells[2].source.endswith("r: 4\nmax_steps: 30")
     assert len(text) < 60_000
+
+
+def test_the_form_in_notebook_7(folder: Path, page: Page):
+    write_notebook(folder, "seven.ipynb", "new", BEGINNING, "%finetune lora", "print('after')")
+    with jupyterlab(folder, module="notebook") as address:
+        page.goto(f"{address}/notebooks/seven.ipynb?token={TOKEN}")
+        page.locator(".jp-Notebook").wait_for()
+        page.wait_for_timeout(4000)  # the kernel is there when it says so, and there is no bar that does
+        menu(page, "Run", "Run All Cells")
+        form = page.locator(".nbadapt-form")
+        form.wait_for()
+        expect(page.locator(".nbadapt-cell")).to_contain_text("--data rows")
+        field(page, "r").get_by_label("r, slider").press("ArrowRight")
+        expect(field(page, "r").get_by_label("r", exact=True)).to_have_value("16")
+        expect(page.locator(".nbadapt-cell")).to_contain_text("r: 16")
+        page.locator(".nbadapt-insert").click()
+        expect(page.locator(".jp-Notebook-cell").nth(2)).to_contain_text("r: 16")
+        picture(page, "form-notebook-7")

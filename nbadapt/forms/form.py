@@ -244,11 +244,13 @@ class Form:
                 return shown.name
         if isinstance(error, DataError):
             return "--data"
+        head = str(error).partition(":")[0]
+        if self.verb == "prompt" and ("prompt" in head or "{{" in head):
+            return PROMPT
         advised = flags.intersection(_FLAG.findall(str(error)))
         if len(advised) == 1:  # such as "few-shot needs demonstrations: add --examples"
             return advised.pop()
-        head = str(error).partition(":")[0]
-        return PROMPT if self.verb == "prompt" and ("prompt" in head or "{{" in head) else WHOLE
+        return WHOLE
 
 
 def _words(message: str) -> str:
