@@ -395,7 +395,7 @@ function render({ model, el }) {
     sent.changes[METHOD] = ui.method.value;
     flush();
   });
-  let asked = 0;
+  let asked = -Infinity;
   ui.root.addEventListener("pointerenter", () => {
     if (performance.now() - asked < 3000 || sent.waiting) return; // tables may have been made since
     asked = performance.now();
