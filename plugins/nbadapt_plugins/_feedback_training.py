@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from trl import DPOTrainer, RewardTrainer
 
+from nbadapt.capture import quiet_libraries
 from nbadapt.engines import supervised
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.pairs import EncodedPairs, encode_pairs
@@ -184,7 +185,8 @@ def train(
         sampler=sampler,
         tell=lambda text: emit(Notice(text, "warning")),
     )
-    supervised.work(trainer, reporter, job, emit)
+    with quiet_libraries():
+        supervised.work(trainer, reporter, job, emit)
     return reporter.figures
 
 
