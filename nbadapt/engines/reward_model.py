@@ -88,7 +88,9 @@ class RewardModel(Adapted):
         chosen, rejected = (
             self.reward(prompts, [row[name] for row in rows], tick=tick) for name in ("chosen", "rejected")
         )
-        said = [f"margin {a - b:+.3f} (chosen {a:.3f}, rejected {b:.3f})" for a, b in zip(chosen, rejected, strict=True)]
+        said = [
+            f"margin {a - b:+.3f} (chosen {a:.3f}, rejected {b:.3f})" for a, b in zip(chosen, rejected, strict=True)
+        ]
         return [(shown(row), text, "a margin above 0") for row, text in zip(rows, said, strict=True)]
 
 
@@ -109,7 +111,7 @@ def calibration(margins: np.ndarray[Any, Any]) -> tuple[dict[str, float], list[d
     """
     import numpy as np
 
-    right = 1 / (1 + np.exp(-margins))  # (n,) probability of the human's choice
+    right = (1 + np.tanh(margins / 2)) / 2  # (n,) sigmoid(m), the probability of the human's choice
     sure = np.maximum(right, 1 - right)
     ordered = margins > 0
     places = np.minimum(((sure - 0.5) * 2 * BINS).astype(int), BINS - 1)

@@ -163,6 +163,8 @@ def _answers(adapted: Adapted, inputs: Sequence[str]) -> list[str]:
 
 def _loss(adapted: Adapted, job: Job) -> float | None:
     """Mean negative log-likelihood of the held-out labels, or completions' tokens; None where that cannot be asked."""
+    import numpy as np
+
     from nbadapt import models
     from nbadapt.engines.tokens import encode_completion
 
@@ -176,7 +178,7 @@ def _loss(adapted: Adapted, job: Job) -> float | None:
     if "reward" in adapted.abilities:
         prompts = [row["prompt"] for row in rows]
         chosen, rejected = (adapted.reward(prompts, [row[name] for row in rows]) for name in ("chosen", "rejected"))
-        return sum(math.log1p(math.exp(-margin)) for margin in chosen - rejected) / len(rows)
+        return float(np.logaddexp(0, rejected - chosen).mean())
     if job.task != "generation" or "score" not in adapted.abilities:
         return None
     tokenizer = models.load_tokenizer(job.model)

@@ -27,7 +27,9 @@ class PairSettings(LowRankSettings):
     init: Literal["kaiming", "gaussian", "orthogonal"] = Field(
         "kaiming", description="how the two matrices are drawn; each start equals the base model"
     )
-    batch_size: int = Field(8, ge=1, le=65_536, description="pairs in one forward pass, which is of twice as many texts")
+    batch_size: int = Field(
+        8, ge=1, le=65_536, description="pairs in one forward pass, which is of twice as many texts"
+    )
 
 
 class PairMethod(Lora):
