@@ -41,9 +41,8 @@ class Examples:
     """Rows of one task, with the task's own column names.
 
     classification: ``text``, ``label`` (both str). generation: ``prompt``, ``completion`` (str; prompt may be a
-    list of chat messages, where the source had ``messages``). preference: ``prompt``, ``chosen``, ``rejected``.
-    text: ``text``. Rows read for a prompt template keep the source's other columns too. The prompt of a preference may be
-    a list of chat messages as well.
+    list of chat messages, where the source had ``messages``). preference: ``prompt`` (likewise), ``chosen``,
+    ``rejected``. text: ``text``. Rows read for a prompt template keep the source's other columns too.
 
     Attributes:
         task: what the rows are for.

@@ -196,7 +196,7 @@ def trainer_settings(kind: type[T], job: Job, rows: int, model: PreTrainedModel,
         model: the adapted model.
         more: arguments of this kind alone.
     """
-    arguments = kind(
+    arguments: T = kind(
         bf16=autocasts(model, job),
         output_dir=str(job.directory / "checkpoints"),
         logging_strategy="steps",

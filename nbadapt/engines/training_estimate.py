@@ -88,7 +88,7 @@ def _beside_weights(model: PreTrainedModel, job: Job, objective: Objective | Non
     from nbadapt.engines.training_memory import step_peak
 
     batch, held_out = _batches(model, job, objective)
-    return max(step_peak(model, batch, held_out, job, objective and objective.loss))
+    return max(step_peak(model, batch, held_out, job, None if objective is None else objective.loss))
 
 
 def _batches(

@@ -202,11 +202,11 @@ HEAD = """\
 Every letter was tried: the method was trained for a few steps on a tiny random model of the architecture, stored and
 loaded again, and gave the answers and the loss on held-out rows that the model in memory gave before it was stored.
 
-**C** classification (a table with `text` and `label`), **G** generation (`prompt` and `completion`), **P** preferences
-(`prompt`, `chosen` and `rejected`), **T** language modelling (`text`). A number leads to the reason why the method refuses an architecture; it does so before any weight
-is loaded, and names methods that work. No letter and no number: the method does not do the task, or transformers has
-no such head: encoders (BERT, DistilBERT, RoBERTa) write no text, and T5, an encoder and a decoder, is finetuned for
-classification only.
+**C** classification (a table with `text` and `label`), **G** generation (`prompt` and `completion`), **P**
+preferences (`prompt`, `chosen` and `rejected`), **T** language modelling (`text`). A number leads to the reason why
+the method refuses an architecture; it does so before any weight is loaded, and names methods that work. No letter and
+no number: the method does not do the task, or transformers has no such head: encoders (BERT, DistilBERT, RoBERTa)
+write no text, and T5, an encoder and a decoder, is finetuned for classification only.
 
 `minilm` is a BERT, `smollm2` a Llama. Other architectures may work too: a method that cannot adapt one says so before
 weights are loaded.

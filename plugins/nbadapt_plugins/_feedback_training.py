@@ -63,7 +63,7 @@ class PairTrainer(ResumableTrainer):
             yield (stop - start) / pairs, part
 
     def measured(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        """trl's loss of a batch, and what an evaluation remembers of it."""
+        """The loss of a batch as trl computes it, and what an evaluation remembers of it."""
         raise NotImplementedError
 
     def summary(self, measured: list[Any]) -> dict[str, float]:
@@ -73,7 +73,7 @@ class PairTrainer(ResumableTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """trl's loss, a mean over pairs, of which a part counts as its share."""
+        """The loss of trl, a mean over pairs, of which a part counts as its share."""
         with self.quick_attention(inputs):
             loss, found = self.measured(model, inputs)
         if torch.is_grad_enabled():

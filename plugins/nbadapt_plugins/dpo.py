@@ -2,21 +2,21 @@
 
 ::
 
-    prompt │ chosen   ──> base + LoRA ──> log π(chosen)       base alone ──> log ρ(chosen)
-    prompt │ rejected ──> base + LoRA ──> log π(rejected)     base alone ──> log ρ(rejected)
+    prompt │ chosen   ──> base + LoRA ──> log π(chosen)       base alone ──> log ref(chosen)
+    prompt │ rejected ──> base + LoRA ──> log π(rejected)     base alone ──> log ref(rejected)
 
-    m = β [ (log π(chosen) - log ρ(chosen)) - (log π(rejected) - log ρ(rejected)) ]      sums over the answers' tokens
-    loss = -log sigmoid(m)
+    m = β [ (log π(chosen) - log ref(chosen)) - (log π(rejected) - log ref(rejected)) ]
+    loss = -log sigmoid(m)                               each log is a sum over the answer's tokens
 
-No reward model and no sampling: β log(π / ρ) is the reward that the policy π is the best one for, if it is to stay
-near the reference ρ; m is the margin of two such rewards. A larger β holds π nearer to ρ. The reference is the same
+No reward model and no sampling: β log(π / ref) is the reward that the policy π is the best one for, if it is to stay
+near the reference; m is the margin of two such rewards. A larger β holds π nearer to it. The reference is the same
 model with its adapter switched off, so nothing is in memory twice. Sizes: LoRA's r · (in + out) for a matrix of
 out x in; a step is one forward and backward pass of two texts a pair, and one forward pass more. trl's DPOTrainer
 trains. Other losses of m: `hinge` (Zhao et al. 2023, arXiv:2305.10425), `ipo` (Azar et al. 2023, arXiv:2310.12036),
 `robust` to flipped labels (Chowdhury et al. 2024, arXiv:2403.00409), `exo_pair` (Ji et al. 2024, arXiv:2402.00856),
 `nca_pair` (Chen et al. 2024, arXiv:2402.05369), `sppo_hard` (Wu et al. 2024, arXiv:2405.00675), `apo_zero` and
 `apo_down` (D'Oosterlinck et al. 2024, arXiv:2408.06266), `discopop` (Lu et al. 2024, arXiv:2406.08414), and
-`sigmoid_norm`, where the log-ratios are means over tokens (Meng et al. 2024, arXiv:2405.14734).
+`sigmoid_norm`, where the log-ratios are means over tokens (Lambert et al. 2024, arXiv:2411.15124).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Dpo(PairMethod):
         }
 
     def trainer(self, job: Job) -> tuple[type[Any], type[Any], dict[str, Any]]:
-        """trl's DPOTrainer."""
+        """What trl calls DPOTrainer."""
         from trl import DPOConfig
 
         from nbadapt_plugins._feedback_training import DpoPairs
@@ -97,13 +97,13 @@ class Dpo(PairMethod):
         return DpoPairs, DPOConfig, own
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """trl's collator of a prompt and two answers."""
+        """The collator of trl for a prompt and two answers."""
         from trl.trainer.dpo_trainer import DataCollatorForPreference
 
         return DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
 
     def objective(self, model: PreTrainedModel, job: Job) -> Objective:
-        """trl's output layer, which gives log-probabilities instead of logits."""
+        """The loss with trl's output layer, which gives log-probabilities instead of logits."""
         from trl.trainer.utils import add_fused_lm_head
 
         check(job.config)

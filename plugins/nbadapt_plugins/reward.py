@@ -59,7 +59,7 @@ class Reward(PairMethod):
         return {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
 
     def trainer(self, job: Job) -> tuple[type[Any], type[Any], dict[str, Any]]:
-        """trl's RewardTrainer."""
+        """What trl calls RewardTrainer."""
         from trl import RewardConfig
 
         from nbadapt_plugins._feedback_training import RewardPairs
@@ -67,7 +67,7 @@ class Reward(PairMethod):
         return RewardPairs, RewardConfig, {"center_rewards_coefficient": job.config.center or None}
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """trl's collator of two texts."""
+        """The collator of trl for two texts."""
         from trl.trainer.reward_trainer import DataCollatorForPreference
 
         return DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
