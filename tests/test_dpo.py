@@ -148,6 +148,7 @@ def test_every_loss_is_the_mean_of_its_parts_where_a_batch_has_to_be_halved(tmp_
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         job=job,
+        emit=print,
         sampler=LengthGroupedSampler(pairs.lengths, job.config, 0),
         tell=print,
     )
