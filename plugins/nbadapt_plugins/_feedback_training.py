@@ -111,8 +111,9 @@ class RewardPairs(PairTrainer, RewardTrainer):  # type: ignore[misc]  # trl's cl
         """Accuracy, mean margin, and how well the margins are calibrated, which is told bin by bin as well."""
         margins = torch.cat(measured).cpu().double().numpy()
         found, table = calibration(margins)
-        columns = ([row[name] for row in table] for name in ("predicted", "observed"))
-        self._emit(Reliability(self.state.global_step, *map(tuple, columns), tuple(int(row["pairs"]) for row in table)))
+        predicted, observed = (tuple(row[name] for row in table) for name in ("predicted", "observed"))
+        rows = tuple(int(row["pairs"]) for row in table)
+        self._emit(Reliability(self.state.global_step, predicted, observed, rows))
         return {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean()), **found}
 
 
