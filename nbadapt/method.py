@@ -313,6 +313,11 @@ class Method(ABC):
     Config: ClassVar[type[Config]] = Config
 
     @classmethod
+    def head(cls, task: str) -> Literal["causal", "classification"]:
+        """The head that transformers must have for a model's architecture if this method is to do the task."""
+        return "classification" if (cls.verb, task) == ("finetune", "classification") else "causal"
+
+    @classmethod
     def trial(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - for those that override it
         """Settings for a small trial, where the defaults lack what a user must bring; for the conformance kit.
 

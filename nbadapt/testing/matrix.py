@@ -21,7 +21,6 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 from nbadapt import registry, support
 from nbadapt.capture import quiet_libraries
@@ -69,13 +68,11 @@ def try_method(method: type[Method], architectures: Sequence[Architecture] = ARC
 
 
 def has_head(folder: Path, method: type[Method], task: str) -> bool:
-    """Whether transformers has, for the model in a folder, the head that a method of this verb needs for the task."""
+    """Whether transformers has, for the model in a folder, the head that a method needs for the task."""
     from nbadapt import models
 
     ref = ModelRef("tiny", "folder", str(folder))
-    if task == "preference":  # the method says which of them it needs
-        return any(models.has_head(ref, head) for head in get_args(models.Head))
-    return models.has_head(ref, "classification" if (method.verb, task) == ("finetune", "classification") else "causal")
+    return models.has_head(ref, method.head(task))
 
 
 def _try(subject: Subject, architecture: Architecture, task: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
@@ -199,7 +199,7 @@ class Subject:
         """
         trial = Trial(job)
         job.directory.mkdir(parents=True)
-        before, weights = _frozen(job), _base_weights(job)
+        before, weights = _frozen(job), _base_weights(job, self.method.head(job.task))
         digest = _digest(weights)
 
         def tell(event: Event) -> None:
@@ -292,27 +292,15 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _base_weights(job: Job) -> list[Any]:
+def _base_weights(job: Job, head: Head) -> list[Any]:
     """The very tensors of the base model that all runs share."""
     from nbadapt import models
 
-    found = []
-    for head in _heads(job):
-        if head == "causal":
-            model = models.load(job.model, job.device, job.dtype)[0]
-        else:
-            model = models.load_classifier(job.model, job.labels or ("one",), job.device, job.dtype, job.seed)[0]
-        found += [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    return found
-
-
-def _heads(job: Job) -> list[Head]:
-    """The heads under which a method may have loaded the base; a preference may train either."""
-    from nbadapt import models
-
-    if job.task != "preference":
-        return ["classification" if job.task == "classification" and job.evaluation is not None else "causal"]
-    return [head for head in get_args(models.Head) if models.has_head(job.model, head)]
+    if head == "causal":
+        model = models.load(job.model, job.device, job.dtype)[0]
+    else:
+        model = models.load_classifier(job.model, job.labels or ("one",), job.device, job.dtype, job.seed)[0]
+    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
 
 
 def _digest(tensors: list[Any]) -> str:

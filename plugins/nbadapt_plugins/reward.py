@@ -15,7 +15,7 @@ type SEQ_CLS with one label.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,11 @@ class Reward(PairMethod):
     Config: ClassVar[type[PairSettings]] = RewardSettings
     one_prompt = False  # a reward is asked of one answer at a time
     figures = {name: name for name in ("accuracy", "margin", "brier", "calibration_error")}  # noqa: RUF012
+
+    @classmethod
+    def head(cls, task: str) -> Literal["causal", "classification"]:  # noqa: ARG003 - the contract's signature
+        """One of one output, for which encoders serve as well."""
+        return "classification"
 
     def row(self, pair: Pair) -> dict[str, Any]:
         """The two texts."""
