@@ -274,6 +274,20 @@ class Adapted:
         """
         raise RequestError("this run does not classify: use run.generate(prompts)")
 
+    def reward(
+        self, prompts: Sequence[str], completions: Sequence[str], *, tick: Callable[[], None] | None = None
+    ) -> np.ndarray[Any, Any]:
+        """How good each completion is as an answer to the prompt beside it: shape (n,), higher is better.
+
+        Only differences mean something: the reward of one answer alone has no unit and no zero.
+
+        Args:
+            prompts: n prompts, in the form that the model was trained on.
+            completions: n answers, one to each prompt.
+            tick: called between batches; may raise to leave early.
+        """
+        raise RequestError("this run gives no rewards: finetune one with  %%finetune reward  on preference rows")
+
 
 class Method(ABC):
     """One way of adapting a model. Subclass it, and declare the class as an entry point.
@@ -299,6 +313,11 @@ class Method(ABC):
     contract: ClassVar[int] = CONTRACT
     exports: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type[Config]] = Config
+
+    @classmethod
+    def head(cls, task: str) -> Literal["causal", "classification"]:
+        """The head that transformers must have for a model's architecture if this method is to do the task."""
+        return "classification" if (cls.verb, task) == ("finetune", "classification") else "causal"
 
     @classmethod
     def trial(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - for those that override it

@@ -199,7 +199,7 @@ class Subject:
         """
         trial = Trial(job)
         job.directory.mkdir(parents=True)
-        before, weights = _frozen(job), _base_weights(job)
+        before, weights = _frozen(job), _base_weights(job, self.method.head(job.task))
         digest = _digest(weights)
 
         def tell(event: Event) -> None:
@@ -292,15 +292,14 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _base_weights(job: Job) -> list[Any]:
+def _base_weights(job: Job, head: Head) -> list[Any]:
     """The very tensors of the base model that all runs share."""
     from nbadapt import models
 
-    head: Head = "classification" if job.task == "classification" and job.evaluation is not None else "causal"
     if head == "causal":
         model = models.load(job.model, job.device, job.dtype)[0]
     else:
-        model = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)[0]
+        model = models.load_classifier(job.model, job.labels or ("one",), job.device, job.dtype, job.seed)[0]
     return [parameter for parameter in model.parameters() if not parameter.requires_grad]
 
 
