@@ -268,7 +268,8 @@ def check_filled(examples: Examples, columns: Sequence[str]) -> None:
 def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
     """Training rows and held-out rows, each in the order of the source; both know all labels.
 
-    Classes keep their shares as closely as whole rows allow, and every class keeps a training row.
+    Classes keep their shares as closely as whole rows allow, and every class keeps a training row. Preferences about
+    one prompt stay on one side, or its held-out pairs would show answers that were trained on.
 
     Args:
         examples: at least two rows.
@@ -290,12 +291,33 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
         raise DataError(f"{examples.source}: {few} to hold rows out: add rows, or give evaluation data with --eval")
     wanted = min(max(1, round(len(examples) * share)), most)
     rng = random.Random(seed)  # noqa: S311  # a reproducible choice, no secret
+    if examples.task == "preference":
+        return _parted(examples, _held_prompts(examples, wanted, rng))
     held: set[int] = set()
     for label, count in _allotted({label: len(rows) for label, rows in groups.items()}, wanted).items():
         held.update(rng.sample(groups[label], count))
+    return _parted(examples, held)
+
+
+def _parted(examples: Examples, held: set[int]) -> tuple[Examples, Examples]:
     train = tuple(row for i, row in enumerate(examples.rows) if i not in held)
     evaluation = tuple(row for i, row in enumerate(examples.rows) if i in held)
     return replace(examples, rows=train), replace(examples, rows=evaluation)
+
+
+def _held_prompts(examples: Examples, wanted: int, rng: random.Random) -> set[int]:
+    """About `wanted` rows, at least one and not all: whole prompts; rows where there is one prompt alone."""
+    prompts: dict[str, list[int]] = {}
+    for i, row in enumerate(examples.rows):
+        prompts.setdefault(json.dumps(row["prompt"]), []).append(i)
+    groups = list(prompts.values()) if len(prompts) > 1 else [[i] for i in range(len(examples))]
+    rng.shuffle(groups)
+    held: set[int] = set()
+    for group in groups[1:]:  # the first one is trained on
+        if len(held) >= wanted:
+            break
+        held.update(group)
+    return held
 
 
 def _allotted(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

@@ -741,6 +741,26 @@ def test_another_seed_holds_out_other_rows():
     assert len(held) == 5
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_preferences_about_one_prompt_stay_on_one_side(seed):
+    rows = [
+        {"prompt": f"question {i}", "chosen": f"good {i} {j}", "rejected": f"bad {i} {j}"}
+        for i in range(12)
+        for j in range(1 + i % 3)
+    ]
+    train, evaluation = data.split(read(rows), 0.25, seed)
+    asked, held = ({row["prompt"] for row in part.rows} for part in (train, evaluation))
+    assert not asked & held
+    assert len(train) + len(evaluation) == len(rows)
+    assert 6 <= len(evaluation) <= 8  # a quarter, and at most the rest of a prompt
+
+
+def test_preferences_about_a_single_prompt_are_split_by_rows():
+    rows = [{"prompt": "question", "chosen": f"good {j}", "rejected": f"bad {j}"} for j in range(8)]
+    train, evaluation = data.split(read(rows), 0.25, 0)
+    assert (len(train), len(evaluation)) == (6, 2)
+
+
 def test_a_split_of_rows_without_labels():
     examples = read([{"text": str(i)} for i in range(20)], name="x")
     train, held = data.split(examples, 0.25, 3)
