@@ -748,7 +748,7 @@ def test_preferences_about_one_prompt_stay_on_one_side(seed):
         for i in range(12)
         for j in range(1 + i % 3)
     ]
-    train, evaluation = data.split(read(rows), 0.25, seed)
+    train, evaluation = data.split(read(rows, name="pairs"), 0.25, seed)
     asked, held = ({row["prompt"] for row in part.rows} for part in (train, evaluation))
     assert not asked & held
     assert len(train) + len(evaluation) == len(rows)
@@ -757,7 +757,7 @@ def test_preferences_about_one_prompt_stay_on_one_side(seed):
 
 def test_preferences_about_a_single_prompt_are_split_by_rows():
     rows = [{"prompt": "question", "chosen": f"good {j}", "rejected": f"bad {j}"} for j in range(8)]
-    train, evaluation = data.split(read(rows), 0.25, 0)
+    train, evaluation = data.split(read(rows, name="pairs"), 0.25, 0)
     assert (len(train), len(evaluation)) == (6, 2)
 
 
