@@ -52,11 +52,19 @@ def view_of(run: Run) -> View:
     """
     from IPython.core.getipython import get_ipython
 
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or os.environ.get("NBADAPT_UI") == "text":
+        return TextView(run)
+    return KernelView(run, live=has_front_end())
+
+
+def has_front_end() -> bool:
+    """Whether somebody may be there to see a widget and to press its buttons; NBADAPT_UI has the last word."""
+    from IPython.core.getipython import get_ipython
+
     mode = os.environ.get("NBADAPT_UI", "auto")
     kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None or mode == "text":
-        return TextView(run)
-    return KernelView(run, live=mode == "live" or (mode != "static" and _takes_input(kernel)))
+    return kernel is not None and mode != "text" and (mode == "live" or (mode != "static" and _takes_input(kernel)))
 
 
 def _takes_input(kernel: Any) -> bool:
