@@ -313,7 +313,9 @@ def _lives(worker: Mapping[str, Any]) -> bool:
     import psutil
 
     try:
-        return bool(abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) < 1.0)
+        process = psutil.Process(worker["pid"])
+        same = abs(process.create_time() - worker["started"]) < 1.0
+        return bool(same) and process.status() != psutil.STATUS_ZOMBIE  # killed, and its parent has not noticed
     except psutil.Error:
         return False
 
@@ -346,12 +348,12 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def runs() -> list[Run]:
-    """All runs, newest first. A folder without a request is no run."""
+    """All runs, newest first. A folder without a request is no run, nor is a hidden one: its deletion was cut short."""
     from nbadapt.run import Run
 
     if not root().is_dir():
         return []
-    folders = [d for d in root().iterdir() if (d / "request.json").is_file()]
+    folders = [d for d in root().iterdir() if not d.name.startswith(".") and (d / "request.json").is_file()]
     return [Run.at(folder) for folder in sorted(folders, key=lambda d: d.name, reverse=True)]
 
 

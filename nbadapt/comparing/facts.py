@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from nbadapt.run import Run
 MAIN_METRICS = ("accuracy", "loss")  # the first one that a run has is its result
 _SMALLER_IS_BETTER = ("loss", "perplexity", "error", "divergence")
 _COUNTS = ("rows", "unmatched")
+_STAMP = re.compile(r"^\d{8}-\d{6}-")
 _ENDS = ("_low", "_high", "_rows", "_tokens")
 
 
@@ -74,8 +75,8 @@ class Facts:
 
     @property
     def called(self) -> str:
-        """The shortest name that means it to a person: that of --as, or its id."""
-        return self.name or self.id
+        """The shortest name that means it: that of --as, or its id without the time."""
+        return self.name or _STAMP.sub("", self.id)
 
     @property
     def words(self) -> str:
@@ -106,13 +107,14 @@ def main_metric(facts: Facts) -> str | None:
 
 
 def measures(all_facts: Iterable[Facts]) -> list[str]:
-    """The metrics of quality that the runs have, those of most runs first, accuracy and loss before others."""
+    """The metrics of quality that the runs have: the main ones that are common, then those of most runs."""
     counts: dict[str, int] = {}
     for facts in all_facts:
         for metric in filter(is_quality, facts.metrics):
             counts[metric] = counts.get(metric, 0) + 1
-    ranks = {metric: rank for rank, metric in enumerate(MAIN_METRICS)}
-    return sorted(counts, key=lambda metric: (-counts[metric], ranks.get(metric, len(ranks)), metric))
+    common = max(counts.values(), default=0) / 2
+    ranks = {metric: rank for rank, metric in enumerate(MAIN_METRICS) if counts.get(metric, 0) >= common}
+    return sorted(counts, key=lambda metric: (ranks.get(metric, len(ranks)), -counts[metric], metric))
 
 
 class Known:

@@ -45,7 +45,8 @@ class RunsTable(Table[Run]):
         empty = f"There are no runs in {store.root()}."
         if hidden:
             empty = f"None of the {hidden} runs in {store.root()} has {search!r}."
-        super().__init__(runs, columns, empty=empty, notes=[f"{hidden} more runs do not fit {search!r}"] if hidden else ())
+        notes = [f"{hidden} more runs do not fit {search!r}"] if hidden and shown else []
+        super().__init__(runs, columns, empty=empty, notes=notes)
 
     def _ipython_display_(self) -> None:
         from nbadapt.view import has_front_end

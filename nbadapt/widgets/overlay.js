@@ -204,11 +204,17 @@ class Overlay extends Plot {
     });
     if (this.cursor !== null) this.drawCursor();
     g.restore();
+    const marks = [];
     this.runs.forEach((id, place) => {
       const end = this.get(id, "evaluation") ?? this.get(id, "train");
       const value = end?.line[end.length - 1];
-      if (Number.isFinite(value)) this.number(place, this.x(end.step[end.length - 1]), this.y(value));
+      if (Number.isFinite(value)) marks.push([this.y(value), this.x(end.step[end.length - 1]), place]);
     });
+    let above = -Infinity;
+    for (const [y, x, place] of marks.sort((a, b) => a[0] - b[0])) {
+      above = Math.max(y, above + 12); // no number covers another
+      this.number(place, x, above);
+    }
   }
 
   drawBand({ step, low, high }) {

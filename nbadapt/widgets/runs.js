@@ -4,11 +4,10 @@
 const POLL_MS = 1000; // while some run goes on, or is still being read
 const SETTLE_MS = 1500; // of quiet before the picture for the saved notebook is drawn anew
 const SILENT_MS = 4000; // without an answer by then, say so
-const HEADS = ["name", "run", "method", "model", "data", "state", "steps", "result", "time", "parameters", "memory",
-  "when", "tags", "note"]; // as CELLS of runs_feed.py
+const HEADS = ["name", "method", "state", "result", "time", "parameters", "memory", "tags", "note", "model", "data",
+  "steps", "when", "run"]; // as CELLS of runs_feed.py
 const KEYS = ["steps", "time", "parameters", "memory", "when"];
 const DESCENDS = ["result", "when"]; // the best and the newest first
-const NARROW = { name: "name", run: "id" };
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -44,7 +43,7 @@ function build() {
   const filter = field("input", "filter", "Filter");
   Object.assign(filter.control, { type: "search", placeholder: "words; -word leaves out", spellcheck: false });
   ui.filter = filter.control;
-  const quality = field("select", "", "Result");
+  const quality = field("select", "", "Quality");
   ui.qualityBox = quality.label;
   ui.quality = quality.control;
   ui.refresh = button("", "Refresh");
@@ -76,7 +75,7 @@ function buildTable(ui) {
   ui.heads = HEADS.map((name) => {
     const cell = make("th", `cell-${name}`);
     cell.scope = "col";
-    const sort = button("sort", NARROW[name] ?? name);
+    const sort = button("sort", name);
     sort.dataset.name = name;
     cell.append(sort);
     row.append(cell);
@@ -175,7 +174,7 @@ class State {
   }
 
   called(id) {
-    return (this.rows.has(id) && this.cell(id, "name")) || id;
+    return (this.rows.has(id) && this.cell(id, "name")) || id.replace(/^\d{8}-\d{6}-/, "");
   }
 
   /** A metric of a run; undefined where it has none. */
@@ -273,7 +272,11 @@ class Rows {
     HEADS.forEach((name, i) => {
       const cell = row.children[i + 1];
       const value = name === "result" ? state.measured(id) : undefined;
-      const text = name === "result" ? (value === undefined ? "" : format(value)) : record.cells[i];
+      let text = name === "result" ? (value === undefined ? "" : format(value)) : record.cells[i];
+      if (name === "name") {
+        cell.dataset.named = String(text !== "");
+        text = state.called(id);
+      }
       if (cell.textContent === text) return;
       cell.textContent = text;
       if (text.length > 24) cell.title = text;

@@ -24,8 +24,8 @@ from nbadapt.widgets.runs_figure import COSTS
 from nbadapt.widgets.texts import clip
 from nbadapt.widgets.thin import pack
 
-CELLS = ("name", "run", "method", "model", "data", "state", "steps", "result", "time", "parameters", "memory", "when",
-         "tags", "note")  # fmt: skip
+CELLS = ("name", "method", "state", "result", "time", "parameters", "memory", "tags", "note", "model", "data", "steps",
+         "when", "run")  # fmt: skip
 KEYS = ("steps", "time", "parameters", "memory", "when")
 MOST_ROWS = 300
 MOST_METRICS = 6  # of a row
@@ -143,7 +143,7 @@ class RunsFeed:
 
     def _ui(self) -> dict[str, Any]:
         return {
-            "ticked": self.ticked,
+            "ticked": list(self.ticked),
             "curve": self.curve,
             "curves": [clip(name, NAME_BYTES) for name in self.curves],
             "quality": clip(self.quality, NAME_BYTES),

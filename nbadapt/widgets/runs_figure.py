@@ -31,6 +31,7 @@ COSTS = {
 }
 LABELLED = 24  # characters of a metric's name on an axis
 INKS = 48  # colours of the PNG
+NUMBER_HEIGHT = 0.055  # of the axis
 
 
 def figure(known: Sequence[Known], facts: Sequence[Facts], curve: str, quality: str | None, cost: str) -> Figure:
@@ -93,6 +94,7 @@ def colour(place: int) -> str:
 
 def _draw_curves(axes: Axes, known: Sequence[Known], name: str) -> None:
     seen: list[float] = []
+    marks: list[tuple[int, float, float]] = []
     for place, one in enumerate(known):
         curves = one.digest.curves
         ends = []
@@ -110,15 +112,28 @@ def _draw_curves(axes: Axes, known: Sequence[Known], name: str) -> None:
             seen += means
             ends.append((steps[-1], means[-1]))
         if ends and math.isfinite(ends[-1][1]):
-            _number(axes, place, *ends[-1])
+            marks.append((place, *ends[-1]))
     finite = [value for value in seen if math.isfinite(value)]
     if finite:
         room = (max(finite) - min(finite)) * 0.06 or abs(max(finite)) * 0.05 or 0.5
         axes.set_ylim(min(finite) - room, max(finite) + room)
         axes.margins(x=0.08)
+        for place, x, y in spread(marks, NUMBER_HEIGHT * (axes.get_ylim()[1] - axes.get_ylim()[0])):
+            _number(axes, place, x, y)
     else:
         axes.text(0.5, 0.5, f"no {_plain(name)} was recorded", color=INK, ha="center", transform=axes.transAxes)
-    _frame(axes, "step", "loss (nats): lines training, dashes evaluation" if name == "loss" else _plain(name))
+    if name == "loss":
+        axes.set_title("lines: training, smoothed; dashes: evaluation", color=INK, fontsize=8.5, loc="left")
+    _frame(axes, "step", "loss (nats)" if name == "loss" else _plain(name))
+
+
+def spread(marks: Sequence[tuple[int, float, float]], gap: float) -> list[tuple[int, float, float]]:
+    """(place, x, y) of numbers beside points, moved down so far that none covers another."""
+    moved: list[tuple[int, float, float]] = []
+    for place, x, y in sorted(marks, key=lambda mark: -mark[2]):
+        above = moved[-1][2] - gap if moved else math.inf
+        moved.append((place, x, min(y, above)))
+    return moved
 
 
 def _draw_scatter(axes: Axes, points: Sequence[tuple[int, float, float]], quality: str, cost: str) -> None:
