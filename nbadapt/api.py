@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.errors import NbadaptError, RequestError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from nbadapt.plan import Plan
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
+
 
 @overload
 def finetune(

@@ -204,7 +204,9 @@ COMMANDS: Mapping[str, Command] = {
             "all runs, newest first: a table to sort, to filter, and to tick runs that are then compared",
             parse=_runs,
         ),
-        Command("compare", "RUN RUN...", "what differs between runs, their curves, quality against cost", parse=_compare),
+        Command(
+            "compare", "RUN RUN...", "what differs between runs, their curves, quality against cost", parse=_compare
+        ),
         Command("note", "RUN [TEXT]", 'write a note on a run, or show it; "" takes it away', parse=_note, prose=True),
         Command("tag", "RUN [TAG...] [-TAG...]", "tag a run, take tags away, or show them", parse=_tag),
         Command("delete", "RUN... [--yes]", "say what would go with runs; with --yes remove them", parse=_delete),

@@ -108,8 +108,8 @@ def _checked(tags: Iterable[str]) -> list[str]:
     found = list(dict.fromkeys(tags))
     for tag in found:
         if not isinstance(tag, str) or not tag or len(tag) > MOST_TAG or tag != "".join(tag.split()) or tag[0] == "-":
-            raise RequestError(f"{tag!r:.60} is no tag: write one word of at most {MOST_TAG} characters, without a dash "
-                               "in front")  # fmt: skip
+            fix = f"write one word of at most {MOST_TAG} characters, without a dash in front"
+            raise RequestError(f"{tag!r:.60} is no tag: {fix}")
         if not tag.isprintable():
             raise RequestError(f"the tag {tag!r:.60} holds characters that cannot be shown: leave them out")
     if len(found) > MOST_TAGS:

@@ -250,9 +250,9 @@ def test_differences_name_what_differs_and_nothing_else():
     frame = compared.frame()
     told = {(group, what): list(cells) for (group, what), cells in zip(frame.index, frame.values, strict=True)}
     assert told == {
-        ("run", "Tags"): ["–", "big"],
+        ("run", "Tags"): ["-", "big"],
         ("settings", "r"): ["8", "16"],
-        ("settings", "alpha"): ["–", "2.5"],
+        ("settings", "alpha"): ["-", "2.5"],
         ("quality", "Accuracy"): ["0.7500", "0.8000"],
         ("parameters", "Trained parameters"): ["147,456", "300,000"],
         ("time", "Time"): ["30 s", "1 min 30 s"],
@@ -357,7 +357,9 @@ def test_kernels_do_not_undo_each_others_tags(plugins: Path):
     assert run.note in {"from a", "from b"}
 
 
-@pytest.mark.parametrize("tags", [["two words"], [""], ["-x"], ["x" * 41], [3], ["a\u202eb"], [f"t{i}" for i in range(21)]])
+@pytest.mark.parametrize(
+    "tags", [["two words"], [""], ["-x"], ["x" * 41], [3], ["a\u202eb"], [f"t{i}" for i in range(21)]]
+)
 def test_what_is_no_tag_is_refused_and_nothing_changes(tags: list):
     run = keep(1)
     run.tags = ["a"]
@@ -522,7 +524,10 @@ def test_two_hundred_thousand_steps_are_told_in_small_messages(wire: Wire):
     other = keep(2, steps=200)
     with (run.directory / "events.jsonl").open("a") as file:
         for step in range(201, 200_001):
-            file.write(f'{{"event": "metric", "time": 1e9, "step": {step}, "split": "train", "values": {{"loss": {1 / step}}}}}\n')
+            file.write(
+                f'{{"event": "metric", "time": 1e9, "step": {step}, "split": "train", '
+                f'"values": {{"loss": {1 / step}}}}}\n'
+            )
     widget = RunsWidget(Overview())
     wire.say({"type": "hello"})
     looks = 0

@@ -120,7 +120,7 @@ def in_order(all_facts: Iterable[Facts], sort: str) -> list[Facts]:
         raise RequestError(f"the runs cannot be sorted by {name!r}: {did_you_mean(name, valid, kind='columns')}")
     known = [(key(facts), facts) for facts in given]
     there = [(k, facts) for k, facts in known if k is not None]
-    there.sort(key=lambda pair: pair[0], reverse=turn < 0)  # type: ignore[arg-type,return-value]  # of one kind
+    there.sort(key=lambda pair: pair[0], reverse=turn < 0)
     return [facts for _, facts in there] + [facts for k, facts in known if k is None]
 
 

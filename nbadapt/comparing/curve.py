@@ -80,7 +80,9 @@ class Curve:
         for row in rows:
             if len(row) not in {2, 6}:
                 raise ValueError("no record of a bucket")
-            curve._rows.append([*map(float, row)] if len(row) > 2 else [*map(float, row), 0.0, 0.0, math.inf, -math.inf])
+            curve._rows.append(
+                [*map(float, row)] if len(row) > 2 else [*map(float, row), 0.0, 0.0, math.inf, -math.inf]
+            )
         return curve
 
 

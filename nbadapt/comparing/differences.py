@@ -11,12 +11,12 @@ from nbadapt.comparing.facts import Facts, Known, is_quality, smaller_is_better,
 from nbadapt.memory import gibibytes
 from nbadapt.widgets.summary import duration, metric_label, number
 
-UNKNOWN = "–"
+UNKNOWN = "-"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One line: what it is about, and the cell of each run. `best` are the places of the best cells; () where none is."""
+    """One line: what it is about, and the cell of each run. `best` are the places of the best cells, if any are."""
 
     group: str
     label: str
@@ -68,7 +68,7 @@ def _line(group: str, label: str, items: Sequence[Any], of: Any) -> Difference:
 
 
 def _text(value: Any) -> str:
-    if value is None or value == "" or value == () or value == []:
+    if value is None or value in ("", (), []):
         return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from nbadapt import store
 from nbadapt.comparing.columns import COLUMNS, chosen

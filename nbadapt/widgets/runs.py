@@ -172,7 +172,9 @@ class RunsWidget(anywidget.AnyWidget):
     def _write(self, run: Run, note: str, tags: list[str]) -> None:
         """Only what changed is written: another kernel may have changed the rest."""
         before = run.tags
-        notes.change_tags(run.directory, add=[t for t in tags if t not in before], remove=[t for t in before if t not in tags])
+        notes.change_tags(
+            run.directory, add=[t for t in tags if t not in before], remove=[t for t in before if t not in tags]
+        )
         if note != run.note:
             run.note = note
 

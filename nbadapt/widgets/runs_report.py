@@ -18,11 +18,17 @@ from nbadapt.widgets.texts import clip
 
 TABLE_BYTES, DIFFERENCE_BYTES = 12_000, 10_000  # of HTML
 CELL_BYTES, NOTE_BYTES = 60, 120
-TEXT_ROWS = 30
+TEXT_ROWS = 50
 TEXT_WIDTH = 34  # characters of a cell in plain text
-SHOWN = ("run", "name", "method", "model", "state", "steps", "result", "parameters", "memory", "time", "when", "tags",
-         "note")  # fmt: skip
+SHOWN = ("name", "method", "state", "result", "time", "parameters", "memory", "tags", "note", "model", "data", "steps",
+         "when", "run")  # fmt: skip
 
+LIST = "nbadapt-runs-list"
+# A style in every cell would be most of the bytes. Where a host strips this one the table still reads well.
+_STYLE = (
+    f"<style scoped>.{LIST}{{overflow-x:auto}}.{LIST} table{{border-collapse:collapse;font-size:12px}}"
+    f".{LIST} th,.{LIST} td{{text-align:left!important;white-space:nowrap!important;padding:2px 12px 2px 0}}</style>"
+)
 _CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;overflow-wrap:anywhere"
 _TABLE = '<table style="border-collapse:collapse;margin:4px 0;font-size:12px;text-align:left">'
 
@@ -33,25 +39,35 @@ def _text(text: str, most: int = CELL_BYTES) -> str:
 
 def runs_html(shown: Sequence[Facts], numbers: dict[str, int], hidden: int) -> str:
     """The table; numbers of the ticked runs by id, and how many runs the filter hides."""
-    names = [name for name in SHOWN if any(COLUMNS[name].text(facts) for facts in shown)]
-    head = "".join(f'<th style="{_CELL}">{name}</th>' for name in ("", *names))
+    names = _names(shown)
+    head = "".join(f"<th>{name}</th>" for name in ("", *names))
     lines, size = [], 0
     for facts in shown:
-        cells = [str(numbers.get(facts.id, "")), *(_text(COLUMNS[n].text(facts), _most(n)) for n in names)]
-        line = "<tr>" + "".join(f'<td align="left">{cell}</td>' for cell in cells) + "</tr>"
+        cells = [str(numbers.get(facts.id, "")), *(_text(_cell(facts, name), _most(name)) for name in names)]
+        line = "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         size += len(line.encode())
         if size > TABLE_BYTES:
             break
         lines.append(line)
     rest = len(shown) - len(lines)
     below = [f"and {rest} more runs"] * bool(rest) + [f"{hidden} runs are hidden by the filter"] * bool(hidden)
-    return f"{_TABLE}<tr>{head}</tr>{''.join(lines)}</table>" + "".join(f"<div>{line}</div>" for line in below)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'{_STYLE}<div class="{LIST}">{table}</div>' + "".join(f"<div>{line}</div>" for line in below)
+
+
+def _names(shown: Sequence[Facts]) -> list[str]:
+    """The columns in which some run has something."""
+    return [name for name in SHOWN if any(_cell(facts, name) for facts in shown)]
+
+
+def _cell(facts: Facts, column: str) -> str:
+    return facts.called if column == "name" else COLUMNS[column].text(facts)
 
 
 def runs_text(shown: Sequence[Facts], numbers: dict[str, int]) -> str:
     """The table as plain text."""
-    names = [name for name in SHOWN if any(COLUMNS[name].text(facts) for facts in shown)]
-    rows = [[str(numbers.get(f.id, "")), *(COLUMNS[name].text(f) for name in names)] for f in shown[:TEXT_ROWS]]
+    names = _names(shown)
+    rows = [[str(numbers.get(f.id, "")), *(_cell(f, name) for name in names)] for f in shown[:TEXT_ROWS]]
     rest = [f"and {len(shown) - TEXT_ROWS} more runs"] if len(shown) > TEXT_ROWS else []
     return "\n".join([*_columns([["", *names], *rows]), *rest])
 
@@ -82,14 +98,17 @@ def _differences(facts: Sequence[Facts], lines: Sequence[Difference]) -> str:
         f'<th style="{_CELL}"><span style="color:{runs_figure.colour(i)}">●</span> {i + 1} {_text(one.called)}</th>'
         for i, one in enumerate(facts)
     )
-    rows, size, group = [], 0, ""
+    rows: list[str] = []
+    size, group = 0, ""
     for line in lines:
         cells = "".join(
             f'<td style="{_CELL}">{f"<b>{_text(cell)}</b>" if i in line.best else _text(cell)}</td>'
             for i, cell in enumerate(line.cells)
         )
         first = line.group if line.group != group else ""
-        row = f'<tr><td style="{_CELL};opacity:0.8">{first}</td><td style="{_CELL}">{_text(line.label)}</td>{cells}</tr>'
+        row = (
+            f'<tr><td style="{_CELL};opacity:0.8">{first}</td><td style="{_CELL}">{_text(line.label)}</td>{cells}</tr>'
+        )
         size += len(row.encode())
         if size > DIFFERENCE_BYTES:
             rows.append(f"<tr><td></td><td>and {len(lines) - len(rows)} more</td></tr>")
