@@ -116,7 +116,8 @@ class Candidate(Event):
     """One of several prompts that a run compares, as far as it was tried; a later one of its number replaces it.
 
     `figure` is what `value` measures over the `rows` that it was asked, with its 95 % interval; `tokens` is the mean
-    length of its prompts. Among equal ranks the number decides; rank 1 is the best so far.
+    length of some of its prompts, the same rows for each candidate. Among equal ranks the number decides; rank 1 is
+    the best so far.
     """
 
     kind: ClassVar[str] = "candidate"

@@ -139,6 +139,7 @@ class Estimate:
         steps: optimizer steps, or batches of prompts.
         seconds: predicted time, None where it cannot be told.
         notes: what the user should know before starting.
+        elsewhere: those items of the memory that are on another device than the job's -> that device.
     """
 
     trainable: int = 0
@@ -148,6 +149,7 @@ class Estimate:
     steps: int = 0
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:

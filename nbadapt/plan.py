@@ -53,6 +53,8 @@ class Plan:
                 shown.append((f"{name} rows", f"{len(table):,}"))
         if self.job.model.kind == "endpoint":
             shown.append(("endpoint", self.job.model.base_url))
+            places = {item: _place(e, item, self.job) for item in e.memory}
+            shown += [(f"memory: {item}", f"{gibibytes(e.memory[item])} on {place}") for item, place in places.items()]
         else:
             shown += self._resources()
         shown.append(("steps", f"{e.steps:,}"))
@@ -291,12 +293,25 @@ def _dtype(request: Request, model: ModelRef) -> str:
 
 
 def _check_memory(estimate: Estimate, job: Job) -> None:
-    free = available_bytes(job.device)
-    needed = sum(size for item, size in estimate.memory.items() if item != "activations")
+    """Refuse what does not fit, on each device that something runs on; activations are left out, they can shrink."""
+    needed = {job.device: 0, **dict.fromkeys(estimate.elsewhere.values(), 0)}
+    for item, size in estimate.memory.items():
+        if item != "activations":
+            needed[_place(estimate, item, job)] += size
     if models.is_loaded(job.model, job.device, job.dtype):
-        needed -= estimate.memory.get("weights", 0)
-    if free is not None and needed > free:
+        needed[job.device] -= estimate.memory.get("weights", 0)
+    for device, size in needed.items():
+        free = available_bytes(device)
+        if free is None or size <= free:
+            continue
+        items = {item: size for item, size in estimate.memory.items() if _place(estimate, item, job) == device}
+        what = f" for the {' and the '.join(items)}" if device != job.device else ""
         raise OutOfMemoryError(
-            f"{job.method} on {job.model.name} needs about {gibibytes(estimate.peak)}, {gibibytes(free)} is free on "
-            f"{job.device}: use a smaller model, close other notebooks, or run  %nbadapt free"
+            f"{job.method} on {job.model.name} needs about {gibibytes(sum(items.values()))}{what}, {gibibytes(free)} "
+            f"is free on {device}: use a smaller model, close other notebooks, or run  %nbadapt free"
         )
+
+
+def _place(estimate: Estimate, item: str, job: Job) -> str:
+    """The device of one item of an estimate's memory."""
+    return estimate.elsewhere.get(item, job.device)

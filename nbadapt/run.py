@@ -207,6 +207,8 @@ class Run:
     def candidates(self) -> pd.DataFrame:
         """The prompts that the run compared, best first: rank, text, the figure with its interval, rows, tokens.
 
+        `tokens` is the mean length of the prompts of the first 20 of the rows, in the order in which they were drawn.
+
         Raises:
             RunError: it compared none.
         """

@@ -184,7 +184,11 @@ def _record(job: Job, estimate: Estimate, title: str, name: str) -> dict[str, An
         "seed": job.seed,
         "device": job.device,
         "dtype": job.dtype,
-        "estimate": {**dataclasses.asdict(estimate), "memory": dict(estimate.memory)},
+        "estimate": {
+            **dataclasses.asdict(estimate),
+            "memory": dict(estimate.memory),
+            "elsewhere": dict(estimate.elsewhere),
+        },
         "versions": _versions(),
     }
 

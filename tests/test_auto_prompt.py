@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from chat_server import Body, ChatServer, chat_server
 from test_prompting import language_model, make_job, run
 
 import nbadapt
-from nbadapt import models, registry, runner
-from nbadapt.errors import NbadaptError, RequestError
+from nbadapt import devices, models, plan, registry, runner
+from nbadapt.engines import rough_time
+from nbadapt.engines.answering import Query, Reply
+from nbadapt.errors import NbadaptError, OutOfMemoryError, RequestError
 from nbadapt.events import Notice, Progress
 from nbadapt.method import ModelRef
 from nbadapt.request import Request
 from nbadapt.widgets import report
 from nbadapt_plugins._proposing import cleaned, same_as
+from nbadapt_plugins._scoring import Scoring, Steps, Tried
 from nbadapt_plugins._spending import spend
 
 REVIEWS = tiny_models.reviews(60)
@@ -96,9 +100,9 @@ def notices(run_: Any) -> list[str]:
 
 def test_the_best_instruction_is_found_within_the_budget(server: ChatServer) -> None:
     script: Any = server.answer
-    plan = ask(server, dry_run=True)
+    planned = ask(server, dry_run=True)
     assert server.asked == []
-    said = " ".join(plan.estimate.notes)
+    said = " ".join(planned.estimate.notes)
     (bound,) = re.findall(r"at most (\d+) answers in the search and 30 held-out ones", said)
     assert int(bound) <= 300
     assert "tokens of prompts and" in said
@@ -114,7 +118,7 @@ def test_the_best_instruction_is_found_within_the_budget(server: ChatServer) -> 
     texts = [same_as(text) for text in run_.candidates["text"]]
     assert len(texts) == len(set(texts))
     steps = [event for _, event in run_.events if isinstance(event, Progress)]
-    assert [event.step for event in steps] == list(range(1, plan.estimate.steps + 1))
+    assert [event.step for event in steps] == list(range(1, planned.estimate.steps + 1))
     (line,) = [text for text in notices(run_) if "proposals" in text and "not scored" in text]
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (empty|the same)", line)}
     assert counts["empty"] >= 1
@@ -197,6 +201,59 @@ def test_a_local_proposer_is_in_the_estimate(tmp_path: Path) -> None:
     assert memory["proposer"] == sum(t.nbytes for t in tensors)
 
 
+def test_each_model_is_charged_its_own_size_and_tokens(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"proposer": str(tiny_models.folder("llama", chat=True)), "instruction_tokens": 8, "max_new_tokens": 500}
+    foreign = {**settings, "proposer": "openai:writer", "proposer_base_url": server.url}
+    spent = spend(300, 3, 23, 10)
+    count = sum(spent.proposals)
+    there = ask(server, dry_run=True, **foreign).estimate
+    rows = int(re.findall(r"(\d+) held-out ones", " ".join(there.notes))[0])
+    assert f" and {(spent.answers - count + rows) * 500 + count * 8:,} of answers" in " ".join(there.notes)
+    assert f"({count} answers are of openai:writer, for about " in " ".join(there.notes)
+
+    charged: list[tuple[int, int]] = []
+    rough = rough_time.seconds
+
+    def seconds(parameters: int, dtype: str, width: int, prompt_tokens: int, answer_steps: int) -> float:
+        charged.append((parameters, answer_steps))
+        return rough(parameters, dtype, width, prompt_tokens, answer_steps)
+
+    monkeypatch.setattr(rough_time, "seconds", seconds)
+    for given in (settings, foreign, {"instruction_tokens": 8}):
+        job = make_job("auto-prompt", tmp_path, prompt="{{text}}", data=REVIEWS, settings={"budget": 300, **given})
+        registry.load("auto-prompt")().estimate(job)
+    target, proposer = (
+        models.load(ModelRef("m", "folder", path), "cpu", "float32")[0].num_parameters()
+        for path in (str(tiny_models.folder("gpt2")), settings["proposer"])
+    )
+    assert target != proposer
+    assert [parameters for parameters, _ in charged] == [target, proposer, target, target, target]
+    assert [steps % 8 for _, steps in charged] == [0] * 5
+    assert charged[0][1] == charged[2][1] == 0  # labels are scored, no token is written
+    assert charged[1][1] == charged[4][1] > 0
+
+
+def test_a_local_proposer_is_checked_on_the_device_that_it_runs_on(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = {"cpu": 10**12, "cuda": 1000}
+    monkeypatch.setattr(plan, "available_bytes", free.__getitem__)
+    monkeypatch.setattr(devices, "best_device", lambda: "cuda")
+    monkeypatch.setattr(devices, "best_dtype", lambda _device: "float32")
+    proposer = {"proposer": str(tiny_models.folder("gpt2"))}
+    with pytest.raises(OutOfMemoryError) as caught:
+        ask(server, dry_run=True, **proposer)
+    assert re.search(r"needs about \d+ KiB for the proposer, 1 KiB is free on cuda: ", str(caught.value))
+    free |= {"cpu": 1000, "cuda": 10**12}
+    planned = ask(server, dry_run=True, **proposer)
+    assert re.search(r"memory: proposer +\d+ KiB on cuda\n", repr(planned))
+    free["cuda"] = planned.estimate.peak - 1
+    with pytest.raises(OutOfMemoryError):
+        ask(server, dry_run=True, **proposer)
+
+
 def test_what_a_proposer_writes_is_only_quoted(server: ChatServer) -> None:
     hostile = "Say good {{label}} <img src=x onerror=alert(1)> {examples}"
 
@@ -209,7 +266,7 @@ def test_what_a_proposer_writes_is_only_quoted(server: ChatServer) -> None:
     asked = [text for text in server.texts() if text.startswith("Say good")]
     assert all(text.startswith(f"{hostile}\n\nThe film") for text in asked)
     assert asked
-    assert any(text.endswith("; no instruction did better than none") for text in notices(run_))
+    assert any(text.endswith("; no instruction did better than none (the prompt alone)") for text in notices(run_))
     shown = report.bundle(run_)["text/html"]
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown
@@ -242,6 +299,24 @@ def test_a_stop_keeps_the_best_so_far(server: ChatServer) -> None:
     assert whole <= len(server.asked) <= whole + 3  # one was asked by predict, one broken off by the Stop
 
 
+def test_the_verdict_names_the_prompt_without_an_instruction(tmp_path: Path) -> None:
+    """Instruction 2 is worse by more than chance, the others are not."""
+    job = make_job("auto-prompt", tmp_path, prompt="{{text}}", data=REVIEWS)
+    scoring = Scoring(job, classes=True, answering=Any, steps_for=int, steps=Steps(lambda _: None, 1))
+    queries = [Query(row, "?", "?", "yes") for row in range(1, 21)]
+    shares = [16, 4, *[12] * 6]  # the last one stands behind five others
+    for number, right in enumerate(shares, 1):
+        name = f"instruction {number}" if number < len(shares) else "the prompt alone"
+        replies = {row: Reply("yes" if row <= right else "no") for row in range(1, 21)}
+        tried = Tried(number, "{{text}}", "", name, queries, [], number, replies)
+        tried.title = "(no instruction)" if number == len(shares) else ""
+        tried.score = scoring.score(scoring.add(tried), range(1, 21))
+    scoring.tried[1].score = replace(scoring.tried[1].score, value=0.9)  # so that it stands between those alike
+    line = scoring.verdict(scoring.tried[0])
+    assert re.match(r"instruction 1 comes first, but cannot be told apart from the prompt alone, instruction 3, ", line)
+    assert line.endswith("; the prompt alone is among these")
+
+
 # ---------------------------------------------------------------------------------------------- budgets
 
 
@@ -254,23 +329,23 @@ def test_a_plan_spends_no_more_than_the_budget(budget: int, rounds: int, rows: i
         with pytest.raises(RequestError, match=f"too small to mean anything.* take {needed:,} "):
             spend(budget, rounds, rows, first)
         return
-    plan = spend(budget, rounds, rows, first)
-    assert len(plan.proposals) == rounds
-    assert min(plan.proposals) >= 2
-    assert max(plan.proposals) - min(plan.proposals) <= 1
+    spent = spend(budget, rounds, rows, first)
+    assert len(spent.proposals) == rounds
+    assert min(spent.proposals) >= 2
+    assert max(spent.proposals) - min(spent.proposals) <= 1
     race, seen = 0, first
-    for each in plan.race:
+    for each in spent.race:
         race += each.candidates * (each.rows - seen)
         seen = each.rows
-    assert plan.answers == first + sum(plan.proposals) * (1 + first) + race <= budget
-    assert budget - plan.answers < 1 + first or rows == first  # as many instructions as it lasts for
+    assert spent.answers == first + sum(spent.proposals) * (1 + first) + race <= budget
+    assert budget - spent.answers < 1 + first or rows == first  # as many instructions as it lasts for
     assert seen <= rows
 
 
 def test_a_large_budget_is_spent_on_instructions() -> None:
-    plan = spend(5000, 2, 40, 10)
-    assert plan.race[-1].rows == 40
-    assert sum(plan.proposals) * 11 > 4500
+    spent = spend(5000, 2, 40, 10)
+    assert spent.race[-1].rows == 40
+    assert sum(spent.proposals) * 11 > 4500
 
 
 # ---------------------------------------------------------------------------------------------- bad input

@@ -20,6 +20,7 @@ from nbadapt.events import (
     Parameters,
     Progress,
     Sample,
+    Source,
     Stage,
     StateChange,
 )
@@ -259,6 +260,28 @@ def test_many_long_prompts_stay_a_small_message(wire: Wire) -> None:
     html = ranking_html(run.log)
     assert "<img" not in html
     assert len(html.encode("utf-8", "replace")) < 12_000
+
+
+def test_sources_and_reasonings_are_told_while_the_run_works(wire: Wire) -> None:
+    run = QuietRun(verb="prompt", title="prompt rag · smollm2")
+    dashboard = Dashboard(run)
+    run.tell(StateChange("running"), *(Source(n, f"file {n}.md", f"passage {n}") for n in range(1, 11)))
+    dashboard.push()
+    run.tell(Sample(1, "asked", "said", None, "First this, then that."), Sample(1, "asked too", "said too"))
+    dashboard.push()
+    first, second = (content for content, _ in wire.take())
+    assert first["sources"] == {"more": 2, "items": [[n, f"file {n}.md", f"passage {n}"] for n in range(1, 9)]}
+    assert "sources" not in second
+    items = [["asked", "said", None, "First this, then that."], ["asked too", "said too", None, ""]]
+    assert second["samples"]["items"] == items
+    run.tell(*(Source(n, HOSTILE * 90, HOSTILE * 90) for n in range(1, 31)), *(Notice(HOSTILE * 90) for _ in range(9)))
+    run.tell(*(Sample(2, HOSTILE * 90, HOSTILE * 90, HOSTILE * 90, HOSTILE * 90) for _ in range(9)))
+    run.tell(*(Candidate(n, n, HOSTILE * 40, "accuracy", 0.5, 0.25, 0.75, 20, 31, "dropped") for n in range(1, 31)))
+    dashboard.push(full=True)
+    (message,) = wire.take()
+    assert weight(message) < LIMIT
+    assert message[0]["sources"]["more"] == 22
+    assert len(message[0]["samples"]["items"][0][3]) > 300
 
 
 def test_thinning_keeps_extremes_means_and_the_last_step() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from watching import HOSTILE, QuietRun, Wire, make_wire, portable, started, train
 
-from nbadapt.events import Candidate, Metric, Notice, Progress, Sample, StateChange
+from nbadapt.events import Candidate, Metric, Notice, Progress, Sample, Source, StateChange
 from nbadapt.widgets.dashboard import Dashboard
 from nbadapt.widgets.thin import smooth, thin
 
@@ -284,6 +284,27 @@ def test_a_prompt_run_has_no_empty_chart(page: Any, wire: Wire) -> None:
     assert not page.locator("canvas").is_visible()
     assert page.get_by_role("progressbar").is_visible()
     assert "Four" in desk.text(".nbadapt-samples")
+
+
+def test_sources_and_reasonings_open_at_a_click(page: Any, wire: Wire) -> None:
+    run = QuietRun(verb="prompt", title="prompt rag · smollm2")
+    run.tell(
+        StateChange("running"), Source(1, f"a.md {HOSTILE}", f"The chain.\n{HOSTILE}"), Source(2, "b.md", "The bell.")
+    )
+    desk = Desk(page, wire, run)
+    assert page.locator(".nbadapt-sources details").count() == 2
+    run.tell(Sample(1, "Why?", "Because.", None, f"Let me think.\n{HOSTILE}"))
+    desk.push()
+    for place, text in ((".nbadapt-sources", "The chain."), (".nbadapt-sample", "Let me think.")):
+        folded = page.locator(f"{place} details").first
+        assert not folded.locator("div").is_visible()
+        folded.locator("summary").click()
+        assert folded.locator("div").is_visible()
+        assert folded.locator("div").inner_text().startswith(text)
+        assert "<script>" in folded.locator("div").inner_text()
+    assert page.locator(".nbadapt-sources summary").first.inner_text().startswith("[1] a.md <img")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator(".nbadapt img").count() == 0
 
 
 def test_prompts_that_are_compared_stand_in_a_table(page: Any, wire: Wire) -> None:

@@ -102,8 +102,8 @@ def test_a_prompt_is_asked_with_its_settings_and_paid_in_tokens(server: ChatServ
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert run.metrics == {"prompt_tokens": 3, "completion_tokens": 3}
     assert "Prompt tokens" in repr(run)
-    ask(server, "say {x} tree", seed=1)
-    ask(server, "say {x} tree", seed=1)
+    for _ in range(2):
+        ask(server, "say {x} tree", seed=1, cache=False)
     assert seed != server.asked[1].body["seed"] == server.asked[2].body["seed"]
 
 
@@ -155,7 +155,7 @@ def test_one_prompt_with_labels(server: ChatServer) -> None:
     assert run.output == "good"
     assert run.metrics.keys() == {"prompt_tokens", "completion_tokens"}  # no probabilities are made up
     server.answer = lambda _: "I cannot say"
-    run = ask(server, "The film was", labels=["good", "bad"])
+    run = ask(server, "The film was", labels=["good", "bad"], cache=False)
     assert (run.output, run.metrics["unmatched"]) == ("I cannot say", 1)
 
 
@@ -398,14 +398,104 @@ def test_a_failed_run_keeps_its_answers_and_asks_only_for_the_others(server: Cha
     assert run.metrics["prompt_tokens"] == 40  # of both parts
 
 
-def test_answers_of_an_endpoint_are_of_their_run_alone(server: ChatServer) -> None:
-    runs = [ask(server, data=numbered(3)) for _ in range(2)]
-    assert len(server.asked) == 6
-    assert [run.metrics["prompt_tokens"] for run in runs] == [6, 6]
-    assert answer_cache.size().answers == 0
-    ref = endpoints.find("openai:tiny", server.url)
-    assert ref is not None
-    assert endpoints.open_model(ref).identity == f"tiny at {server.url}"  # and no key
+def reused(run: Run) -> list[str]:
+    return [e.text for _, e in run.events if isinstance(e, Notice) and "cost nothing" in e.text]
+
+
+def test_what_was_answered_is_not_asked_again_by_another_run(server: ChatServer) -> None:
+    first = ask(server, data=numbered(3))
+    again = ask(server, data=numbered(5))
+    assert len(server.asked) == 5
+    assert list(again.answers["output"]) == [f"WORD {i}" for i in range(5)]
+    assert [run.metrics["prompt_tokens"] for run in (first, again)] == [6, 4]  # of the new ones alone
+    assert reused(first) == []
+    assert reused(again) == ["3 answers were given before, and cost nothing: see  %nbadapt cache"]
+    assert answer_cache.size().answers == 5
+    free = ask(server, data=numbered(5))
+    assert len(server.asked) == 5
+    assert not {"prompt_tokens", "completion_tokens"} & free.metrics.keys()
+    assert [e.step for _, e in free.events if isinstance(e, Progress)] == list(range(1, 6))
+    assert ask(server, "word 3").output == "WORD 3"
+    assert len(server.asked) == 5
+    ask(server, data=numbered(5), cache=False)
+    assert len(server.asked) == 10
+    nbadapt.clear_cache()
+    ask(server, data=numbered(5))
+    assert len(server.asked) == 15
+    for path in answer_cache.file().parent.iterdir():
+        assert KEY.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"max_new_tokens": 9}, {"model": "openai:larger"}, {"base_url": "/other/v1"}, {"temperature": 0.5}, {"body": "b"}],
+    ids=str,
+)
+def test_what_decides_an_answer_is_in_its_key(server: ChatServer, changed: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"model": "openai:tiny", "base_url": server.url}
+    if "base_url" in changed:
+        changed = {"base_url": server.url.replace("127.0.0.1", "localhost")}
+    other = {**given, **changed}
+    nbadapt.prompt("zero-shot", "a", **given)
+    nbadapt.prompt("zero-shot", other.pop("body", "a"), **other)
+    assert len(server.asked) == 2
+
+
+def test_each_sample_of_a_prompt_is_an_answer_of_its_own(server: ChatServer) -> None:
+    server.answer = lambda body: f"The answer is {body['seed']}."
+    rows = [*numbered(2), *numbered(1)]  # row 3 is row 1 again
+    found = {}
+    for paths, asked in ((2, 6), (3, 3), (3, 0)):
+        before = len(server.asked)
+        settings = {"reasoning_paths": paths, "temperature": 0.7}
+        run = ask(server, "{{prompt}}", "chain-of-thought", data=rows, **settings)
+        assert len(server.asked) - before == asked
+        found[paths, asked] = [text for texts in run.answers["reasoning"] for text in texts]
+        assert len(set(found[paths, asked])) == 3 * paths
+    assert sorted(found[3, 3]) == sorted(found[3, 0])
+    assert set(found[2, 6]) < set(found[3, 3])
+    ask(server, "{{prompt}}", "chain-of-thought", data=rows, seed=1, reasoning_paths=2, temperature=0.7)
+    assert len(server.asked) == 9 + 6
+
+
+def test_an_empty_answer_is_not_kept_for_others(server: ChatServer) -> None:
+    server.answer = lambda _: ""
+    ask(server, "a")
+    server.answer = lambda _: "b"
+    assert ask(server, "a").output == "b"
+
+
+def test_a_stopped_run_leaves_its_answers_to_others_and_keeps_what_it_took(server: ChatServer) -> None:
+    asked = Request(
+        verb="prompt", method="zero-shot", model="openai:tiny", base_url=server.url, data=numbered(10), prompt=""
+    )
+
+    def stopped(answered: int) -> Run:
+        run = runner.start(prepare(asked))
+        deadline = time.monotonic() + 20
+        while len([e for _, e in run.events if isinstance(e, Progress)]) < answered and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run.stop()
+        run.join(10)
+        assert (run.state, len(run.answers)) == ("stopped", answered)
+        return run
+
+    server.trouble = lambda number, _: Trouble(silent=60) if number > 4 else None
+    first = stopped(4)
+    quiet = len(server.asked) + 2
+    server.trouble = lambda number, _: Trouble(silent=60) if number > quiet else None
+    second = stopped(6)  # four of the first run, two of its own
+    assert second.metrics["prompt_tokens"] == 4
+    assert len(reused(second)) == 1
+    nbadapt.clear_cache()
+    server.trouble = lambda _number, _body: None
+    before = len(server.asked)
+    assert second.resume().metrics["exact_match"] == 1
+    assert len(server.asked) == before + 4
+    assert second.metrics["prompt_tokens"] == 12  # its own six
+    assert first.resume().metrics["prompt_tokens"] == 2 * 4  # the others have been answered by now
+    assert len(server.asked) == before + 4
+    assert first.metrics["exact_match"] == 1
 
 
 def test_an_endpoint_that_goes_down_costs_no_answer(server: ChatServer) -> None:

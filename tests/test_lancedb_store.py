@@ -64,6 +64,20 @@ def test_many_commits_leave_few_files(tmp_path, monkeypatch):
     assert LanceStore(tmp_path / "x")._commits < 14  # another process goes on counting
 
 
+def test_a_clock_that_steps_back_gives_no_number_twice(tmp_path, monkeypatch):
+    store = LanceStore(tmp_path / "x")
+    for i, now in enumerate((5 * 10**18, 10**18, 5 * 10**18, 5 * 10**18 - 2000)):
+        monkeypatch.setattr(lancedb_store.time, "time_ns", lambda now=now: now)
+        put(store, f"d{i}", f"text {i}", f"more {i}")
+    put(store, "d0", "new text", "new more")
+    numbers = store._table.to_arrow()["id"].to_pylist()
+    assert len(set(numbers)) == len(numbers) == 4 * 3
+    passages = store.passages([chunk for chunk, _ in store.nearest(vectors(["x"])[0], 99)])
+    found = {(passage.path, passage.text) for passage in passages.values()}
+    others = {(f"d{i}", f"{word} {i}") for i in (1, 2, 3) for word in ("text", "more")}
+    assert found == others | {("d0", "new text"), ("d0", "new more")}
+
+
 def test_a_table_without_settings_is_completed(tmp_path):
     """As a process leaves it that was killed while it made the index."""
     LanceStore(tmp_path / "x")

@@ -15,6 +15,7 @@ from test_prompting import language_model, make_job, predictions, run
 import nbadapt
 from nbadapt import models, registry, store
 from nbadapt.engines.templated import instructed
+from nbadapt.engines.tokens import encode_prompt
 from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError, Stopped, UnsuitedError
 from nbadapt.events import Candidate, Event, Notice, Progress
 from nbadapt.method import ModelRef
@@ -143,6 +144,45 @@ def test_a_row_of_both_tables_is_refused(tmp_path: Path) -> None:
         registry.load("prompt-search")().estimate(job)
 
 
+TITLES = "{{title}}: good or bad?\n---\nGood or bad? {{text}} ({{title}})"
+
+
+def test_rows_that_one_template_reads_alike_are_not_on_both_sides(tmp_path: Path) -> None:
+    """Rows 1 and 2 differ in their texts, which the first template does not show."""
+    rows = [{**row, "title": f"film {i // 2}"} for i, row in enumerate(REVIEWS * 2)]
+    rows = [{**row, "text": f"{row['text']} {i}"} for i, row in enumerate(rows)]
+    method: Any = registry.load("prompt-search")()
+    for seed in range(3):
+        division = method.ground(make_job("prompt-search", tmp_path, prompt=TITLES, data=rows, seed=seed)).division
+        search, held_out = ({row["title"] for row in part.rows} for part in (division.search, division.held_out))
+        assert len(search) == len(division.search) == 20
+        assert not search & held_out
+        assert len(division.held_out) == 40
+    examples = [{**row, "title": f"film {i + 30}"} for i, row in enumerate(REVIEWS)]
+    job = make_job("prompt-search", tmp_path, prompt=TITLES, data=rows, examples=examples)
+    with pytest.raises(
+        DataError, match=r"row 61 of data is also row 1 of examples \(and 19 more\), for one of the prompts"
+    ):
+        method.ground(job)
+
+
+def test_rows_are_the_same_through_a_third_one(tmp_path: Path) -> None:
+    """Rows 1 and 2 have one title, rows 2 and 3 one text: all three are one row."""
+    rows = [{"title": f"t{i}", "text": f"x{i}", "label": LABELS[i % 2]} for i in range(24)]
+    rows = [{**rows[0], "title": "t"}, {**rows[1], "title": "t", "text": "x"}, {**rows[2], "text": "x"}, *rows[3:]]
+    body = "{{title}}?\n---\n{{text}}?"
+    method: Any = registry.load("prompt-search")()
+    sides = set()
+    for seed in range(8):
+        division = method.ground(make_job("prompt-search", tmp_path, prompt=body, data=rows, seed=seed)).division
+        held_out = {1, 2, 3} & set(division.held_out.numbers)
+        assert held_out in (set(), {1, 2, 3})
+        assert (1 in division.search.numbers) is not bool(held_out)
+        assert not {2, 3} & set(division.search.numbers)
+        sides.add(bool(held_out))
+    assert sides == {True, False}
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -260,6 +300,18 @@ def test_what_cannot_be_told_apart_is_said(server: ChatServer) -> None:
         "the first two cannot be told apart on 20 rows: template 1 and template 2 have the same rows"
     )
     assert run_.candidates["text"][0] == "one {{text}}"  # as good, and shorter
+
+
+def test_the_tokens_of_a_prompt_are_the_mean_over_the_rows_that_were_drawn_first(tmp_path: Path) -> None:
+    rows = [{**row, "text": f"{row['text']} {'very ' * (i % 9)}"} for i, row in enumerate(tiny_models.reviews(60))]
+    job = make_job("prompt-search", tmp_path, prompt=BODY, data=rows)
+    method: Any = registry.load("prompt-search")()
+    ground = method.ground(job)
+    tried, _ = ground.tried(1, TEXTS[0], "template 1")
+    lengths = [len(encode_prompt(ground.tokenizer, query.prompt)) for query in tried.queries]
+    assert [query.row for query in tried.queries] == list(ground.division.search.numbers)
+    assert tried.tokens == round(sum(lengths[:20]) / 20)
+    assert len(lengths) == 30
 
 
 @pytest.mark.slow

@@ -4,10 +4,7 @@
 
     query ──> key of (model, whole prompt, settings, which sample) ──> known? ──> the answer of then
       │                                                           └──> the model, in batches ──> kept
-      └─────> an endpoint, each question with its seed and price ──> the run's own journal
-
-An endpoint's answers are not taken from other runs: a service changes its models, each row has a draw of its own, and
-a run tells what its answers cost.
+      └─────> an endpoint, each question with its seed and price: see `nbadapt.engines.endpoint`
 """
 
 from __future__ import annotations
@@ -109,8 +106,8 @@ class Answering:
     def __init__(self, model: Adapted, labels: Sequence[str], job: Job, emit: Emit, reader: Reader | None) -> None:
         self._model, self._labels, self._job, self._emit, self._reader = model, labels, job, emit, reader
         self._paths = reader.paths if reader else 1
-        self._cache = AnswerCache(job.config.cache and not isinstance(model, Endpoint))
-        self._identity = _identity(model, job) if self._cache.in_use else ""
+        self._cache = AnswerCache(job.config.cache)
+        self._identity = "" if isinstance(model, Endpoint) or not self._cache.in_use else _identity(model, job)
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +123,8 @@ class Answering:
     # ------------------------------------------------------------------ what was answered before
 
     def known(self, queries: Sequence[Query]) -> dict[int, Reply]:
-        """The answers that were given before, by row."""
-        if not self._cache.in_use:
+        """The answers that were given before, by row; an endpoint's come with the others, and are counted there."""
+        if not self._cache.in_use or isinstance(self._model, Endpoint):
             return {}
         keys = {query.row: [self._key(query.prompt, path) for path in range(self._paths)] for query in queries}
         found = self._cache.find([key for own in keys.values() for key in own])
@@ -196,6 +193,7 @@ class Answering:
             seed=self._job.seed,
             tick=self._tick,
             where=lambda place: f"row {queries[place // paths].row} of {source}: " if source else "",
+            cache=self._cache,
         )
         with contextlib.closing(answers):
             for place, text in answers:

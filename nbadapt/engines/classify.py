@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.batches import inference
-from nbadapt.engines.encoding import collate, length_limit, virtual_tokens
+from nbadapt.engines.encoding import collate, length_limit, text_ids, virtual_tokens
 from nbadapt.errors import RequestError
 from nbadapt.method import Adapted, Predictions
 
@@ -49,7 +49,7 @@ class Classifier(Adapted):
         probabilities: np.ndarray[Any, Any] = np.zeros((len(texts), len(self.names)))
         if not texts:
             return Predictions(self.names, probabilities)
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.limit)["input_ids"]
+        encoded = text_ids(self.tokenizer, texts, self.limit)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         for start in range(0, len(order), BATCH):
             if tick is not None:

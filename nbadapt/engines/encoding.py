@@ -86,12 +86,32 @@ def _classification(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int], limit: int
 ) -> tuple[list[Row], int]:
     texts = [row["text"] for row in examples.rows]
-    full = tokenizer(texts, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+    full = text_ids(tokenizer, texts, None)
     cut = sum(len(ids) > limit for ids in full)
-    if cut:  # the tokenizer keeps the closing special token
-        full = tokenizer(texts, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+    if cut:
+        full = text_ids(tokenizer, texts, limit)
     labels = [label2id[row["label"]] for row in examples.rows]
     return [{"input_ids": ids, "labels": label} for ids, label in zip(full, labels, strict=True)], cut
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    """Token ids of texts for a classifier, with the special tokens around them.
+
+    A text that holds the token that ends a text, as T5's ``</s>``, is read as the letters that it is: T5 reads its
+    vector at that token, and refuses a batch whose rows have more than one. Other special tokens, such as a ``[SEP]``
+    between two sentences, are read as what they are.
+
+    Args:
+        tokenizer: the model's.
+        texts: n texts.
+        limit: the most tokens of each, of which the closing one is kept; None cuts none.
+    """
+    cut: dict[str, Any] = {"truncation": limit is not None, "max_length": limit, "return_attention_mask": False}
+    ids: list[list[int]] = tokenizer(list(texts), verbose=False, **cut)["input_ids"]
+    end: Any = tokenizer.eos_token
+    for i in [i for i, text in enumerate(texts) if end and end in text]:
+        ids[i] = tokenizer(texts[i], verbose=False, split_special_tokens=True, **cut)["input_ids"]
+    return ids
 
 
 def _language(examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[list[Row], int]:

@@ -1,18 +1,26 @@
-"""A model behind an endpoint: it generates, and chooses between labels in words; what it costs is counted."""
+"""A model behind an endpoint: it generates, and chooses between labels in words; what it costs is counted.
+
+::
+
+    question ──> in the run's own journal? ──> in the answers of earlier runs? ──> the service
+                 paid for by this run           costs nothing                      paid for, kept in both
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nbadapt import endpoints
+from nbadapt import answer_cache, endpoints
+from nbadapt.answer_cache import AnswerCache
 from nbadapt.engines import asking, choice
 from nbadapt.engines.asking import Limits, UnansweredError
 from nbadapt.engines.tokens import Prompt, turns
@@ -35,6 +43,9 @@ class Endpoint(Adapted):
         limits: how many questions at a time, how long, how often.
         journal: a file that keeps every answer; what it holds already is not asked again.
         tell: given lines that the user should know.
+
+    Attributes:
+        reused: how many answers were those of earlier runs, and cost nothing.
     """
 
     abilities = frozenset({"generate", "predict"})
@@ -53,7 +64,7 @@ class Endpoint(Adapted):
         self.identity = f"{model.path} at {model.base_url}"
         self._journal = _Journal(journal)
         self._used = {"prompt_tokens": 0, "completion_tokens": 0}
-        self._counted = True
+        self.reused = 0
         self._told: set[str] = set()
 
     @property
@@ -114,6 +125,7 @@ class Endpoint(Adapted):
         seed: int = 0,
         tick: Tick | None = None,
         where: Callable[[int], str] = lambda _place: "",
+        cache: AnswerCache | None = None,
     ) -> Generator[tuple[int, str], None, None]:
         """What `generate` gives, as it comes: (place of a prompt, its answer). Each prompt gets a seed of its own.
 
@@ -125,15 +137,23 @@ class Endpoint(Adapted):
             seed: decides the drawing, where the service keeps to it.
             tick: called ten times a second; may raise to leave early.
             where: the beginning of an error that is one prompt's own, such as "row 3 of df: ".
+            cache: the answers of earlier runs, which cost nothing, and where those of this one are kept.
 
         Raises:
             NbadaptError: the endpoint does not answer; in one line that names the fix.
         """
+        samples = _samples(prompts)
         questions = [
-            Question([dict(turn) for turn in turns(prompt)], max_new_tokens, temperature, top_p, _seed(seed, place))
-            for place, prompt in enumerate(prompts)
+            Question(
+                [dict(turn) for turn in turns(prompt)], max_new_tokens, temperature, top_p, _seed(seed, prompt, sample)
+            )
+            for prompt, sample in zip(prompts, samples, strict=True)
         ]
         keys = [_key(self.model, question) for question in questions]
+        names: Sequence[bytes] = ()
+        if cache is not None and cache.in_use:
+            names = [_name(self.model, *of, seed) for of in zip(questions, samples, strict=True)]
+            self._share(cache, keys, names)
         open_places = []
         for place, key in enumerate(keys):
             if (known := self._journal.answers.get(key)) is None:
@@ -155,9 +175,24 @@ class Endpoint(Adapted):
         try:
             with closing(coming):  # a Stop that comes while an answer is dealt with breaks the others off
                 for i, answer in coming:
+                    if cache is not None and names and (value := _kept(answer)):
+                        cache.add({names[open_places[i]]: value})
                     yield open_places[i], self._taken(answer)
         except UnansweredError as error:
             raise self._explained(error, where(open_places[error.place])) from None
+
+    def _share(self, cache: AnswerCache, keys: Sequence[str], names: Sequence[bytes]) -> None:
+        """Put the answers of earlier runs into the journal, at no cost, and those of the journal among them."""
+        known = self._journal.answers
+        own = {name: known[key] for key, name in zip(keys, names, strict=True) if key in known}
+        cache.add({name: value for name, answer in own.items() if (value := _kept(answer))})
+        open_ones = {key: name for key, name in zip(keys, names, strict=True) if key not in known}
+        found = cache.find(list(open_ones.values()))
+        for key, name in open_ones.items():
+            if name in found:
+                self.reused += 1
+                known[key] = Answer(prompt_tokens=0, completion_tokens=0, **found[name])
+                self._journal.keep(key, known[key])
 
     def _connect(self) -> Callable[[Tell], Connection]:
         """How the thread that asks opens its way; the environment is read here, where errors are seen."""
@@ -186,15 +221,45 @@ class Endpoint(Adapted):
         return RunError(line) if fault.again else ModelError(line)
 
 
-def _seed(seed: int, place: int) -> int:
-    """The seed of one prompt: of two equal prompts too, each answer is a draw of its own. Below 2**31."""
-    return random.Random(f"{seed} {place}").getrandbits(31)  # noqa: S311 - draws answers, guards no secret
+def _samples(prompts: Sequence[Prompt]) -> list[int]:
+    """How often each prompt came before: which of its samples an answer is."""
+    before: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        said = _said(prompt)
+        found.append(before[said])
+        before[said] += 1
+    return found
+
+
+def _said(prompt: Prompt) -> str:
+    return json.dumps([dict(turn) for turn in turns(prompt)])
+
+
+def _seed(seed: int, prompt: Prompt, sample: int) -> int:
+    """The seed of one sample of a prompt: another one for each, whatever stands around it. Below 2**31."""
+    return random.Random(f"{seed} {sample} {_said(prompt)}").getrandbits(31)  # noqa: S311 - draws answers, guards no secret
 
 
 def _key(model: ModelRef, question: Question) -> str:
     """What makes two questions the same one."""
     record = [model.base_url, model.path, asdict(question)]
     return hashlib.sha256(json.dumps(record, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
+
+
+def _name(model: ModelRef, question: Question, sample: int, seed: int) -> bytes:
+    """What an answer is kept by for later runs: the address, the model, all that is sent, which sample of it.
+
+    Where nothing is drawn, all samples are the same. The key to the endpoint is no part of it.
+    """
+    drawn = [question.temperature, question.top_p, seed, sample] if question.temperature > 0 else []
+    messages = list(question.messages)
+    return answer_cache.key("endpoint", model.base_url, model.name, messages, question.max_tokens, *drawn)
+
+
+def _kept(answer: Answer) -> dict[str, Any]:
+    """An answer as later runs find it; nothing of an empty one, which may be otherwise next time."""
+    return {"text": answer.text, "cut": answer.cut} if answer.text.strip() else {}
 
 
 class _Journal:
@@ -221,7 +286,7 @@ class _Journal:
                 file.write("\n")
 
     def keep(self, key: str, answer: Answer) -> None:
-        """Write an answer down; called in the thread that asks."""
+        """Write an answer down; called in the thread that asks, and before that is started."""
         if self._path is None:
             return
         self.answers[key] = answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ def evaluate(
     except Stopped:
         if not record.answers:
             raise
+        tell_reused([model], emit)
         return record.close()
     except Exception:  # the graphics card's memory, say: hours of answers are not lost with it
         if record.answers:
@@ -76,6 +77,7 @@ def evaluate(
         raise
     outcome = record.close()
     with suppress(Stopped):  # everything is answered and stored
+        tell_reused([model], emit)
         for fault in filter(None, (record.fault, cache_fault)):
             emit(Notice(fault, "warning"))
         if reader:
@@ -84,6 +86,14 @@ def evaluate(
             reply = record.answers[query.row]
             emit(Sample(total, query.shown, reply.shown, query.expected, reply.shown_reasoning))
     return outcome
+
+
+def tell_reused(models: Iterable[Adapted], emit: Emit) -> None:
+    """A notice of how many answers of endpoints were those of earlier runs."""
+    count = sum(model.reused for model in models if isinstance(model, Endpoint))
+    if count:
+        said = "1 answer was" if count == 1 else f"{count:,} answers were"
+        emit(Notice(f"{said} given before, and cost nothing: see  %nbadapt cache"))
 
 
 def _tell(record: _Record, model: Adapted, step: int, total: int, emit: Emit) -> None:
@@ -132,7 +142,10 @@ def ask(
     """The model's answer to one query; see `evaluate`."""
     emit(Stage("answering"))
     with Answering(model, labels, job, emit, reader) as answering:
-        return answering.one(query)
+        reply = answering.one(query)
+    with suppress(Stopped):  # there is nothing left to stop
+        tell_reused([model], emit)
+    return reply
 
 
 class _Record:

@@ -383,7 +383,7 @@ def _condition(where: Where) -> tuple[str, list[str]]:
     tests, values = ["1"], []
     if where.path:
         tests.append("path GLOB ?")
-        values.append(where.path)
+        values.append(where.glob)
     for name, value in where.metadata.items():
         tests.append("EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND json_each.value = ?)")
         values += [name, value]

@@ -51,7 +51,8 @@ class Where:
     """Which documents are searched: all conditions must hold.
 
     Attributes:
-        path: a pattern of the whole path, in which ``*`` stands for anything and ``?`` for one character.
+        path: a pattern of the whole path, in which ``*`` stands for anything and ``?`` for one character; all else,
+            brackets too, stands for itself.
         metadata: name -> value.
     """
 
@@ -61,9 +62,14 @@ class Where:
     def __bool__(self) -> bool:
         return bool(self.path or self.metadata)
 
+    @property
+    def glob(self) -> str:
+        """The pattern for what reads ``[...]`` as a choice of letters: fnmatch, and GLOB in SQLite."""
+        return self.path.replace("[", "[[]")
+
     def admits(self, record: Record) -> bool:
         """Whether a document is searched."""
-        fits = not self.path or fnmatch.fnmatchcase(record.path, self.path)
+        fits = not self.path or fnmatch.fnmatchcase(record.path, self.glob)
         return fits and all(record.metadata.get(name) == value for name, value in self.metadata.items())
 
 

@@ -270,6 +270,24 @@ class StoreContract:
         passages = store.passages([chunk for chunk, _ in ranked])
         assert {passage.path for passage in passages.values()} == admitted
 
+    @pytest.mark.parametrize(
+        ("pattern", "admitted"),
+        [
+            ("a[1].md", {"a[1].md"}),
+            ("*[1]*", {"a[1].md", "[1]/b"}),
+            ("a[!2].md", {"a[!2].md"}),
+            ("?[?].md", {"a[1].md"}),
+        ],
+    )
+    def test_brackets_stand_for_themselves(self, store: Store, pattern: str, admitted: set[str]) -> None:
+        for name in ("a1.md", "a[1].md", "a[!2].md", "a3.md", "1/b", "[1]/b", "]", "a\\[1].md"):
+            self.put(store, name, f"text of {name}")
+        admitted = admitted | ({"a\\[1].md"} if pattern.startswith("*") else set())
+        where = Where(pattern)
+        assert {name for name, record in store.documents().items() if where.admits(record)} == admitted
+        assert set(self.found(store, "question", where=where)) == {f"text of {name}" for name in admitted}
+        assert len(store.matching("text", 99, where)) == len(admitted)
+
     def test_words_are_words_and_no_operators(self, store: Store) -> None:
         self.put(store, "a", "The chain wears out.", "Grüße, naïve café", "NOT a NEAR miss")
         for asked, expected in (

@@ -44,6 +44,7 @@ function build() {
   ui.rankingTitle = make("summary");
   ui.rankingTable = make("table");
   ui.ranking.append(ui.rankingTitle, ui.rankingTable);
+  ui.sources = make("div", "sources");
   ui.samples = make("details", "samples");
   ui.samples.open = true;
   ui.samplesTitle = make("summary");
@@ -52,8 +53,15 @@ function build() {
   ui.notices = make("ul", "notices");
   ui.notices.setAttribute("aria-label", "Notices");
   ui.chartBox.hidden = ui.ranking.hidden = ui.samples.hidden = ui.bar.hidden = true;
-  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.figures, ui.ranking, ui.samples, ui.notices);
+  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.figures, ui.ranking, ui.sources, ui.samples, ui.notices);
   return ui;
+}
+
+/** A text that opens on a click. */
+function folded(title, text) {
+  const element = make("details", "folded");
+  element.append(make("summary", "", title), make("div", "", text));
+  return element;
 }
 
 function buildChart(ui) {
@@ -134,15 +142,25 @@ const show = {
     ui.rankingTable.replaceChildren(line("th", head), ...rows.map((cells) => line("td", cells)));
   },
 
+  sources(ui, { more, items }) {
+    ui.sources.replaceChildren(...items.map(([number, title, text]) => folded(`[${number}] ${title}`, text)));
+    if (more) ui.sources.append(make("div", "", `and ${more} more passages`));
+  },
+
   samples(ui, { step, more, items }) {
     ui.samples.hidden = !items.length;
     const rest = more ? ` (${items.length} of ${items.length + more})` : "";
     ui.samplesTitle.textContent = `Samples at step ${step}${rest}`;
     ui.samplesList.replaceChildren(
-      ...items.map(([input, output, expected]) => {
+      ...items.map(([input, output, expected, reasoning]) => {
         const list = make("dl", "sample");
         list.append(make("dt", "", "input"), make("dd", "", input));
         list.append(make("dt", "", "output"), make("dd", "output", output));
+        if (reasoning) {
+          const said = make("dd");
+          said.append(folded("reasoning", reasoning));
+          list.append(make("dt"), said);
+        }
         if (expected !== null) list.append(make("dt", "", "expected"), make("dd", "", expected));
         return list;
       }),

@@ -6,7 +6,8 @@ Every message stays below 20 KB however long the run is: series are thinned, tex
 - ``head``: title, state, reason, stage, whether it is finished, whether a chart is wanted
 - ``progress``: [step, total]
 - ``figures``: [[label, text], ...]
-- ``samples``: {step, more, items: [[input, output, expected or null], ...]}
+- ``sources``: {more, items: [[number, title, text], ...]}: the passages behind an answer
+- ``samples``: {step, more, items: [[input, output, expected or null, reasoning], ...]}
 - ``ranking``: {head: [...], rows: [[cell, ...], ...], more}: the prompts that are compared
 - ``notices``: [[level, text], ...]
 - ``series``: [[split, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
@@ -20,6 +21,7 @@ from typing import Any
 from nbadapt.events import FINISHED, Notice, StateChange
 from nbadapt.history import History
 from nbadapt.widgets import summary
+from nbadapt.widgets.quotes import clipped, quotes_of
 from nbadapt.widgets.ranking import ranking
 from nbadapt.widgets.texts import clip, samples
 from nbadapt.widgets.thin import Bucket, pack, thin
@@ -29,6 +31,8 @@ SERIES = {"train": 600, "evaluation": 140}  # the loss of these splits -> most b
 MOST_NOTICES = 4
 NOTICE_BYTES = 320
 LINE_BYTES = 200
+MOST_SOURCES = 8
+FOLDED_BYTES = 3_000  # of the passages, and of the reasonings; runs with a chart have neither
 
 
 class Feed:
@@ -102,9 +106,19 @@ class Feed:
             "progress": [progress.step, progress.total] if progress else [0, 0],
             "figures": summary.figures(history, now=time.time()),
             "ranking": ranking(history),
-            "samples": samples(history),
+            "sources": self._sources(),
+            "samples": samples(history, FOLDED_BYTES * (not self._chart)),
             "notices": [[notice.level, clip(notice.text, NOTICE_BYTES)] for notice in notices],
         }
+
+    @property
+    def _chart(self) -> bool:
+        """Whether there is a loss to draw, whose points leave little room for texts."""
+        return self._verb == "finetune" or any(name == "loss" for _, name in self._history.series)
+
+    def _sources(self) -> dict[str, Any]:
+        found = [] if self._chart else quotes_of(self._history)
+        return {"more": len(found[MOST_SOURCES:]), "items": clipped(found[:MOST_SOURCES], FOLDED_BYTES)}
 
     def _head(self) -> dict[str, Any]:
         history, control = self._history, self._run.control
@@ -119,5 +133,5 @@ class Feed:
             "reason": clip(history.reason, LINE_BYTES),
             "stage": clip(history.stage, LINE_BYTES),
             "finished": finished,
-            "chart": self._verb == "finetune" or any(name == "loss" for _, name in history.series),
+            "chart": self._chart,
         }

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt.events import FINISHED
 from nbadapt.widgets import figure, summary
-from nbadapt.widgets.quotes import quotes_html
+from nbadapt.widgets.quotes import quotes_html, quotes_of
 from nbadapt.widgets.ranking import ranking_html, ranking_lines
-from nbadapt.widgets.texts import clip, reasonings, samples
+from nbadapt.widgets.texts import clip, samples
 from nbadapt.widgets.watched import Reported
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def bundle(run: Reported) -> dict[str, Any]:
     blocks = [
         f"<div><b>{_text(title)}</b> &nbsp; {MARKS.get(history.state, '')} {_text(head)}</div>",
         f'<pre style="{ANSWER}">{_text(answer)}</pre>' if answer is not None else "",
-        quotes_html([(source.number, source.title, source.text) for source in history.sources]),
+        quotes_html(quotes_of(history)),
         _picture(history),
         _table(rows),
         ranking_html(history),
@@ -125,7 +125,7 @@ def _samples(history: History, *, opened: bool) -> str:
         + f'<td style="{PLAIN_TEXT}">{_text(asked)}</td>'
         + f'<td style="{PLAIN_TEXT}">{_text(said)}{_folded(reasoning)}</td>'
         + f'<td style="{PLAIN_TEXT}">{_text(expected or "")}</td></tr>'
-        for (asked, said, expected), reasoning in zip(latest["items"], reasonings(history), strict=True)
+        for asked, said, expected, reasoning in latest["items"]
     )
     total = len(latest["items"]) + latest["more"]
     count = f" ({len(latest['items'])} of {total})" if latest["more"] else ""

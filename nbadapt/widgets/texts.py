@@ -9,44 +9,47 @@ if TYPE_CHECKING:
     from nbadapt.history import History
 
 MOST_SAMPLES = 4
-SAMPLE_BYTES = 3_600  # of all samples together
-
-
-REASONING_BYTES = 2_000  # of one sample
+SAMPLE_BYTES = 3_600  # of all samples together, without the reasonings
+REASONING_BYTES = 8_000  # of all samples together
 
 
 class Samples(TypedDict):
-    """Samples of one evaluation: `items` are (input, output, expected), `more` is how many were left out."""
+    """Samples of one evaluation; `more` is how many were left out.
+
+    `items` are (input, output, expected, reasoning); the last one is empty where the model did not tell.
+    """
 
     step: int
     more: int
-    items: list[tuple[str, str, str | None]]
+    items: list[tuple[str, str, str | None, str]]
 
 
-def samples(history: History) -> Samples:
-    """The samples of the latest evaluation that has some: those that share the last one's step."""
+def samples(history: History, reasoning_bytes: int = REASONING_BYTES) -> Samples:
+    """The samples of the latest evaluation that has some: those that share the last one's step.
+
+    Args:
+        history: the run so far.
+        reasoning_bytes: what all reasonings together may take.
+    """
     if not history.samples:
         return {"step": 0, "more": 0, "items": []}
     step = history.samples[-1].step
     latest = [sample for sample in history.samples if sample.step == step]
     shown = latest[:MOST_SAMPLES]
-    most = SAMPLE_BYTES // (3 * len(shown))
+    most, told = SAMPLE_BYTES // (3 * len(shown)), reasoning_bytes // MOST_SAMPLES
     return {
         "step": step,
         "more": len(latest) - len(shown),
         "items": [
-            (clip(s.input, most), clip(s.output, most), None if s.expected is None else clip(s.expected, most))
+            (
+                clip(s.input, most),
+                clip(s.output, most),
+                None if s.expected is None else clip(s.expected, most),
+                clip(s.reasoning or "", told),
+            )
             for s in shown
         ],
     }
-
-
-def reasonings(history: History) -> list[str]:
-    """How the model came to the answers of `samples`; empty texts where it did not tell."""
-    if not history.samples:
-        return []
-    latest = [sample for sample in history.samples if sample.step == history.samples[-1].step]
-    return [clip(sample.reasoning or "", REASONING_BYTES) for sample in latest[:MOST_SAMPLES]]
 
 
 def clip(text: str, most: int) -> str:

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Stage
-from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
+from nbadapt.method import Adapted, Emit, Estimate, Job, ModelRef, Outcome
 from nbadapt.options import DTYPES
 from nbadapt_plugins._prompting import (
     PROMPT,
@@ -64,26 +64,69 @@ class CandidateConfig(PromptConfig):
 
 
 @dataclass(frozen=True)
+class Load:
+    """What one model is asked for.
+
+    Attributes:
+        model: which one.
+        answers: how many.
+        prompt_tokens: of all their prompts, about.
+        longest: tokens that an answer takes at most; 0 where labels are scored.
+        steps: batches.
+        parameters: of the model; 0 behind an endpoint.
+        device: where it is loaded.
+        dtype: of its weights.
+    """
+
+    model: ModelRef
+    answers: int
+    prompt_tokens: int
+    longest: int
+    steps: int
+    parameters: int
+    device: str
+    dtype: str
+
+    @property
+    def at_endpoint(self) -> bool:
+        """Whether it is paid for in tokens, and not computed here."""
+        return self.model.kind == "endpoint"
+
+    def seconds(self, parallel: int) -> float | None:
+        """Very roughly; None on an accelerator, where only a measurement tells."""
+        if self.at_endpoint:
+            return self.answers / parallel * ANSWER_SECONDS
+        if self.device != "cpu":
+            return None
+        from nbadapt.engines import rough_time
+
+        written = self.steps * self.longest
+        return rough_time.seconds(self.parameters, self.dtype, DTYPES[self.dtype], self.prompt_tokens, written)
+
+
+@dataclass(frozen=True)
 class Search:
     """What a search comes to, known before it starts.
 
     Attributes:
         steps: batches of prompts.
-        answers: that the model is asked for.
+        answers: that the model is asked for, for rows to search on.
         prompt_tokens: of those, about.
-        answer_steps: tokens of the longest answers, summed over the batches.
         rows: on which prompts are compared, the first and the last of the rounds.
         line: what is done, for people.
+        proposals: what a model is asked for besides, for prompts to search among.
         memory: predicted bytes by item, besides those of the model.
+        elsewhere: those of them that are on another device than the job's -> that device.
     """
 
     steps: int
     answers: int
     prompt_tokens: int
-    answer_steps: int
     rows: tuple[int, int]
     line: str
-    memory: Mapping[str, int]
+    proposals: Load | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 class CandidateMethod(PromptMethod):
@@ -115,19 +158,21 @@ class CandidateMethod(PromptMethod):
         steps = search.steps + ground.steps_for(len(ground.division.held_out))
         notes = _notes(job, ground, search, questions)
         if ground.at_endpoint:
-            return Estimate(memory=search.memory, steps=steps, notes=notes)
+            return Estimate(memory=search.memory, elsewhere=search.elsewhere, steps=steps, notes=notes)
         width = DTYPES[job.dtype]
         longest = max(each.longest for each in questions)
         cache = cache_bytes(ground.config, job.config.batch_size * longest, width)
         return Estimate(
             total=ground.total,
             memory={"weights": ground.total * width, "activations": cache, **search.memory},
+            elsewhere=search.elsewhere,
             steps=steps,
             notes=notes,
         )
 
     def run(self, job: Job, emit: Emit) -> Outcome:
         """Search, then ask the best prompt the held-out rows. After a Stop the best so far is kept."""
+        from nbadapt.engines import evaluation
         from nbadapt.engines.answering import Answering
 
         emit(Stage("reading the rows"))
@@ -142,7 +187,9 @@ class CandidateMethod(PromptMethod):
         steps.models.append(model)
         asked = replace(job, data=ground.division.search.table)  # for errors, which name it
         with Answering(model, ground.labels, asked, steps, None) as answering:
-            scoring = Scoring(job, classes=bool(ground.labels), answering=answering, size=ground.size, steps=steps)
+            scoring = Scoring(
+                job, classes=bool(ground.labels), answering=answering, steps_for=ground.steps_for, steps=steps
+            )
             try:
                 best = self.search(job, ground, model, scoring, steps)
             except Stopped:
@@ -153,6 +200,7 @@ class CandidateMethod(PromptMethod):
             try:
                 scoring.choose(best)
                 emit(Notice(scoring.verdict(best)))
+                evaluation.tell_reused(steps.models[1:], emit)  # a proposer; of the asked model it is told at the end
             except Stopped:  # the search is over, the held-out rows are not asked
                 scoring.choose(best, tell=False)
                 return _with_usage(self._kept(job, ground, scoring, best), steps)
@@ -227,10 +275,13 @@ class CandidateMethod(PromptMethod):
 
     def _stopped(self, job: Job, ground: Ground, scoring: Scoring, steps: Steps, emit: Emit) -> Outcome:
         """The best so far; lets the Stop through where nothing was scored."""
+        from nbadapt.engines import evaluation
+
         best = scoring.safest()
         if best is None:
             raise Stopped
         scoring.choose(best)
+        evaluation.tell_reused(steps.models, emit)
         emit(Notice(f"stopped before the end of the search: {best.name} is the best so far, and is kept"))
         return _with_usage(self._kept(job, ground, scoring, best), steps)
 
@@ -301,26 +352,33 @@ def _half_width(rows: int) -> float:
 
 
 def _cost(job: Job, ground: Ground, search: Search) -> str:
-    """Answers, tokens and time, the held-out rows with them."""
+    """Answers, tokens and time, the held-out rows with them; each model at its own size and its own tokens."""
     held_out = len(ground.division.held_out)
-    count = search.answers + held_out
     mean = search.prompt_tokens / max(1, search.answers)
-    tokens = search.prompt_tokens + round(held_out * mean)
+    asked = Load(
+        job.model, search.answers + held_out, search.prompt_tokens + round(held_out * mean), ground.longest_answer,
+        search.steps + ground.steps_for(held_out), ground.total, job.device, job.dtype,
+    )  # fmt: skip
+    proposals = search.proposals
+    loads = [asked] if proposals is None else [asked, proposals]
     said = (
-        f"at most {search.answers:,} answers in the search and {held_out:,} held-out ones, about {tokens:,} tokens of "
-        "prompts"
+        f"at most {sum(load.answers for load in loads) - held_out:,} answers in the search and {held_out:,} held-out "
+        f"ones, about {sum(load.prompt_tokens for load in loads):,} tokens of prompts"
     )
+    if paid := sum(load.answers * load.longest for load in loads if load.at_endpoint):
+        said += f" and {paid:,} of answers"
+    if proposals is not None and proposals.model != job.model:
+        said += (
+            f" ({proposals.answers:,} answers are of {proposals.model.name}, for about {proposals.prompt_tokens:,} "
+            f"tokens of prompts and at most {proposals.answers * proposals.longest:,} of answers)"
+        )
+    seconds = [load.seconds(job.config.parallel) for load in loads]
+    known = _duration(sum(each for each in seconds if each is not None))
     if ground.at_endpoint:
-        answers = f" and {count * job.config.max_new_tokens:,} of answers"
-        seconds = count / job.config.parallel * ANSWER_SECONDS
-        return f"{said}{answers}; about {_duration(seconds)} if an answer takes {ANSWER_SECONDS:g} s"
-    if job.device != "cpu":
+        return f"{said}; about {known} if an answer takes {ANSWER_SECONDS:g} s"
+    if None in seconds:
         return f"{said}; --timed measures the time"
-    from nbadapt.engines.rough_time import seconds as rough
-
-    more = ground.steps_for(held_out) * ground.longest_answer
-    seconds = rough(ground.total, job.dtype, DTYPES[job.dtype], tokens, search.answer_steps + more)
-    return f"{said}, very roughly {_duration(seconds)} (--timed measures it)"
+    return f"{said}, very roughly {known} (--timed measures it)"
 
 
 def _duration(seconds: float) -> str:

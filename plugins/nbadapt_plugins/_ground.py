@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbadapt.engines.prompts import Shot
     from nbadapt.method import Job
 
-LOOKED_AT = 20  # rows whose prompts are tokenised to tell their mean length
+LOOKED_AT = 20  # rows to search on whose prompts' mean length stands for that of all
 
 
 class Ground:
@@ -120,6 +120,7 @@ class Ground:
         return [replace(shot, prompt=instructed(instruction, shot.prompt)) for shot in shots]
 
     def _mean_tokens(self, queries: Sequence[Any]) -> int:
+        """Of the first `LOOKED_AT` rows, which were drawn at random: all would take about as long as an answer."""
         from nbadapt.engines.tokens import encode_prompt, rough_tokens
 
         some = [query.prompt for query in queries[:LOOKED_AT]]
@@ -128,8 +129,8 @@ class Ground:
         return round(sum(len(encode_prompt(self.tokenizer, prompt)) for prompt in some) / len(some))
 
 
-def _columns(job: Job, templates: Sequence[str]) -> list[str]:
-    """The columns of the data that the templates name.
+def _columns(job: Job, templates: Sequence[str]) -> list[list[str]]:
+    """The columns of the data that each of the templates names.
 
     Raises:
         RequestError: a template that names none, so that every row would get the same prompt; or the answers'.
@@ -139,7 +140,7 @@ def _columns(job: Job, templates: Sequence[str]) -> list[str]:
     if job.data is None:
         return []  # refused by `divide`, which says what to give
     known = {name for table in (job.data, job.examples) if table is not None for name in table.rows[0]}
-    named: dict[str, None] = {}
+    named = []
     for number, text in enumerate(templates, 1):
         own = [name for name in template.placeholders(text) if name in known]
         which = f"template {number}" if len(templates) > 1 else "the prompt"
@@ -150,8 +151,8 @@ def _columns(job: Job, templates: Sequence[str]) -> list[str]:
                 f"{which} names no column of {job.data.source}, so every row would get the same prompt: write "
                 f"{{{{name}}}} where a row's value goes; columns: {', '.join(job.data.rows[0])}"
             )
-        named |= dict.fromkeys(own)
-    return list(named)
+        named.append(own)
+    return named
 
 
 def _is_answer(job: Job, column: str) -> bool:

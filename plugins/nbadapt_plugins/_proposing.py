@@ -141,6 +141,11 @@ class Proposer:
         return (0 if self.own else total), tokens
 
     @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._job.device
+
+    @property
     def width(self) -> str:
         """The type of its weights."""
         return self._job.dtype

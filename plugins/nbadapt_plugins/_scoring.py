@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ class Tried:
         name: what messages call it.
         queries: what is asked, in the order of the race.
         shots: the demonstrations before each of them.
-        tokens: their mean length.
+        tokens: the mean length of the first ones (`LOOKED_AT` of `_ground`), whose order is random.
         replies: the answers so far, by row.
         score: of the answers so far.
         title: what people are shown in place of its text.
@@ -113,21 +113,19 @@ class Scoring:
         job: its metric decides, or the share of right answers.
         classes: whether the answers are a choice of a few.
         answering: asks.
-        size: rows in one step; 1 for an endpoint.
+        steps_for: how many steps so many rows take.
         steps: told of everything.
     """
 
-    def __init__(self, job: Job, *, classes: bool, answering: Answering, size: int, steps: Steps) -> None:
-        self._job, self._answering, self._size, self._steps = job, answering, size, steps
+    def __init__(
+        self, job: Job, *, classes: bool, answering: Answering, steps_for: Callable[[int], int], steps: Steps
+    ) -> None:
+        self._job, self._answering, self.steps_for, self._steps = job, answering, steps_for, steps
         self._at_once = job.model.kind == "endpoint"
         self.figure = job.metric.name if job.metric else "accuracy" if classes else "exact_match"
         self._sign = -1.0 if job.config.better == "lower" else 1.0
         self.tried: list[Tried] = []
         self._told: dict[int, Candidate] = {}
-
-    def steps_for(self, rows: int) -> int:
-        """How many steps so many rows take."""
-        return -(-rows // self._size)
 
     def add(self, tried: Tried) -> Tried:
         """Take a prompt in."""
@@ -326,7 +324,8 @@ class Scoring:
             count = "two" if len(alike) == 1 else f"{len(alike) + 1:,}"
             said = _difference(self, chosen, alike[0])
             return f"the first {count} cannot be told apart on {_on(rows, alike)}: {said}"
-        named = ", ".join(tried.name for tried in alike[:4]) + (", ..." if len(alike) > 4 else "")
+        first = sorted(alike, key=lambda tried: not tried.title)  # the one without an instruction is always named
+        named = ", ".join(tried.name for tried in first[:4]) + (", ..." if len(alike) > 4 else "")
         return f"{chosen.name} comes first, but cannot be told apart from {named} on {_on(rows, alike)}"
 
     def _chance(self, first: Tried, second: Tried) -> float:
@@ -349,7 +348,7 @@ def _beside_the_bare_one(chosen: Tried, others: Sequence[Tried], alike: Sequence
     if bare is None:
         return ""
     if bare is chosen:
-        return "; no instruction did better than none"
+        return f"; no instruction did better than none ({bare.name})"
     return f"; {bare.name} {'is among these' if bare in alike else 'does worse by more than chance'}"
 
 

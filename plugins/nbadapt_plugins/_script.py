@@ -56,7 +56,8 @@ ids = {{name: i for i, name in enumerate(LABELS)}}
 
 
 def encode(row):
-    tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT)["input_ids"]
+    letters = (tokenizer.eos_token or "\\0") in row["text"]  # an end within a text is text
+    tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT, split_special_tokens=letters)["input_ids"]
     return {{"input_ids": tokens, "labels": ids[row["label"]]}}
 
 
@@ -87,7 +88,8 @@ for name in {head!r}:  # the checkpoint's own head goes on in float32
 
 
 def encode(row):
-    tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT)["input_ids"]
+    letters = (tokenizer.eos_token or "\\0") in row["text"]  # an end within a text is text
+    tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT, split_special_tokens=letters)["input_ids"]
     return {{"input_ids": tokens, "labels": model.config.label2id[row["label"]]}}
 """
 

@@ -4,6 +4,9 @@
 
     --examples ──> shown (demonstrations) | searched on          --data ──> held out
     or --data  ──> shown (demonstrations) | searched on | held out
+
+Two rows are the same where any one of the prompts says the same of both, whatever other prompts tell apart: that
+prompt would be asked what it was chosen on. Labels do not count: the same input twice is one row.
 """
 
 from __future__ import annotations
@@ -53,12 +56,12 @@ class Division:
     note: str
 
 
-def divide(job: Job, columns: Sequence[str], shown: int, most: int) -> Division:
+def divide(job: Job, columns: Sequence[Sequence[str]], shown: int, most: int) -> Division:
     """Share the rows out, by the seed.
 
     Args:
         job: its tables.
-        columns: those that the prompts use: rows alike in them are the same row.
+        columns: those that each of the prompts uses: rows alike in them are the same row.
         shown: demonstrations, as many of each answer as can be.
         most: rows to search on.
 
@@ -67,8 +70,8 @@ def divide(job: Job, columns: Sequence[str], shown: int, most: int) -> Division:
         DataError: too few rows, or a row of both tables.
     """
     source = _source(job)
-    first = _firsts(source, columns)
-    distinct = list(first.values())
+    alike = _Alike(source, columns)
+    distinct = alike.firsts
     own = job.examples is None
     count = min(shown + most, len(distinct) // 2 if own else len(distinct))
     if count - shown < FEWEST:
@@ -79,7 +82,7 @@ def divide(job: Job, columns: Sequence[str], shown: int, most: int) -> Division:
     demonstrations = order[:shown]
     search = Part(source, tuple(number for number in picked if number not in demonstrations))
     used = set(picked)
-    held_out = _held_out(job, source, {key for key, number in first.items() if number in used}, columns, first)
+    held_out = _held_out(job, source, used, alike)
     return Division(Part(source, tuple(demonstrations)), search, held_out, _note(job, search, held_out, shown))
 
 
@@ -104,17 +107,50 @@ def _source(job: Job) -> Examples:
     return source
 
 
-def _key(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
-    """What makes a row the same as another one; white space does not count."""
-    return tuple(" ".join(str(row.get(column)).split()) for column in columns)
+class _Alike:
+    """Which rows of a table are the same: alike for one of the prompts, or both alike a third one.
 
+    Args:
+        table: the rows.
+        columns: of each prompt.
+    """
 
-def _firsts(table: Examples, columns: Sequence[str]) -> dict[tuple[str, ...], int]:
-    """Every distinct row -> the number of the first one like it."""
-    found: dict[tuple[str, ...], int] = {}
-    for number, row in enumerate(table.rows, 1):
-        found.setdefault(_key(row, columns), number)
-    return found
+    def __init__(self, table: Examples, columns: Sequence[Sequence[str]]) -> None:
+        self._columns = list(dict.fromkeys(tuple(sorted(names)) for names in columns))
+        self._before = list(range(len(table) + 1))  # a row's number -> one like it that is not behind it
+        self._known: dict[tuple[str, ...], int] = {}
+        for number, row in enumerate(table.rows, 1):
+            for key in self._keys(row):
+                one, other = sorted((self.first(self._known.setdefault(key, number)), self.first(number)))
+                self._before[other] = one
+
+    @property
+    def differ(self) -> bool:
+        """Whether some prompts use other columns than others."""
+        return len(self._columns) > 1
+
+    def _keys(self, row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """What each prompt says of a row; white space does not count."""
+        return [
+            (str(place), *(" ".join(str(row.get(name)).split()) for name in names))
+            for place, names in enumerate(self._columns)
+        ]
+
+    def first(self, number: int) -> int:
+        """The first row that is the same as this one."""
+        while self._before[number] != number:
+            self._before[number] = self._before[self._before[number]]
+            number = self._before[number]
+        return number
+
+    @property
+    def firsts(self) -> list[int]:
+        """The first one of all that are the same, each."""
+        return [number for number, before in enumerate(self._before) if number and number == before]
+
+    def like(self, row: Mapping[str, Any]) -> int | None:
+        """The first row that is the same as one of another table; None where there is none."""
+        return next((self.first(self._known[key]) for key in self._keys(row) if key in self._known), None)
 
 
 def _targets(table: Examples) -> dict[int, str]:
@@ -133,30 +169,26 @@ def _drawn(numbers: Sequence[int], targets: Mapping[int, str], count: int, seed:
     return drawn
 
 
-def _held_out(
-    job: Job,
-    source: Examples,
-    used: Set[tuple[str, ...]],
-    columns: Sequence[str],
-    first: Mapping[tuple[str, ...], int],
-) -> Part:
+def _held_out(job: Job, source: Examples, used: Set[int], alike: _Alike) -> Part:
     """All rows of the data that nothing was chosen on.
 
     Raises:
         DataError: a row with an answer that is among the examples.
     """
     assert job.data is not None  # else there was no source
-    keys = [_key(row, columns) for row in job.data.rows]
+    numbers = range(1, len(job.data) + 1)
     if job.examples is None:
-        return Part(job.data, tuple(number for number, key in enumerate(keys, 1) if key not in used))
-    both = [number for number, key in enumerate(keys, 1) if key in first] if job.data.task != "text" else []
+        return Part(job.data, tuple(number for number in numbers if alike.first(number) not in used))
+    found = {} if job.data.task == "text" else {n: alike.like(row) for n, row in enumerate(job.data.rows, 1)}
+    both = [(number, other) for number, other in found.items() if other is not None]
     if both:
         more = f" (and {len(both) - 1:,} more)" if len(both) > 1 else ""
+        more += ", for one of the prompts at least" if alike.differ else ""
         raise DataError(
-            f"row {both[0]} of {job.data.source} is also row {first[keys[both[0] - 1]]} of {source.source}{more}: "
+            f"row {both[0][0]} of {job.data.source} is also row {both[0][1]} of {source.source}{more}: "
             "prompts would be chosen on rows that are held out; take it out of one of them"
         )
-    return Part(job.data, tuple(range(1, len(keys) + 1)))
+    return Part(job.data, tuple(numbers))
 
 
 def _too_few(job: Job, source: Examples, distinct: int, shown: int, *, own: bool) -> str:

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from nbadapt.options import DTYPES
 from nbadapt_plugins import _proposing
-from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Search
+from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Load, Search
 from nbadapt_plugins._ground import Ground
 from nbadapt_plugins._proposing import Proposer, Written
 from nbadapt_plugins._search_rows import FEWEST
@@ -107,15 +107,19 @@ class AutoPrompt(CandidateMethod):
         parameters, meta = proposer.check()
         count = sum(plan.proposals)
         scored = plan.answers - count
-        steps = steps_of(plan, ground)
+        proposals = Load(
+            proposer.ref, count, count * meta, job.config.instruction_tokens, _batches(plan, job.config.batch_size),
+            ground.total if proposer.own else parameters, proposer.device, proposer.width,
+        )  # fmt: skip
         search = Search(
-            steps=steps,
-            answers=plan.answers,
-            prompt_tokens=scored * max(alone.tokens, longest.tokens) + count * meta,
-            answer_steps=steps * ground.longest_answer + len(plan.proposals) * job.config.instruction_tokens,
+            steps=steps_of(plan, ground),
+            answers=scored,
+            prompt_tokens=scored * max(alone.tokens, longest.tokens),
             rows=(plan.first, plan.race[-1].rows if plan.race else plan.first),
             line=_line(plan, proposer, len(ground.division.search)),
+            proposals=proposals,
             memory={"proposer": parameters * DTYPES[proposer.width]} if parameters else {},
+            elsewhere={"proposer": proposer.device} if parameters and proposer.device != job.device else {},
         )
         return search, [questions, more, ground.held_out(text, stand_in)]
 
@@ -180,6 +184,12 @@ def _rows(job: Job) -> int:
     if job.examples is not None:
         return len(job.examples)
     return len(job.data) // 2 if job.data is not None else 0
+
+
+def _batches(plan: Spending, size: int) -> int:
+    """Batches of proposals: examples differ from prompt to prompt, variations have but a few prompts, each often."""
+    first, *others = plan.proposals
+    return -(-first // size) + sum(-(-count // min(PARENTS, size)) for count in others)
 
 
 def _line(plan: Spending, proposer: Proposer, rows: int) -> str:

@@ -203,10 +203,18 @@ class LanceStore(Store):
             elif chunks:
                 width = data.shape[1]
                 self._finished(lambda: self._add_vectors(width))
-            first = (time.time_ns() // 1000) << 10  # no number comes twice: two commits are a millisecond apart
+            first = self._free_number()
             rows = _columns(first, name, record, chunks, data if chunks else data.reshape(0, width), width)
             self._finished(lambda: self._replace(f"name = '{name}'", rows))
             self._committed()
+
+    def _free_number(self) -> int:
+        """A number above all that are there: by the clock, or behind the largest where the clock was put back."""
+        now = (time.time_ns() // 1000) << 10  # room for as many chunks as microseconds pass between two commits
+        if not self._table.count_rows(f"id >= {now}"):
+            return now
+        later = self._table.search().where(f"id >= {now}").select(["id"]).to_arrow()
+        return int(max(later["id"].to_pylist())) + 1
 
     def _replace(self, old: str, rows: Any) -> None:
         """One commit that adds rows and deletes those of the condition `old`."""

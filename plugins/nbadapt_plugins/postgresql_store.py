@@ -466,13 +466,9 @@ def _condition(where: Where) -> tuple[str, dict[str, Any]]:
 
 
 def _pattern(text: str) -> str:
-    """A pattern with ``*``, ``?`` and ``[...]`` as a regular expression of PostgreSQL."""
-    written = []
-    for part in re.split(r"(\*|\?|\[!?[^\]]+\])", text):
-        if part[:1] == "[" and part[-1:] == "]" and len(part) > 2:
-            negated = part[1] == "!"
-            inner = re.sub(r"([\\\[^])", r"\\\1", part[2 if negated else 1 : -1])
-            written.append(f"[{'^' if negated else ''}{inner}]")
-        else:
-            written.append({"*": ".*", "?": "."}.get(part) or re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part))
+    """A pattern with ``*`` and ``?`` as a regular expression of PostgreSQL."""
+    written = [
+        {"*": ".*", "?": "."}.get(part) or re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", part)
+        for part in re.split(r"(\*|\?)", text)
+    ]
     return f"^(?:{''.join(written)})$"

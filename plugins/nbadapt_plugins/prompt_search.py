@@ -83,10 +83,8 @@ class PromptSearch(CandidateMethod):
             steps=sum(batches),
             answers=answers,
             prompt_tokens=round(answers * sum(each.tokens for each in tried) / len(tried)),
-            answer_steps=sum(batches) * ground.longest_answer,
             rows=(rounds[0].rows, rounds[-1].rows),
             line=line,
-            memory={},
         )
         return search, [*plans, *(ground.held_out(each.template) for each in tried)]
 
