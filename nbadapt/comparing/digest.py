@@ -23,7 +23,7 @@ from nbadapt.events import Checkpoint, Event, Memory, Parameters, Progress, Stag
 from nbadapt.history import History
 
 FILE, VERSION = "digest.json", 1
-PIECE = 4 << 20  # bytes of a log that are read at once
+PIECE = 2 << 20  # bytes of a log that are read at once
 WORTH_KEEPING = 1 << 20  # bytes read since the digest was kept
 WANTED = (StateChange, Stage, Parameters, Progress, Memory, Checkpoint)
 RECENT = 60  # steps whose times are looked at, for the speed of a run that works

@@ -1,7 +1,8 @@
 // The table of runs, an anywidget module that follows chart.js and overlay.js. runs_feed.py says what the messages
 // hold. Data reaches the page through textContent, values of fields and canvases only, never as HTML.
 
-const POLL_MS = 1000; // while some run goes on, or is still being read
+const POLL_MS = 1000; // while some run goes on
+const READ_MS = 30; // while a long log is read, piece by piece
 const SETTLE_MS = 1500; // of quiet before the picture for the saved notebook is drawn anew
 const SILENT_MS = 4000; // without an answer by then, say so
 const HEADS = ["name", "method", "state", "result", "time", "parameters", "memory", "tags", "note", "model", "data",
@@ -458,10 +459,12 @@ class Line {
     this.ui.problem.hidden = !text;
   }
 
-  /** Ask again in a second, if something goes on and the page is seen. */
-  follow(live) {
+  /** Ask again soon, if something goes on and the page is seen. */
+  follow(live, reading) {
     clearTimeout(this.poll);
-    if (live) this.poll = setTimeout(() => (document.hidden || this.waiting ? this.follow(true) : this.say({ type: "poll" })), POLL_MS);
+    if (!live) return;
+    const ask = () => (document.hidden || this.waiting ? this.follow(true, false) : this.say({ type: "poll" }));
+    this.poll = setTimeout(ask, reading ? READ_MS : POLL_MS);
   }
 
   stop() {
@@ -535,7 +538,7 @@ function render({ model, el }) {
     state.sequence = null;
     line.say({ type: "hello" });
   };
-  const onAnswer = ({ answer, problem, edit, written, question: asked }) => {
+  const onAnswer = ({ answer, reading, problem, edit, written, question: asked }) => {
     line.answered();
     line.problem(problem ?? "");
     if (edit) {
@@ -554,7 +557,7 @@ function render({ model, el }) {
     }
     if (!["poll", "settle", "hello", "edit", "ask"].includes(answer)) settle();
     if (problem) draw(); // a box that was ticked in vain is unticked
-    line.follow([...state.rows.values()].some((row) => row.live));
+    line.follow([...state.rows.values()].some((row) => row.live), reading);
   };
   const onMessage = (message, buffers) => {
     if (message.answer !== undefined) return onAnswer(message);

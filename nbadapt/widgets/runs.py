@@ -5,8 +5,8 @@
     overview ──> RunsFeed ──messages──> runs.js           sorting and filtering are the page's own
                     <── hello, poll, tick, choose, edit, write, ask, delete, settle, close
 
-The page asks: it polls once a second while some run goes on or is still being read, and never otherwise, so that an
-open table keeps no idle kernel awake. Below the widget stands a static picture, which a saved notebook keeps; a live
+The page asks: it polls once a second while some run goes on, at once while a long log is read in pieces, and never
+otherwise, so that an open table keeps no idle kernel awake. Below the widget stands a static picture, which a saved notebook keeps; a live
 page hides it.
 """
 
@@ -129,7 +129,8 @@ class RunsWidget(anywidget.AnyWidget):
                 said = {"problem": clip(str(error), LINE_BYTES)}
             except Exception as error:  # noqa: BLE001 - a message of no form, or a full disk, must not break the widget
                 said = {"problem": clip(f"{type(error).__name__}: {error}", LINE_BYTES)}
-            self.send({"answer": kind, **said})
+            reading = any(not facts.complete for facts in self._feed.facts)
+            self.send({"answer": kind, **({"reading": True} if reading else {}), **said})
 
     def _obey(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a message says; what is to be answered beside what changed."""

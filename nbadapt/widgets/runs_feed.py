@@ -36,7 +36,7 @@ TABLE_BYTES = 9_000
 CURVE_BYTES = 12_000  # of all curves together
 BUCKET_BYTES = 16
 EVALUATION_SHARE = 0.2  # of the buckets
-READ_BYTES = 4 << 20  # of the logs, before one message
+READ_BYTES = 2 << 20  # of the logs, before one answer
 
 
 class RunsFeed:
