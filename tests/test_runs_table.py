@@ -13,8 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 import steps_method
+from nbclient import NotebookClient
 from shells import Shell
 from stored_runs import keep
 from watching import HOSTILE, Wire, make_wire, weight
@@ -237,6 +239,21 @@ def test_a_run_keeps_the_name_that_as_gave_it(monkeypatch: pytest.MonkeyPatch):
     run = runner.start(Plan(job, steps_method.Steps(), steps_method.Steps().estimate(job), name="counted"))
     run.join(20)
     assert (run.name, nbadapt.runs()[0].name) == ("counted", "counted")
+
+
+def test_a_notebook_that_runs_for_nobody_ends_with_text_and_html(tmp_path: Path, runs: Path):
+    keep(1, name="tuned")
+    keep(2, name="other", accuracy=0.9)
+    cells = ["%load_ext nbadapt", "%nbadapt runs", "%nbadapt compare tuned other"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
+    (table,), (compared,) = (cell.outputs for cell in notebook.cells[1:])
+    for output in (table, compared):
+        assert set(output.data) == {"text/html", "text/plain"}
+        assert "tuned" in output.data["text/plain"]
+    assert "data:image/png;base64," in compared.data["text/html"]
+    assert len(json.dumps(notebook)) < 60_000
 
 
 # ------------------------------------------------------------------------------------------------ comparison

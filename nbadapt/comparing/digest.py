@@ -69,6 +69,8 @@ class Digest:
         """
         start = self._offset
         try:
+            if self.complete and (self.directory / "events.jsonl").stat().st_size == start:
+                return False
             with (self.directory / "events.jsonl").open("rb") as file:
                 if file.seek(0, 2) < self._offset:  # another log has taken its place
                     self._forget()

@@ -176,7 +176,11 @@ class Known:
         """As `Run.state` tells it; of a run in another kernel the log knows more than the process does."""
         if self.run.alive:
             return self.run.state, None
-        state, outcome, _ = store.read_outcome(self.run.directory)
+        if (self.run.directory / "worker.json").exists():
+            state, outcome, _ = store.read_outcome(self.run.directory)
+        else:  # the most usual case, fifty times a second look
+            ended = self._read("outcome.json", lambda path: store.read_outcome(path.parent))
+            state, outcome, _ = ended or ("killed", None, "")
         told = self.digest.history.state
         return (told if state == "running" and told not in FINISHED else state), outcome
 

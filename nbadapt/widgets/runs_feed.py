@@ -59,6 +59,7 @@ class RunsFeed:
         self._sequence = 0
         self._told: dict[Any, Any] = {}  # section, or row by id -> what the front end shows
         self._points: dict[tuple[str, str], Any] = {}
+        self._rows: dict[str, tuple[Facts, dict[str, Any]]] = {}  # id -> what its row was made from, and the row
         self.look(0)
         name = sort.removeprefix("-")
         if name in self.qualities and name not in COLUMNS:
@@ -138,7 +139,10 @@ class RunsFeed:
         yield "ids", [facts.id for facts in shown]
         yield "more", len(self.facts) - len(shown)
         for facts in shown:
-            yield ("row", facts.id), _row(facts)
+            before = self._rows.get(facts.id)
+            if before is None or before[0] != facts:
+                before = self._rows[facts.id] = (facts, _row(facts))
+            yield ("row", facts.id), before[1]
         yield "table", _table(self.differences())
 
     def _ui(self) -> dict[str, Any]:

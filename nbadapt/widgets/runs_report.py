@@ -17,7 +17,7 @@ from nbadapt.widgets import runs_figure
 from nbadapt.widgets.texts import clip
 
 TABLE_BYTES, DIFFERENCE_BYTES = 12_000, 10_000  # of HTML
-CELL_BYTES, NOTE_BYTES = 60, 120
+CELL_BYTES, NOTE_BYTES = 60, 80
 TEXT_ROWS = 50
 TEXT_WIDTH = 34  # characters of a cell in plain text
 SHOWN = ("name", "method", "state", "result", "time", "parameters", "memory", "tags", "note", "model", "data", "steps",
