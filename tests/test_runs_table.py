@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import steps_method
+from kernels import VERSIONS, WIDGET, running
 from nbclient import NotebookClient
 from shells import Shell
 from stored_runs import keep
@@ -500,6 +501,38 @@ def points_of(wire: Wire) -> int:
     (_, split, n), *_ = content["curves"]
     assert split == "train"
     return int(struct.unpack_from(f"{n}I", buffers[0])[-1])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_table_answers_while_its_own_kernel_works(
+    plugins: Path, runs: Path, tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+):
+    keep(1, name="before")
+    path = os.pathsep.join([str(plugins), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    with running(version, tmp_path, NBADAPT_UI="live", NBADAPT_RUNS=str(runs)) as kernel:
+        assert kernel.run("%load_ext nbadapt").status == "ok"
+        cell = kernel.send("%nbadapt runs")
+        table = kernel.model(cell)
+        assert kernel.finish(cell).status == "ok"
+        work = kernel.send(
+            "from steps_method import begin; from nbadapt import foreground\n"
+            "run = begin(steps=100_000, seconds=0.01)\nforeground.hold(run)"
+        )
+        kernel.until(lambda: any(f.method == "steps" and (f.step or 0) > 5 for f in Overview().refresh()))
+        kernel.click(table, {"type": "hello"})
+        ids = kernel.until(lambda: [m["ids"] for m in kernel.messages(table) if "ids" in m])[-1]
+        assert len(ids) == 2
+        kernel.click(table, {"type": "tick", "id": ids[0], "on": True})
+        kernel.until(lambda: any(m.get("curves") for m in kernel.messages(table)))
+        kernel.click(table, {"type": "ask", "ids": ids[:1]})
+        problem = kernel.until(lambda: [m["problem"] for m in kernel.messages(table) if "problem" in m])[-1]
+        assert f"the run {ids[0]} is at work" in problem
+        kernel.interrupt()
+        assert kernel.finish(work).status == "ok"
+        kernel.click(table, {"type": "close"})
+        shown = [name for name, of in kernel.shown_in.items() if of == cell]
+        kernel.until(lambda: all(WIDGET not in kernel.displays[name] for name in shown))
 
 
 # ------------------------------------------------------------------------------------------------ the widget

@@ -72,7 +72,8 @@ def delete(runs: Sequence[Run]) -> Question:
         trash = run.directory.with_name(f"{TRASH}{run.id}.{os.getpid()}")
         try:
             run.directory.rename(trash)
-            shutil.rmtree(trash)
+            with contextlib.suppress(FileNotFoundError):  # another kernel cleans up at the same time
+                shutil.rmtree(trash)
         except OSError as error:
             raise StoreError(f"the run {run.id} could not be removed: {error.strerror or error}") from None
     for left in store.root().glob(f"{TRASH}*"):  # of a kill

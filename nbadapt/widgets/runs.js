@@ -439,7 +439,7 @@ function wireCurves(ui, overlay) {
 /** Messages to the kernel, one poll at a time, and what is said while it does not answer. */
 class Line {
   constructor(model, ui) {
-    Object.assign(this, { model, ui, silent: 0, poll: 0, settle: 0, waiting: 0 });
+    Object.assign(this, { model, ui, silent: 0, poll: 0, settle: 0, waiting: 0, live: false });
   }
 
   say(message) {
@@ -557,7 +557,10 @@ function render({ model, el }) {
     }
     if (!["poll", "settle", "hello", "edit", "ask"].includes(answer)) settle();
     if (problem) draw(); // a box that was ticked in vain is unticked
-    line.follow([...state.rows.values()].some((row) => row.live), reading);
+    const live = [...state.rows.values()].some((row) => row.live);
+    if (line.live && !live) settle(); // the last run has ended: the picture tells so
+    line.live = live;
+    line.follow(live, reading);
   };
   const onMessage = (message, buffers) => {
     if (message.answer !== undefined) return onAnswer(message);
