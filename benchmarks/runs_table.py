@@ -49,7 +49,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+        sync_playwright() as playwright,
+    ):
         os.environ["NBADAPT_RUNS"] = folder
         for number in range(1, RUNS):
             keep(number, name=f"run_{number}", steps=500)
@@ -132,9 +136,9 @@ def report(steps: int, size: int, reading: list[dict[str, float]], rounds: list[
             f"Medians of {len(rounds)} rounds, in milliseconds; the page's time goes up to the second frame after the "
             "message. How: [runs_table.py](../runs_table.py).",
             table(("what", "kernel", "page", "together"), rows),
-            f"**A history of {steps:,} steps is drawn in {drawn:.0f} ms** (budget: {BUDGET_MS}); the largest message has "
-            f"{largest / 1000:.1f} KB (budget: {BUDGET_BYTES / 1000:.0f}). The picture for the saved notebook takes "
-            f"{figure('picture'):.0f} ms, when the page has been quiet for a while.",
+            f"**A history of {steps:,} steps is drawn in {drawn:.0f} ms** (budget: {BUDGET_MS}); the largest message "
+            f"has {largest / 1000:.1f} KB (budget: {BUDGET_BYTES / 1000:.0f}). The picture for the saved notebook "
+            f"takes {figure('picture'):.0f} ms, when the page has been quiet for a while.",
             f"Before that, its log of {size / 2**20:.0f} MiB is read once: {first['all'] / 1000:.1f} s in pieces of at "
             f"most {first['piece']:.0f} ms, between which clicks are answered. What is kept of it is read again in "
             f"{first['again']:.0f} ms, also in another kernel.",

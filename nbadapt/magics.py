@@ -77,8 +77,7 @@ class NbadaptMagics(Magics):
     @no_var_expand
     @line_magic
     def nbadapt(self, line: str) -> Any:
-        """Look at methods and runs: ``%nbadapt methods``, ``help METHOD``, ``runs``, ``show RUN``, ``resume RUN``,
-        ``compare RUN RUN``.
+        """Look at methods and runs: ``%nbadapt methods``, ``help METHOD``, ``runs``, ``show RUN``, ``resume RUN``.
 
         RUN is a run's id, the beginning of one, or a variable. ``%nbadapt`` alone lists all commands.
         """

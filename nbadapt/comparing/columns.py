@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nbadapt.comparing.facts import Facts, main_metric, smaller_is_better, where
 from nbadapt.errors import RequestError, did_you_mean
 from nbadapt.memory import gibibytes
-from nbadapt.widgets.summary import amount, duration, number
+from nbadapt.widgets.summary import amount, duration
 
 Key = float | str | None
 
@@ -122,8 +122,3 @@ def in_order(all_facts: Iterable[Facts], sort: str) -> list[Facts]:
     there = [(k, facts) for k, facts in known if k is not None]
     there.sort(key=lambda pair: pair[0], reverse=turn < 0)
     return [facts for _, facts in there] + [facts for k, facts in known if k is None]
-
-
-def cell(facts: Facts, metric: str) -> str:
-    """A metric as text."""
-    return number(facts.metrics[metric]) if metric in facts.metrics else ""

@@ -6,8 +6,8 @@
                     <── hello, poll, tick, choose, edit, write, ask, delete, settle, close
 
 The page asks: it polls once a second while some run goes on, at once while a long log is read in pieces, and never
-otherwise, so that an open table keeps no idle kernel awake. Below the widget stands a static picture, which a saved notebook keeps; a live
-page hides it.
+otherwise, so that an open table keeps no idle kernel awake. Below the widget stands a static picture, which a saved
+notebook keeps; a live page hides it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class RunsWidget(anywidget.AnyWidget):
         closed: whether the static picture alone is left.
     """
 
-    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("chart.js", "overlay.js", "runs.js"))
+    _esm = "\n".join(
+        (HERE / name).read_text(encoding="utf-8") for name in ("chart.js", "overlay.js", "runs_rows.js", "runs.js")
+    )
     _css = (HERE / "runs.css").read_text(encoding="utf-8")
 
     def __init__(self, overview: Overview, search: str = "", sort: str = "") -> None:
