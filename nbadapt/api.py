@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nbadapt.manual import MethodInfo
     from nbadapt.method import Task, Verb
     from nbadapt.plan import Plan
+    from nbadapt.preferences import Preferences
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
 
@@ -390,6 +391,72 @@ def indexes() -> Table[Index]:
         "path": lambda one: str(one.path),
     }
     return Table(opened, columns, empty=f"There are no indexes in {index.folder()}.", notes=notes)
+
+
+def rank(
+    models: str | os.PathLike[str] | Run | Sequence[str | os.PathLike[str] | Run] = (),
+    prompts: Any = None,
+    *,
+    name: str = "prefs",
+    file: str | os.PathLike[str] | None = None,
+    rater: str | Callable[[str, list[str]], int | None] = "me",
+    rater_name: str | None = None,
+    again: bool = False,
+    answers: int | None = None,
+    temperature: float = 0.7,
+    top_p: float = 1.0,
+    max_new_tokens: int = 128,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> Preferences:
+    """Have a person or a function choose between answers, blind, as ``%nbadapt rank`` does.
+
+    A person gets a widget below the cell, and this returns at once; a function is asked at once about all pairs.
+    Every choice is on the disk at once, and the same call goes on where it was.
+
+    Args:
+        models: who answers the prompts: names, folders or runs; none where the answers are there already.
+        prompts: a text, a list of texts, or a table with the column prompt; with answers in the columns that begin with
+            "answer", in a column "answers" of lists, or in chosen and rejected. None for the pairs in the file.
+        name: of the preferences; they are kept in ``<name>.jsonl`` in the working directory.
+        file: another place for that file.
+        rater: the name of the person; or a function of a prompt and its answers that gives the index of the best one,
+            None for a tie.
+        rater_name: what a function is called among the raters; None for its own name.
+        again: judge the pairs once more that this rater has judged, in another order, to see how far both agree.
+        answers: of each model to each prompt; None for 1, and for 2 of a single model.
+        temperature: 0 takes the most probable token each time.
+        top_p: share of the probability that sampling keeps, 0 to 1.
+        max_new_tokens: the longest answer, in tokens.
+        seed: decides the drawing of answers and every order.
+        trust_remote_code: whether code that comes with a model may run.
+
+    Returns:
+        The preferences: rows of prompt, chosen and rejected, for ``data=``; `report()` tells how far raters agree.
+
+    Raises:
+        NbadaptError: something is wrong with what was asked, or there is nobody who could choose.
+    """
+    from nbadapt.feedback import rank as ranking
+    from nbadapt.feedback.supply import Sampling
+    from nbadapt.run import Run
+
+    listed = [models] if isinstance(models, str | os.PathLike | Run) else list(models)
+    count = (2 if len(listed) == 1 else 1) if answers is None else answers
+    own = getattr(rater, "__name__", "function")
+    asked = ranking.Asked(
+        models=[_model(model) for model in listed],
+        model_names=ranking.short_names([model.id if isinstance(model, Run) else str(model) for model in listed]),
+        prompts=prompts,
+        name=name,
+        path=ranking.named(file),
+        rater=rater if isinstance(rater, str) else rater_name or (own if own.isidentifier() else "function"),
+        function=None if isinstance(rater, str) else rater,
+        again=again,
+        sampling=Sampling(count, temperature, top_p, max_new_tokens, seed),
+        trust_remote_code=trust_remote_code,
+    )
+    return ranking.rank(asked)[0]
 
 
 def _model(model: Any) -> Any:

@@ -20,6 +20,7 @@ Argument = Literal[
     "[RUN]",
     "[clear]",
     "PATH... --as NAME",
+    "--model M --prompts P --as NAME",
     "[--filter WORDS] [--sort COLUMN]",
     "RUN RUN...",
     "RUN [TEXT]",
@@ -68,6 +69,10 @@ def _run(word: str, namespace: Mapping[str, Any]) -> Run:
 def _help(word: str, _: Mapping[str, Any]) -> Page:
     pages = {"finetune": magic_page, "prompt": magic_page}
     verb = word.removeprefix("%%")
+    if word == "rank":
+        from nbadapt.feedback import line
+
+        return line.help_page()
     return pages[verb](verb) if verb in pages else api.help(word)  # type: ignore[arg-type]  # a Verb, by the table
 
 
@@ -193,6 +198,12 @@ def _index(given: list[str], _namespace: Mapping[str, Any]) -> Any:
     return api.index(paths, progress=IndexingLine(options["name"]), **options)
 
 
+def _rank(given: list[str], namespace: Mapping[str, Any]) -> Any:
+    from nbadapt.feedback import line
+
+    return line.execute(given, namespace)
+
+
 COMMANDS: Mapping[str, Command] = {
     command.name: command
     for command in (
@@ -220,6 +231,12 @@ COMMANDS: Mapping[str, Command] = {
             parse=_index,
         ),
         Command("indexes", "", "all indexes of documents", lambda *_: api.indexes()),
+        Command(
+            "rank",
+            "--model M --prompts P --as NAME",
+            "choose between answers of models, blind: preferences for reward models, DPO and PPO",
+            parse=_rank,
+        ),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )

@@ -155,6 +155,8 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
         return stores.names()
     if before[0] == "index":
         return list(INDEX_OPTIONS) if fragment[:1] == "-" else _files(fragment, LOADERS)
+    if before[0] == "rank":
+        return _ranking(before, fragment, namespace)
     if before[0] == "runs":
         from nbadapt.comparing.columns import COLUMNS
 
@@ -179,6 +181,30 @@ def _run_words(namespace: Mapping[str, Any]) -> list[str]:
     from nbadapt import store
 
     return [*_run_variables(namespace), *(run.id for run in store.runs())]
+
+
+def _ranking(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt.feedback.line import OPTIONS, holds_prompts
+    from nbadapt.files import READERS
+    from nbadapt.preferences import Preferences
+
+    match before[-1]:
+        case "--model":
+            return [*_model_names("prompt"), *_run_variables(namespace)]
+        case "--prompts":
+            own = _variables(name for name, value in namespace.items() if holds_prompts(name, value))
+            return [*own, *_files(fragment, READERS)]
+        case "--rater-function":
+            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
+        case "--file":
+            return _files(fragment, {".jsonl"})
+        case "--as" | "rank" if fragment[:1] != "-":
+            own = _variables(name for name, value in namespace.items() if isinstance(value, Preferences))
+            return own if before[-1] == "--as" else [*OPTIONS, *own]
+    option = OPTIONS.get(before[-1])
+    if option is not None and option.metavar:
+        return []
+    return [flag for flag in OPTIONS if flag == "--model" or flag not in before]
 
 
 # ------------------------------------------------------------------------------------------------ words

@@ -329,7 +329,7 @@ def _tables(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str
         if name == "metric":
             found[name] = _function(word, namespace)
         elif name == "model":
-            found[name] = _model(word, namespace)
+            found[name] = model_of(word, namespace)
         elif word.isidentifier() and word in namespace:
             found[name] = namespace[word]
         elif word.isidentifier() and not Path(word).exists():  # a file has a dot, a hub name a slash
@@ -364,7 +364,7 @@ def column_names(value: Any) -> list[str]:
     return [str(name) for name in names] if names is not None and hasattr(value, "__len__") else []
 
 
-def _model(word: str, namespace: Mapping[str, Any]) -> Any:
+def model_of(word: str, namespace: Mapping[str, Any]) -> Any:
     """A Run or the text of the variable `word`; the word itself where there is no such variable."""
     from nbadapt import models
     from nbadapt.run import Run

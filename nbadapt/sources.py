@@ -70,6 +70,10 @@ def load(source: Any, name: str) -> Sheet:
         raise DataError(f"{name} is a streamed data set: give datasets.Dataset.from_list(list({name}.take(1000)))")
     if isinstance(source, Mapping):
         return _from_lists(source, name)
+    if _is(source, "nbadapt.preferences", "Preferences"):
+        if not len(source):
+            raise DataError(f"{name} holds no preferences yet: rank some pairs first, with  %nbadapt rank")
+        return _from_rows(source.rows, name)
     if isinstance(source, list | tuple):
         return _from_rows(source, name)
     raise DataError(f"{name} is {kind(source)}, not a table: give {KINDS}")

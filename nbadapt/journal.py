@@ -1,0 +1,177 @@
+"""Append-only files of JSON lines that survive a kill and take several writers.
+
+::
+
+    append: lock ──> cut off what a kill left half-written ──> write ──> fsync ──> unlock
+    new:    every whole line since the last call; a last line without its end does not count
+
+A record is there for good when `append` returns. Several records that are appended at once are there one by one:
+what must be whole goes into one record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbadapt.errors import DataError, StoreError
+
+WAIT = 20.0  # seconds for another process that writes
+
+
+class Journal:
+    """One such file; it need not be there yet.
+
+    Args:
+        path: where it lies, in a folder that exists.
+        lock: the file that writers lock; the default is a hidden one beside it.
+    """
+
+    def __init__(self, path: Path, lock: Path | None = None) -> None:
+        import filelock
+
+        self.path = path
+        self._offset = self._lines = 0
+        self._lock = filelock.FileLock(lock or path.with_name(f".{path.name}.lock"), timeout=WAIT)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the other writers off; may be nested.
+
+        Raises:
+            StoreError: another process does not let go, or the folder cannot be written.
+        """
+        import filelock
+
+        try:
+            self._lock.acquire(poll_interval=0.005)
+        except filelock.Timeout:
+            raise StoreError(f"{self.path} is being written by another process: try again") from None
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def new(self) -> tuple[list[dict[str, Any]], bool]:
+        """The records that came since the last call, by whomever, and whether the file was begun anew meanwhile.
+
+        Raises:
+            DataError: a line is no JSON object; names it.
+            StoreError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                restarted = file.seek(0, os.SEEK_END) < self._offset
+                if restarted:
+                    self._offset = self._lines = 0
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            restarted, self._offset, self._lines = self._offset > 0, 0, 0
+            return [], restarted
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error.strerror or error}") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        records = []
+        for line in whole.split(b"\n")[:-1]:
+            self._lines += 1
+            if line.strip():
+                records.append(self._record(line))
+        self._offset += len(whole)
+        return records, restarted
+
+    def _record(self, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise DataError(f"{self.path}, line {self._lines}: no JSON object: mend or remove the line")
+        return record
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write records at the end; they are on the disk when this returns.
+
+        Raises:
+            StoreError: they cannot be written, such as on a full disk.
+        """
+        data = "".join(json.dumps(dict(record), ensure_ascii=False) + "\n" for record in records).encode()
+        with self.turn():
+            try:
+                with self.path.open("ab+", buffering=0) as file:
+                    size = _cut_torn_end(file)
+                    try:
+                        _write(file, data)
+                        os.fsync(file.fileno())
+                    except OSError:
+                        file.truncate(size)  # what could not be kept is not found later either
+                        raise
+            except OSError as error:
+                raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from None
+
+
+def _write(file: Any, data: bytes) -> None:
+    """Write all of it, in one call of the system where that takes it."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _cut_torn_end(file: Any) -> int:
+    """Remove a last line without its end, which nobody was told of: its writer was killed. The size that is left."""
+    size: int = file.seek(0, os.SEEK_END)
+    end = size
+    while end > 0:
+        start = max(0, end - 65_536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)
+    return end
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file so that at any moment, and after a crash, the old or the new one is there, whole.
+
+    One writer at a time: the caller holds the others off.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    target = path.resolve()  # of a link: what it leads to
+    temporary = target.with_name(f".{target.name}.new")  # one that a kill left is written over
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
