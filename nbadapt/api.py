@@ -5,17 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from nbadapt.errors import NbadaptError, RequestError, StoreError
+from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.options import COLUMNS
 from nbadapt.request import Request, example
 
 if TYPE_CHECKING:
     from nbadapt.answer_cache import Size
+    from nbadapt.comparing.comparison import Comparison
     from nbadapt.indexing.index import Index
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
-
-_MAIN_METRICS = ("accuracy", "loss")  # the first one that a run has is shown in the table of runs
 
 
 @overload
@@ -539,43 +536,65 @@ def help(method: str) -> Page:  # noqa: A001 - nbadapt.help reads as what it doe
     return manual.method_page(method)
 
 
-def runs() -> Table[Run]:
-    """All runs, newest first; index the table to get a Run."""
-    from nbadapt import store
-    from nbadapt.tables import Table
+def runs(search: str = "", sort: str = "") -> Table[Run]:
+    """All runs, newest first; index the table to get a Run. In a notebook it sorts, filters and compares.
 
-    stored = store.runs()
-    rows = {run.id: _row(run) for run in stored}
+    Args:
+        search: words that a run's id, name, method, model, data, state, note or tags must hold, in any order; with a
+            dash in front, must not hold.
+        sort: a column of the table, or a metric, the best first; with a dash in front the other way round.
 
-    def cells(heading: str) -> Callable[[Run], str]:
-        return lambda run: rows[run.id].get(heading, "")
+    Raises:
+        RequestError: there is no such column.
+    """
+    from nbadapt.comparing.table import RunsTable
 
-    headings = ("run", "method", "model", "state", "steps", "result", "when")
-    columns = {heading: cells(heading) for heading in headings}
-    return Table(stored, columns, empty=f"There are no runs in {store.root()}.")
-
-
-def _row(run: Run) -> dict[str, str]:
-    """The cells of one run by heading; a run whose files are damaged says so and hides no other."""
-    try:
-        asked, log, metrics = run.request, run.log, run.metrics
-        name = next((name for name in _MAIN_METRICS if name in metrics), next(iter(metrics), None))
-        return {
-            "run": run.id,
-            "method": asked["method"],
-            "model": _short(asked["model"]),
-            "state": run.state,
-            "steps": f"{log.progress.step:,} / {log.progress.total:,}" if log.progress else "",
-            "result": f"{name} {metrics[name]:.4g}" if name else "",
-            "when": time.strftime("%Y-%m-%d %H:%M", time.localtime(asked["created"])),
-        }
-    except (StoreError, KeyError, TypeError):
-        return {"run": run.id, "state": "unreadable"}
+    return RunsTable(search, sort)
 
 
-def _short(model: Mapping[str, str]) -> str:
-    """A model's name; of a folder its last part."""
-    return model["name"] if model["kind"] in {"hub", "endpoint"} else Path(model["name"]).name
+def compare_runs(runs: Sequence[str | Run], *, everything: bool = False) -> Comparison:
+    """Runs beside each other: what differs, their curves in one figure, quality against cost.
+
+    Args:
+        runs: 2 to 12 runs or their ids.
+        everything: also what all of them share.
+
+    Returns:
+        Shown, it is the figure and the table; `frame()` is the table, `figure()` the drawing.
+
+    Raises:
+        NbadaptError: a run is unknown, or they are too few or too many.
+    """
+    from nbadapt.comparing.comparison import Comparison
+
+    named = [runs] if isinstance(runs, str) or not isinstance(runs, Iterable) else runs
+    return Comparison([show(run) for run in named], everything=everything)
+
+
+def delete(runs: str | Run | Sequence[str | Run], *, yes: bool = False) -> Page:
+    """Remove runs from the disk, for good; without `yes` only say what would go.
+
+    The rows of their data stay: other runs may use the same.
+
+    Args:
+        runs: a run or several, or their ids.
+        yes: really remove them.
+
+    Raises:
+        NbadaptError: a run is unknown, or at work; then none is removed.
+    """
+    from nbadapt.comparing import deletion
+    from nbadapt.run import Run
+    from nbadapt.tables import Code, Page
+
+    chosen = [show(run) for run in ([runs] if isinstance(runs, str | Run) else runs)]
+    chosen = list(dict.fromkeys(chosen))
+    if not chosen:
+        raise RequestError("no run given to delete: name one or more")
+    question = deletion.delete(chosen) if yes else deletion.ask(chosen)
+    title = "Deleted." if yes else "Nothing was deleted yet."
+    again = () if yes else (f"To delete: %nbadapt delete {' '.join(run.id for run in chosen)} --yes",)
+    return Page(title, Code(str(question)), *again)
 
 
 def show(run: str | Run) -> Run:

@@ -29,12 +29,14 @@ class Plan:
 
     Attributes:
         notices: what the user should know, told when the run starts.
+        name: the variable that the run is bound to; "" where there is none.
     """
 
     job: Job
     method: Method
     estimate: Estimate
     notices: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def title(self) -> str:
@@ -133,7 +135,7 @@ def prepare(request: Request) -> Plan:
     with quiet_libraries():
         estimate = support.estimate(method, job)
     _check_memory(estimate, job)
-    return Plan(job, method, estimate, tuple(notices))
+    return Plan(job, method, estimate, tuple(notices), request.name or "")
 
 
 def _find_model(request: Request) -> ModelRef:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbadapt import store
+from nbadapt import notes, store
 from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
@@ -82,6 +82,32 @@ class Run:
     def title(self) -> str:
         """A short name for headings, such as "finetune lora · minilm"."""
         return str(self.request["title"])
+
+    @property
+    def name(self) -> str:
+        """The variable that it was bound to with --as; "" where there was none, or where its request is damaged."""
+        try:
+            return str(self.request.get("name", ""))
+        except StoreError:
+            return ""
+
+    @property
+    def note(self) -> str:
+        """What you wrote about it; set it to change it, also from another kernel."""
+        return notes.read(self.directory).note
+
+    @note.setter
+    def note(self, text: str) -> None:
+        notes.set_note(self.directory, text)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Your tags on it, in order of their addition; set them to change them."""
+        return notes.read(self.directory).tags
+
+    @tags.setter
+    def tags(self, tags: Iterable[str]) -> None:
+        notes.set_tags(self.directory, tags)
 
     @property
     def state(self) -> str:

@@ -99,7 +99,7 @@ def _check_idle() -> None:
 def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
     _check_idle()
-    job = store.create(plan.job, plan.estimate, plan.title)
+    job = store.create(plan.job, plan.estimate, plan.title, plan.name)
     run = Run.at(job.directory)
     run.metric = job.metric
     told = () if plan.method.verb == "prompt" else plan.estimate.notes  # a prompting method tells its notes itself
