@@ -102,15 +102,13 @@ def value_loss(
     return masked_mean(torch.maximum((new - returns) ** 2, (clipped - returns) ** 2), mask) / 2
 
 
-def next_coefficient(coefficient: float, kl: float, target: float, answers: int, horizon: int) -> float:
+def next_coefficient(coefficient: float, kl: float, target: float, rate: float) -> float:
     """The coefficient of the KL penalty that steers the KL to its target (Ziegler et al. 2019, section 2.2).
 
     Args:
         coefficient: the present one.
         kl: measured, in nats an answer.
         target: in nats an answer.
-        answers: how many were drawn since the last call.
-        horizon: in how many answers the coefficient may change about as much as `CAREFUL` says.
+        rate: how strongly the relative error counts, which is taken between -`CAREFUL` and `CAREFUL`.
     """
-    error = min(max(kl / target - 1, -CAREFUL), CAREFUL)
-    return coefficient * (1 + error * answers / horizon)
+    return coefficient * (1 + rate * min(max(kl / target - 1, -CAREFUL), CAREFUL))
