@@ -1,5 +1,7 @@
-"""Proximal policy optimisation of a language model (Schulman et al. 2017, arXiv:1707.06347; as Ouyang et al. 2022,
-arXiv:2203.02155, and Stiennon et al. 2020, arXiv:2009.01325, use it).
+"""Proximal policy optimisation of a language model (PPO).
+
+Schulman et al. 2017, arXiv:1707.06347; as Ziegler et al. 2019, arXiv:1909.08593, Stiennon et al. 2020,
+arXiv:2009.01325, and Ouyang et al. 2022, arXiv:2203.02155, use it.
 
 ::
 
@@ -172,9 +174,7 @@ class PpoTrainer:
             "learning_rate": self.config.learning_rate,
         }
         if self.config.kl == "adaptive":
-            self.coefficient = ppo_math.next_coefficient(
-                self.coefficient, kl, self.config.kl_goal, self.config.kl_rate
-            )
+            self.coefficient = ppo_math.next_coefficient(self.coefficient, kl, self.config.kl_goal, self.config.kl_rate)
         self.done, self._between_steps = number, True  # from here on a Stop finds the step complete
         self._tokens += int(mask.sum())
         self.figures = {f"train_{name}": figures[name] for name in ("loss", "reward", "kl", "length")}

@@ -29,13 +29,18 @@ class PpoConfig(Config):
     minibatch_size: int = Field(8, ge=1, le=65_536, description="answers behind one change of the weights")
     ppo_epochs: int = Field(4, ge=1, le=100, description="passes over a step's answers")
     max_length: int | None = Field(
-        None, ge=8, description="tokens kept of a prompt, its last ones; none: what the model has room for, at most 1024"
+        None,
+        ge=8,
+        description="tokens kept of a prompt, its last ones; none: what the model has room for, at most 1024",
     )
     max_new_tokens: int = Field(48, ge=1, le=100_000, description="longest answer, in tokens")
     temperature: float = Field(1.0, gt=0, le=10, description="of the answers that are drawn")
     clip: float = Field(0.2, gt=0, lt=1, description="how far a token's probability ratio goes from 1 with profit")
     value_clip: float | None = Field(
-        0.2, gt=0, le=1e6, description="how far a value goes in a step, in units of the reward; none: as far as it likes"
+        0.2,
+        gt=0,
+        le=1e6,
+        description="how far a value goes in a step, in units of the reward; none: as far as it likes",
     )
     value_coef: float = Field(0.1, ge=0, le=100, description="weight of the value head's loss")
     gamma: float = Field(1.0, ge=0, le=1, description="what a reward is worth one token earlier")

@@ -12,7 +12,7 @@ from nbadapt.engines.causal_loss import keeps_logits
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, encode_prompts, minibatch_loss
 from nbadapt.engines.ppo_config import PpoConfig, ppo_steps
-from nbadapt.engines.rollout import ActorCritic, Rollout, Seen
+from nbadapt.engines.rollout import ActorCritic, Rollout
 from nbadapt.engines.training_estimate import ROUGH, count_parameters
 from nbadapt.engines.training_memory import Live, faked
 from nbadapt.errors import NbadaptError

@@ -156,7 +156,6 @@ def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., An
 
 def _fake(live: Live, batch: Batch, positions: torch.Tensor | None) -> tuple[Batch, torch.Tensor | None]:
     """Fakes of whole numbers, whose values are known; inside the fake mode."""
-
     fakes = {name: live.fake(tensor) for name, tensor in batch.items()}
     return fakes, None if positions is None else live.fake(positions)
 

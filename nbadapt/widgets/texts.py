@@ -16,11 +16,11 @@ REASONING_BYTES = 2_000  # of one sample
 
 
 class Samples(TypedDict):
-    """Samples of one evaluation: `items` are (input, output, expected), `more` is how many were left out."""
+    """Samples of one evaluation: `items` are (input, output, expected, before), `more` is how many were left out."""
 
     step: int
     more: int
-    items: list[tuple[str, str, str | None]]
+    items: list[tuple[str, str, str | None, str | None]]
 
 
 def samples(history: History) -> Samples:
@@ -30,14 +30,16 @@ def samples(history: History) -> Samples:
     step = history.samples[-1].step
     latest = [sample for sample in history.samples if sample.step == step]
     shown = latest[:MOST_SAMPLES]
-    most = SAMPLE_BYTES // (3 * len(shown))
+    parts = 3 + any(sample.before is not None for sample in shown)
+    most = SAMPLE_BYTES // (parts * len(shown))
+
+    def cut(text: str | None) -> str | None:
+        return None if text is None else clip(text, most)
+
     return {
         "step": step,
         "more": len(latest) - len(shown),
-        "items": [
-            (clip(s.input, most), clip(s.output, most), None if s.expected is None else clip(s.expected, most))
-            for s in shown
-        ],
+        "items": [(clip(s.input, most), clip(s.output, most), cut(s.expected), cut(s.before)) for s in shown],
     }
 
 

@@ -1,5 +1,6 @@
-"""PPO: reinforcement learning from a reward (Schulman et al. 2017, https://arxiv.org/abs/1707.06347; on language models
-Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155).
+"""PPO: reinforcement learning from a reward (Schulman et al. 2017, https://arxiv.org/abs/1707.06347).
+
+On language models: Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155.
 
 ::
 
@@ -10,9 +11,9 @@ Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 2022, arXiv:2203.02155)
     loss = -E min(rho_t A_t, clip(rho_t, 1 - e, 1 + e) A_t) + c E (V_t - R_t)^2 / 2,    rho_t = pi(y_t) / pi_old(y_t)
     A_t: generalised advantages of r_t = -beta KL_t, and the score at the last token
 
-Sizes: LoRA's r · (in + out) for each adapted matrix of out x in, and hidden size + 1 for the value head. The trunk is in
-memory once: policy, value and reference are adapters and heads on it, and so is a reward model on the same base. The
-result is a LoRA adapter; the value head is of use in training alone and stays in the checkpoints. Rows of the task
+Sizes: LoRA's r · (in + out) for each adapted matrix of out x in, and hidden size + 1 for the value head. The trunk is
+in memory once: policy, value and reference are adapters and heads on it, and so is a reward model on the same base.
+The result is a LoRA adapter; the value head is of use in training alone and stays in the checkpoints. Rows of the task
 "text" are openings that are continued as they stand; other prompts are asked as ``run.generate`` asks them.
 """
 
@@ -66,7 +67,7 @@ class Ppo(PeftMethod):
     Config: ClassVar[type[PpoSettings]] = PpoSettings
 
     @classmethod
-    def trial(cls, folder: Path) -> Mapping[str, Any]:
+    def trial(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - no file is needed
         """A function that likes the letter e."""
         return {"reward": likes_e}
 
@@ -133,6 +134,6 @@ def as_openings(tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
         tokenizer.chat_template = None
 
 
-def likes_e(prompts: list[str], completions: list[str]) -> list[float]:
+def likes_e(_prompts: list[str], completions: list[str]) -> list[float]:
     """The share of the letter e in every answer: for trials."""
     return [text.count("e") / max(1, len(text)) for text in completions]
