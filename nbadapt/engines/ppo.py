@@ -64,9 +64,10 @@ PANELS = (
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt as a person and the judge read it, and its token ids."""
+    """A prompt as a person and the judge read it, as the user gave it (it may be a conversation), and its tokens."""
 
     text: str
+    asked: Any
     ids: list[int]
 
 
@@ -238,8 +239,9 @@ class PpoTrainer:
         generator = self._generator(f"minibatches {number}")
         for _ in range(self.config.ppo_epochs):
             order = torch.randperm(len(experience.advantages), generator=generator)
-            for rows in order.split(self.config.minibatch_size):
-                measured.append(self._update(experience, rows.to(self.model.policy.device), number))
+            for place in range(0, len(order), self.config.minibatch_size):
+                rows = order[place : place + self.config.minibatch_size].to(self.model.policy.device)
+                measured.append(self._update(experience, rows, number))
         return {name: math.fsum(m[name] for m in measured) / len(measured) for name in measured[0]}
 
     def _update(self, experience: Experience, rows: torch.Tensor, number: int) -> dict[str, float]:
@@ -327,7 +329,7 @@ def encode_prompts(examples: Examples, language: LanguageModel, config: PpoConfi
     for row in examples.rows:
         ids = encode_prompt(language.tokenizer, row[column])
         cut += len(ids) > limit
-        found.append(Prompt(as_text(row[column]), ids[-limit:]))
+        found.append(Prompt(as_text(row[column]), row[column], ids[-limit:]))
     return found, cut
 
 

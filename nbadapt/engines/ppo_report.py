@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nbadapt.engines.generate import ANSWER_TOKENS
 from nbadapt.engines.rollout import look_at
 from nbadapt.events import Metric, Notice, Sample, Stage
 
@@ -75,7 +76,6 @@ class Evaluator:
         rewards: list[float] = []
         kls: list[float] = []
         lengths: list[float] = []
-        texts: list[str] = []
         size = trainer.config.batch_size
         for place in range(0, len(prompts), size):
             asked = prompts[place : place + size]
@@ -84,7 +84,6 @@ class Evaluator:
             seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, lambda: None)
             kls += torch.where(rollout.drawn, seen.policy - seen.reference, 0.0).sum(dim=1).tolist()
             lengths += rollout.lengths.tolist()
-            texts += rollout.texts
         found = {
             "reward": statistics.fmean(rewards),
             "reward_spread": statistics.pstdev(rewards),
@@ -92,12 +91,23 @@ class Evaluator:
             "length": statistics.fmean(lengths),
         }
         if step == 0:
-            self.start = {**found, "texts": texts[: trainer.config.samples]}
+            self.start = dict(found)
         self.figures = dict(found)
         if self.start:
             self.figures["reward_before"] = self.start["reward"]
             self.figures["reward_spread_before"] = self.start["reward_spread"]
         trainer.emit(Metric(step, "evaluation", found))
-        before = self.start.get("texts", []) if step else []
-        for i, (prompt, said) in enumerate(zip(prompts[: trainer.config.samples], texts, strict=False)):
-            trainer.emit(Sample(step, prompt.text, said, before=before[i] if i < len(before) else None))
+        self._show_samples(step)
+
+    def _show_samples(self, step: int) -> None:
+        """Some answers, each the most probable token by token, as ``run.generate`` gives them; and those of before."""
+        trainer, shown = self._trainer, self._prompts[: self._trainer.config.samples]
+        room = min(ANSWER_TOKENS, trainer.config.max_new_tokens)
+        said = trainer.language.generate(
+            [prompt.asked for prompt in shown], max_new_tokens=room, tick=lambda: trainer.emit(Stage("evaluating"))
+        )
+        if step == 0:
+            self.start["texts"] = said
+        before = self.start.get("texts", [])
+        for i, (prompt, answer) in enumerate(zip(shown, said, strict=True)):
+            trainer.emit(Sample(step, prompt.text, answer, before=before[i] if step and before else None))

@@ -56,7 +56,8 @@ def figure(history: History) -> Figure:
     drawing = Figure(figsize=(7.8, 2.9 + rows * PANEL_ROW), dpi=DPI, facecolor=PAPER, layout="constrained")
     above: Any = drawing
     if small:
-        above, below = drawing.subfigures(2, 1, height_ratios=(2.9, rows * PANEL_ROW))
+        parts: Any = drawing.subfigures(2, 1, height_ratios=(2.9, rows * PANEL_ROW))
+        above, below = parts
         above.set_facecolor(PAPER)
         below.set_facecolor(PAPER)
         _draw_panels(below, history, small)
