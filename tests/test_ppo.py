@@ -353,8 +353,8 @@ def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
     assert kept == ["checkpoint-3", "checkpoint-4"]
 
 
-def test_training_ends_at_the_target_kl(tmp_path) -> None:
-    outcome, events = run(make_job(tmp_path, max_steps=30, learning_rate=0.05, kl_coef=0, target_kl=0.5))
+def test_training_ends_at_the_target_kl(two_arms, tmp_path) -> None:
+    outcome, events = run(arms_job(two_arms, tmp_path, max_steps=30, target_kl=0.5))
     steps = [e.step for e in events if isinstance(e, Progress)]
     assert 1 < len(steps) < 30
     (notice,) = [e.text for e in events if isinstance(e, Notice) and "target_kl" in e.text]
@@ -490,7 +490,7 @@ def two_arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     config = transformers.LlamaConfig(
         vocab_size=5, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=32, bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        max_position_embeddings=32, bos_token_id=None, eos_token_id=0, pad_token_id=0, initializer_range=0.2,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("arms")
     with torch.random.fork_rng(devices=[]):
@@ -508,7 +508,7 @@ def pays(_prompts: list[str], completions: list[str]) -> list[float]:
 def arms_job(folder: Path, directory: Path, **settings) -> Job:
     rows = tuple({"text": "go"} for _ in range(32))
     settings = {
-        "reward": "pays", "max_steps": 30, "batch_size": 32, "minibatch_size": 16, "ppo_epochs": 4,
+        "reward": "pays", "max_steps": 25, "batch_size": 32, "minibatch_size": 16, "ppo_epochs": 2,
         "max_new_tokens": 3, "learning_rate": 1e-2, "kl_coef": 0.0, "kl": "fixed", "target_modules": "all-linear",
         "samples": 0, "eval_rows": 64, **settings,
     }  # fmt: skip
@@ -526,7 +526,7 @@ def arms_job(folder: Path, directory: Path, **settings) -> Job:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))])
 def test_two_armed_language_reaches_95_percent_of_the_optimum(seed, two_arms, tmp_path) -> None:
-    outcome, events = run(dataclasses.replace(arms_job(two_arms, tmp_path), seed=seed))
+    outcome, _ = run(dataclasses.replace(arms_job(two_arms, tmp_path), seed=seed))
     assert outcome.metrics["reward_before"] < 0.5
     assert outcome.metrics["reward"] >= 0.95
 
