@@ -16,6 +16,7 @@ import torch
 from report import Took, environment, middle, save, table, timed
 
 from nbadapt import devices, models
+from nbadapt.engines.batches import keep
 from nbadapt.engines.rollout import draw
 
 OURS, NAIVE, LAST = "nbadapt", "naive loop", "naive loop, logits of the last place"
@@ -53,7 +54,7 @@ def naive(model: torch.nn.Module, prompts: list[list[int]], room: int, *, last_o
     """Answers of `room` tokens, each drawn after a whole forward pass."""
     tokens = torch.tensor(prompts, device=model.device)
     generator = torch.Generator().manual_seed(0)
-    more = {"logits_to_keep": 1} if last_only else {}
+    more = keep(model, 1) if last_only else {}
     with torch.no_grad():
         for _ in range(room):
             logits = model(input_ids=tokens, use_cache=False, **more).logits[:, -1]
