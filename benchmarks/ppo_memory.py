@@ -25,7 +25,7 @@ from report import environment, peak_memory, save, table
 HERE = Path(__file__).parent
 SFT, PPO, FOUR = "LoRA SFT", "PPO, one trunk", "PPO, four models"
 MIB = 2**20
-WORDS = "the film begins in a small town where nothing has happened for years and ends where it began".split()
+WORDS = ("the film begins in a small town where nothing has happened for years and ends where it began",)
 
 
 def main() -> None:
@@ -118,10 +118,10 @@ def report(found: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> s
     return "\n\n".join(
         [
             "# Peak memory of PPO",
-            f"SmolLM2-135M in {found[PPO]['dtype']}, LoRA of rank 8: {arguments.rows} rows of {arguments.prompt_tokens} "
-            f"tokens and answers of up to {arguments.tokens} (PPO's had {found[PPO]['length']:.0f} on average), "
-            f"{arguments.steps} steps; PPO learns from the {arguments.rows} answers at once. What is measured stands in "
-            "[ppo_memory.py](../ppo_memory.py).",
+            f"SmolLM2-135M in {found[PPO]['dtype']}, LoRA of rank 8: {arguments.rows} rows of "
+            f"{arguments.prompt_tokens} tokens and answers of up to {arguments.tokens} (PPO's had "
+            f"{found[PPO]['length']:.0f} on average), {arguments.steps} steps; PPO learns from the {arguments.rows} "
+            "answers at once. What is measured stands in [ppo_memory.py](../ppo_memory.py).",
             table(("", "peak beyond imports, MiB", "times LoRA SFT"), rows),
             f"**PPO takes {found[PPO]['peak'] / least:.2f} times the memory of LoRA SFT**, four models "
             f"{found[FOUR]['peak'] / least:.2f} times.",

@@ -41,8 +41,8 @@ class Examples:
     """Rows of one task, with the task's own column names.
 
     classification: ``text``, ``label`` (both str). generation: ``prompt``, ``completion`` (str; prompt may be a
-    list of chat messages, where the source had ``messages``). preference: ``prompt``, ``chosen``, ``rejected``.
-    text: ``text``. Rows read for a prompt template keep the source's other columns too.
+    list of chat messages, where the source had ``messages``). preference: ``prompt`` (likewise), ``chosen``,
+    ``rejected``. text: ``text``. Rows read for a prompt template keep the source's other columns too.
 
     Attributes:
         task: what the rows are for.
@@ -85,6 +85,8 @@ def read(source: Any, *, name: str, task: Task | None = None, columns: Mapping[s
     where = layouts.places(table, columns)
     form = layouts.choose(table, where, task, columns)
     rows = tuple(_rows(table, where, form))
+    if form.task == "preference":
+        _check_differences(rows, table.source)
     labels = tuple(sorted({row["label"] for row in rows})) if form.task == "classification" else ()
     return Examples(form.task, rows, labels, table.source)
 
@@ -104,6 +106,17 @@ def _rows(table: Sheet, where: Mapping[str, str], form: layouts.Form) -> list[di
                 prompts = [f"{a}\n\n{b}" if b else a for a, b in zip(prompts, inputs, strict=True)]
             return _zip({"prompt": prompts, "completion": cells_of("output", cells.answer)})
     return _zip({column: cells_of(column, CONVERTERS[column]) for column in form.columns})
+
+
+def _check_differences(rows: Sequence[Mapping[str, Any]], source: str) -> None:
+    """Refuse preference rows that prefer an answer to itself."""
+    same = [number for number, row in enumerate(rows, 1) if row["chosen"].strip() == row["rejected"].strip()]
+    if same:
+        more = f" (and {len(same) - 1:,} more)" if same[1:] else ""
+        raise DataError(
+            f"{source}, row {same[0]} (counted from 1): 'chosen' and 'rejected' are the same answer: "
+            f"correct it or drop the row{more}"
+        )
 
 
 CONVERTERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(

@@ -274,6 +274,20 @@ class Adapted:
         """
         raise RequestError("this run does not classify: use run.generate(prompts)")
 
+    def reward(
+        self, prompts: Sequence[str], completions: Sequence[str], *, tick: Callable[[], None] | None = None
+    ) -> np.ndarray[Any, Any]:
+        """How good each completion is as an answer to the prompt beside it: shape (n,), higher is better.
+
+        Only differences mean something: the reward of one answer alone has no unit and no zero.
+
+        Args:
+            prompts: n prompts, in the form that the model was trained on.
+            completions: n answers, one to each prompt.
+            tick: called between batches; may raise to leave early.
+        """
+        raise RequestError("this run gives no rewards: finetune one with  %%finetune reward  on preference rows")
+
 
 class Method(ABC):
     """One way of adapting a model. Subclass it, and declare the class as an entry point.

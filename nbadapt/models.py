@@ -223,6 +223,15 @@ def check_head(ref: ModelRef, config: PretrainedConfig, head: Head) -> None:
         )
 
 
+def has_head(ref: ModelRef, head: Head) -> bool:
+    """Whether transformers has this head for the model's architecture."""
+    try:
+        check_head(ref, read_config(ref), head)
+    except ModelError:
+        return False
+    return True
+
+
 def _is_bidirectional(model_type: str) -> bool:
     from transformers.models.auto import modeling_auto
 

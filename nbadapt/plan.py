@@ -216,7 +216,8 @@ def _task(request: Request, tables: Mapping[str, Any], method: type[Method], mod
         other = support.advice(method, support.kind_of(model), task)
         raise DataError(
             f"{method.name} does {able}; the columns of {source} make it a table for {task}: "
-            "name them with --text and --label, or --prompt and --completion" + (f", or {other}" if other else "")
+            "name them with --text and --label, --prompt and --completion, or --prompt, --chosen and --rejected"
+            + (f", or {other}" if other else "")
         )
     return task
 

@@ -19,6 +19,7 @@ from nbadapt.history import History
 from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, OwnMetric, Predictions
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -329,6 +330,27 @@ class Run:
         """
         many = _listed(texts, "predict takes a text or a list of texts")
         return self.adapted().predict(many, labels)
+
+    def reward(self, prompts: str | Sequence[str], completions: str | Sequence[str]) -> np.ndarray[Any, Any]:
+        """How good each completion is as an answer to the prompt beside it: shape (n,), higher is better.
+
+        A difference of two rewards for one prompt is the log-odds that the first answer is preferred.
+
+        Args:
+            prompts: one prompt or n of them, in the form the model was trained on.
+            completions: as many answers, one to each prompt.
+
+        Raises:
+            RequestError: the run is no reward model, or the numbers of prompts and completions differ.
+        """
+        many = _listed(prompts, "reward takes a prompt or a list of prompts, and as many completions")
+        answers = _listed(completions, "reward takes a completion or a list of completions, one for each prompt")
+        if len(many) != len(answers):
+            raise RequestError(
+                f"reward takes one completion for each prompt: there are {len(many):,} prompts and "
+                f"{len(answers):,} completions"
+            )
+        return self.adapted().reward(many, answers)
 
     def export(self, kind: str, folder: str | Path | None = None) -> Path:
         """Write the result for use without nbadapt.

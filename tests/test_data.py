@@ -179,6 +179,11 @@ MESSAGES = [
             "preference",
             {"prompt": "p", "chosen": "a", "rejected": "b"},
         ),
+        (
+            {"prompt": MESSAGES[:2], "chosen": MESSAGES[2:], "rejected": "Go away", "rater": "me"},
+            "preference",
+            {"prompt": MESSAGES[:2], "chosen": "Hello!", "rejected": "Go away"},
+        ),
     ],
 )
 def test_the_columns_tell_the_task(row, task, expected):
@@ -305,6 +310,20 @@ BAD_TABLES = {
         ROWS,
         {"columns": {"text": "text", "chosen": "label"}},
         ["--text, --chosen", "do not go together", "text, label: classification"],
+    ),
+    "a preference without a difference": (
+        [
+            {"prompt": "p", "chosen": "a", "rejected": "b"},
+            {"prompt": "p", "chosen": "a", "rejected": "a "},
+            {"prompt": "q", "chosen": "c", "rejected": "c"},
+        ],
+        {},
+        ["table, row 2 (counted from 1)", "'chosen' and 'rejected' are the same answer", "drop the row (and 1 more)"],
+    ),
+    "a preference without an answer": (
+        [{"prompt": "p", "chosen": "a", "rejected": None}],
+        {},
+        ["row 1", "'rejected'", "the cell is empty"],
     ),
     "two tasks": (
         [{"text": "a", "label": "b", "prompt": "c", "completion": "d"}],

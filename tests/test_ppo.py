@@ -16,7 +16,7 @@ from nbadapt.data import Examples
 from nbadapt.engines import judging, ppo_math
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, PpoTrainer, encode_prompts, minibatch_loss
-from nbadapt.engines.rollout import ActorCritic, draw, look_at, picked
+from nbadapt.engines.rollout import draw, look_at, picked
 from nbadapt.errors import NbadaptError, RequestError, RunError, Stopped
 from nbadapt.events import Event, Metric, Notice, Panel, Progress, Sample
 from nbadapt.method import Job
@@ -247,7 +247,9 @@ def test_before_the_first_update_the_ratio_is_1_and_the_kl_0(dtype, tmp_path) ->
 
 
 def test_without_updates_nothing_changes(tmp_path) -> None:
-    job = make_job(tmp_path, learning_rate=1e-30)  # the smallest rates are rounded away, as 0 is
+    job = make_job(
+        tmp_path, learning_rate=1e-30, value_learning_rate=1e-30
+    )  # the smallest rates are rounded away, as 0 is
     trainer = trainer_of(job)
     before = {name: p.detach().clone() for name, p in trainer.named.items()}
     metrics = trainer.train()
@@ -354,7 +356,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
 
 
 def test_training_ends_at_the_target_kl(two_arms, tmp_path) -> None:
-    outcome, events = run(arms_job(two_arms, tmp_path, max_steps=30, target_kl=0.5))
+    outcome, events = run(arms_job(two_arms, tmp_path, max_steps=30, target_kl=6.0))
     steps = [e.step for e in events if isinstance(e, Progress)]
     assert 1 < len(steps) < 30
     (notice,) = [e.text for e in events if isinstance(e, Notice) and "target_kl" in e.text]
@@ -438,6 +440,121 @@ def test_a_missing_reward_and_an_unknown_one_are_refused_before_anything_is_load
         Ppo().estimate(job)
     with pytest.raises(RequestError, match="ppo needs a reward: add --reward"):
         Ppo().estimate(dataclasses.replace(job, config=Ppo.Config()))
+
+
+def reward_run(folder: Path, directory: Path) -> Any:
+    """A stored run with a reward model on a model."""
+    from nbadapt_plugins.reward import Reward
+
+    rows = [{"prompt": f"{i}. Say", "chosen": "good " * (i % 3 + 1), "rejected": "bad"} for i in range(12)]
+    job = Job(
+        method="reward",
+        config=Reward.Config(max_steps=2, batch_size=4, samples=0),
+        model=models.resolve(str(folder)),
+        task="preference",
+        directory=directory,
+        data=Examples("preference", tuple(rows)),
+        evaluation=Examples("preference", tuple(rows[:4])),
+    )
+    job = store.create(job, Reward().estimate(job), "finetune reward")
+    store.write_outcome(job.directory, "done", Reward().run(job, lambda _: None), "")
+    return store.open(job.directory.name)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_reward_run_judges_on_the_same_weights_in_memory(architecture, tmp_path) -> None:
+    pytest.importorskip("trl")
+    judge = reward_run(tiny_models.folder(architecture), tmp_path)
+    job = make_job(tmp_path / "run", reward=None, model=architecture)
+    job = dataclasses.replace(job, config=job.config.model_copy(update={"reward": judge.id}))
+    asked, said = ["1. Say", "2. Say"], ["good", "bad bad"]
+    assert judging.load(job)(asked, said).tolist() == pytest.approx(judge.reward(asked, said).tolist(), rel=1e-5)
+    models.free()
+    trainer = trainer_of(job)
+    theirs = trainer.judge._ask.__self__.model
+    ours = {p.data_ptr() for p in trainer.model.parameters()}
+    body = [p for name, p in theirs.named_parameters() if "lora_" not in name and "score" not in name]
+    assert body
+    assert all(p.data_ptr() in ours for p in body)
+    estimate = Ppo().estimate(job)
+    assert estimate.memory["reward"] < 0.2 * estimate.memory["weights"]
+    assert any("adapter on the same weights" in note for note in estimate.notes)
+    outcome, _ = run(job)
+    assert outcome.artifacts
+
+
+def test_a_reward_run_that_does_not_fit_is_refused(tmp_path) -> None:
+    pytest.importorskip("trl")
+    judge = reward_run(tiny_models.folder("llama"), tmp_path)
+    job = make_job(tmp_path / "run", reward=None, model="gpt2")
+    job = dataclasses.replace(job, config=job.config.model_copy(update={"reward": judge.id}))
+    with pytest.raises(RequestError, match=r"reads the tokens of .*llama, and .*gpt2 writes others") as raised:
+        Ppo().estimate(job)
+    assert "\n" not in str(raised.value)
+    policy = store.create(make_job(tmp_path, reward=None), Ppo().estimate(make_job(tmp_path)), "finetune ppo")
+    store.write_outcome(policy.directory, "done", run(make_job(policy.directory))[0], "")
+    job = dataclasses.replace(job, config=job.config.model_copy(update={"reward": policy.directory.name}))
+    with pytest.raises(RequestError, match="ppo makes no reward model: give a run that was trained to judge"):
+        Ppo().estimate(job)
+    store.write_outcome(judge.directory, "failed", None, "")
+    job = dataclasses.replace(job, config=job.config.model_copy(update={"reward": judge.id}))
+    with pytest.raises(RequestError, match="is failed and has no model yet"):
+        Ppo().estimate(job)
+
+
+# ------------------------------------------------------------------ from a notebook
+
+
+def openings(n: int = 8) -> list[dict[str, str]]:
+    return [{"text": f"{i}. The film"} for i in range(n)]
+
+
+FEW = {"max_steps": 2, "batch_size": 4, "max_new_tokens": 4, "eval_rows": 2, "samples": 1}
+
+
+def test_a_function_of_the_notebook_is_the_reward(tmp_path) -> None:
+    import nbadapt
+    from nbadapt import request
+
+    folder = str(tiny_models.folder("llama"))
+    body = "\n".join(f"{name}: {value}" for name, value in FEW.items())
+    line = f"ppo --model {folder} --data rows --reward score"
+    asked = request.parse("finetune", line, body, {"rows": openings(), "score": likes_e})
+    assert asked.settings["reward"] == "score"
+    assert asked.functions == {"reward": likes_e}
+    with pytest.raises(RequestError, match="--reward score: that variable holds 7: give a run or a function"):
+        request.parse("finetune", line, body, {"rows": openings(), "score": 7})
+    run = nbadapt.finetune("ppo", model=folder, data=openings(), reward=likes_e, **FEW)
+    assert run.state == "done"
+    assert run.request["settings"]["reward"] == "likes_e"
+    assert run.generate("The film", max_new_tokens=2) is not None
+    with pytest.raises(RequestError, match="no variable here holds a function or a run"):
+        nbadapt.finetune("ppo", model=folder, data=openings(), reward="unknown", **FEW)
+    with pytest.raises(RequestError, match="makes no reward model"):
+        nbadapt.finetune("ppo", model=folder, data=openings(), reward=run, **FEW)
+
+
+def test_a_stopped_run_asks_for_its_function_where_another_kernel_goes_on(tmp_path) -> None:
+    import nbadapt
+    from nbadapt import commands
+    from nbadapt.run import Run
+
+    calls = [0]
+
+    def score(prompts: list[str], completions: list[str]) -> list[float]:
+        calls[0] += 1
+        return [math.nan if calls[0] == 3 else 1.0] * len(prompts)
+
+    with pytest.raises(RequestError, match="gave nan"):
+        nbadapt.finetune("ppo", model=str(tiny_models.folder("llama")), data=openings(), reward=score, **FEW)
+    (folder,) = [r.directory for r in store.runs()]
+    Run._known.clear()  # as in another kernel
+    with pytest.raises(RequestError, match=r"--reward score: no variable .* \(to resume, define it again\)"):
+        nbadapt.resume(folder.name)
+    Run._known.clear()
+    run = commands.execute(f"resume {folder.name}", {"score": score})
+    assert run.state == "done"
+    assert run.log.progress.step == 2
 
 
 # ------------------------------------------------------------------ the estimate
@@ -532,7 +649,8 @@ def test_two_armed_language_reaches_95_percent_of_the_optimum(seed, two_arms, tm
 
 
 def test_a_very_large_coefficient_keeps_the_policy_at_the_reference(two_arms, tmp_path) -> None:
-    free, _ = run(arms_job(two_arms, tmp_path / "free", max_steps=10))
-    held, _ = run(arms_job(two_arms, tmp_path / "held", max_steps=10, kl_coef=1000.0, reward_clip=None))
-    assert free.metrics["kl"] > 0.5
+    settings = {"max_steps": 12, "learning_rate": 1e-3, "value_clip": None}
+    free, _ = run(arms_job(two_arms, tmp_path / "free", **settings))
+    held, _ = run(arms_job(two_arms, tmp_path / "held", kl_coef=1000.0, **settings))
+    assert free.metrics["kl"] > 1
     assert abs(held.metrics["kl"]) < 0.1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import models, registry, store
 from nbadapt.cells import brief
+from nbadapt.engines.tokens import Prompt, as_text
 from nbadapt.errors import NbadaptError, RequestError, StoreError, first_line
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def load(job: Job) -> Judge:
     """What judges the answers of a job, ready to use; see `check` for what it raises."""
     run = check(job)
     if run is None:
-        return Judge(job.config.reward, job.functions[SETTING])
+        function = job.functions[SETTING]
+        return Judge(job.config.reward, lambda prompts, texts: function([as_text(prompt) for prompt in prompts], texts))
     outcome = run.outcome
     assert outcome is not None  # it was checked
     stored = dataclasses.replace(run.job(), device=job.device, dtype=job.dtype)  # so that the weights are shared
@@ -71,11 +73,11 @@ class Judge:
         ask: (prompts, completions) -> n numbers.
     """
 
-    def __init__(self, name: str, ask: Callable[[list[str], list[str]], Any]) -> None:
+    def __init__(self, name: str, ask: Callable[[list[Prompt], list[str]], Any]) -> None:
         self.name, self._ask = name, ask
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> torch.Tensor:
-        """(n,) scores in float32, on the CPU.
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> torch.Tensor:
+        """(n,) scores in float32, on the CPU. A function is given conversations as texts.
 
         Raises:
             RequestError: it fails, or gives anything but a finite number for each.

@@ -64,7 +64,7 @@ PANELS = (
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt as a person and the judge read it, as the user gave it (it may be a conversation), and its tokens."""
+    """A prompt as a person reads it, as the user gave it (it may be a conversation), and its tokens."""
 
     text: str
     asked: Any
@@ -102,8 +102,14 @@ class PpoTrainer:
             emit(Notice(f"{cut:,} of {len(self.prompts):,} prompts were longer than max_length and lost their start"))
         self.total = ppo_steps(self.config, len(self.prompts))
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        value = [p for p in self.named.values() if any(p is own for own in model.value.parameters())]
+        policy = [p for p in self.named.values() if not any(p is own for own in value)]
+        self.groups = (policy, value)  # of parameters, each with a learning rate and a clipped gradient of its own
         self.optimizer = torch.optim.AdamW(
-            self.named.values(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+            [{"params": policy}, {"params": value, "lr": self.config.value_learning_rate}],
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.done = self._tokens = 0
         self.coefficient = self.config.kl_coef
@@ -153,7 +159,7 @@ class PpoTrainer:
         number = self.done + 1
         asked = self._asked(number)
         rollout = self.draw(asked, f"step {number}")
-        scores = self.judge([prompt.text for prompt in asked], rollout.texts)
+        scores = self.judge([prompt.asked for prompt in asked], rollout.texts)
         old = look_at(self.model, rollout, self.config.minibatch_size, self._tick)
         per_token = ppo_math.kl_per_token(old.policy, old.reference, self.config.kl_estimator)
         kl = float(torch.where(rollout.drawn, old.policy - old.reference, 0.0).sum(dim=1).mean())
@@ -251,8 +257,8 @@ class PpoTrainer:
         if not math.isfinite(figures["loss"]):
             raise no_number("loss", figures["loss"], number, self.job)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.named.values(), self.config.max_grad_norm or math.inf)
-        figures["grad_norm"] = float(norm)
+        bound = self.config.max_grad_norm or math.inf
+        figures["grad_norm"], _ = (float(torch.nn.utils.clip_grad_norm_(group, bound)) for group in self.groups)
         if not math.isfinite(figures["grad_norm"]):
             raise no_number("gradient's norm", figures["grad_norm"], number, self.job)
         self.optimizer.step()
@@ -313,7 +319,7 @@ def minibatch_loss(
     ours, clipped = ppo_math.policy_loss(new, old.policy[rows], experience.advantages[rows], mask, config.clip)
     reach = math.inf if config.value_clip is None else config.value_clip
     theirs = ppo_math.value_loss(values, old.values[rows], experience.returns[rows], mask, reach)
-    loss = ours + config.value_coef * theirs
+    loss = ours + theirs  # of parameters apart: no weight is needed between them
     return loss, {"loss": loss, "policy_loss": ours, "value_loss": theirs, "clip_fraction": clipped}
 
 

@@ -42,7 +42,7 @@ class PpoConfig(Config):
         le=1e6,
         description="how far a value goes in a step, in units of the reward; none: as far as it likes",
     )
-    value_coef: float = Field(0.1, ge=0, le=100, description="weight of the value head's loss")
+    value_learning_rate: float = Field(1e-3, gt=0, le=10, description="learning rate of the value head")
     gamma: float = Field(1.0, ge=0, le=1, description="what a reward is worth one token earlier")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the advantages: 0 trusts the values, 1 the rewards")
     whiten: bool = Field(True, description="give the advantages of a step mean 0 and variance 1")

@@ -80,7 +80,7 @@ class Evaluator:
         for place in range(0, len(prompts), size):
             asked = prompts[place : place + size]
             rollout = trainer.draw(asked, f"evaluation {place}")
-            rewards += trainer.judge([prompt.text for prompt in asked], rollout.texts).tolist()
+            rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts).tolist()
             seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, lambda: None)
             kls += torch.where(rollout.drawn, seen.policy - seen.reference, 0.0).sum(dim=1).tolist()
             lengths += rollout.lengths.tolist()

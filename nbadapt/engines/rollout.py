@@ -67,6 +67,8 @@ class Seen:
 class ActorCritic(torch.nn.Module):
     """A policy with an adapter on a frozen trunk, and a value head on its hidden states that starts at 0.
 
+    The head's loss changes the head alone: what the reward's scale is makes no difference to the policy.
+
     Args:
         policy: a peft model of a causal language model.
         temperature: of the distributions that are drawn from and compared.
@@ -86,7 +88,7 @@ class ActorCritic(torch.nn.Module):
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities of the last `width` tokens, and the values before them, each (B, K)."""
         logits, hidden = self._logits(tokens, mask, width)
-        return picked(logits, tokens[:, -width:]), self.value(hidden.float()).squeeze(-1)
+        return picked(logits, tokens[:, -width:]), self.value(hidden.detach().float()).squeeze(-1)
 
     def look(self, tokens: torch.Tensor, mask: torch.Tensor, width: int) -> Seen:
         """What policy, value head and reference say of the last `width` tokens; without gradients."""

@@ -106,7 +106,13 @@ def autocasts(model: PreTrainedModel, job: Any) -> bool:
     return bool(job.dtype == "bfloat16" and model.dtype == torch.float32)
 
 
-def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:
+Loss = Callable[[Any, Batch], torch.Tensor]
+"""A model and a batch -> the loss, as it is computed in training."""
+
+
+def step_peak(
+    model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any, own: Loss | None = None
+) -> tuple[int, int]:
     """Bytes beside weights and optimizer that a training step, and an evaluation of a batch, hold at their peaks.
 
     Args:
@@ -114,8 +120,9 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
         batch: real input_ids, attention_mask and labels of the most expensive batch.
         held_out: the same of the evaluation.
         job: its task, device and dtype decide what is computed.
+        own: the loss, where it is not the task's; the batches are then what it takes, whole numbers.
     """
-    causal = job.task != "classification"
+    causal = own is None and job.task != "classification"
     autocast = autocasts(model, job)
     bfloat16 = autocast or model.dtype == torch.bfloat16
     keeps = keeps_logits(model)
@@ -124,6 +131,8 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
 
     def loss(fake: Batch, learned: torch.Tensor | None) -> torch.Tensor:
         with torch.autocast(kind, torch.bfloat16, enabled=autocast), quick_attention(fake["input_ids"], bfloat16):
+            if own is not None:
+                return own(model, fake)
             if learned is None:
                 found: torch.Tensor = model(**fake).loss
                 return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from nbadapt import named
 from nbadapt.data import Examples
@@ -300,12 +300,23 @@ def _base_weights(job: Job) -> list[Any]:
     """The very tensors of the base model that all runs share."""
     from nbadapt import models
 
-    head: Head = "classification" if job.task == "classification" and job.evaluation is not None else "causal"
-    if head == "causal":
-        model = models.load(job.model, job.device, job.dtype)[0]
-    else:
-        model = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)[0]
-    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    found = []
+    for head in _heads(job):
+        if head == "causal":
+            model = models.load(job.model, job.device, job.dtype)[0]
+        else:
+            model = models.load_classifier(job.model, job.labels or ("one",), job.device, job.dtype, job.seed)[0]
+        found += [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    return found
+
+
+def _heads(job: Job) -> list[Head]:
+    """The heads under which a method may have loaded the base; a preference may train either."""
+    from nbadapt import models
+
+    if job.task != "preference":
+        return ["classification" if job.task == "classification" and job.evaluation is not None else "causal"]
+    return [head for head in get_args(models.Head) if models.has_head(job.model, head)]
 
 
 def _digest(tensors: list[Any]) -> str:

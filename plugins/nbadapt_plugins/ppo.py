@@ -8,7 +8,8 @@ On language models: Ziegler et al. 2019, arXiv:1909.08593, and Ouyang et al. 202
     prompt ──> trunk ──┤                   └─ value head ──> V_t                ├──> A_t ──> clipped steps on
               (frozen) └─ adapter off ─> reference ──> KL_t ────────────────────┘            adapter and value head
 
-    loss = -E min(rho_t A_t, clip(rho_t, 1 - e, 1 + e) A_t) + c E (V_t - R_t)^2 / 2,    rho_t = pi(y_t) / pi_old(y_t)
+    policy loss = -E min(rho_t A_t, clip(rho_t, 1 - e, 1 + e) A_t),    rho_t = pi(y_t) / pi_old(y_t)
+    value loss  =  E (V_t - R_t)^2 / 2, clipped likewise; it changes the head alone
     A_t: generalised advantages of r_t = -beta KL_t, and the score at the last token
 
 Sizes: LoRA's r · (in + out) for each adapted matrix of out x in, and hidden size + 1 for the value head. The trunk is
