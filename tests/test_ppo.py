@@ -626,7 +626,7 @@ def arms_job(folder: Path, directory: Path, **settings) -> Job:
     rows = tuple({"text": "go"} for _ in range(32))
     settings = {
         "reward": "pays", "max_steps": 25, "batch_size": 32, "minibatch_size": 16, "ppo_epochs": 2,
-        "max_new_tokens": 3, "learning_rate": 1e-2, "kl_coef": 0.0, "kl": "fixed", "target_modules": "all-linear",
+        "max_new_tokens": 3, "learning_rate": 3e-3, "kl_coef": 0.0, "kl": "fixed", "target_modules": "all-linear",
         "samples": 0, "eval_rows": 64, **settings,
     }  # fmt: skip
     return Job(
