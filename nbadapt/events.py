@@ -151,6 +151,21 @@ class Candidate(Event):
 
 
 @dataclass(frozen=True)
+class Reliability(Event):
+    """How far the probabilities that a model gives to its choices are right, in bins of held-out rows.
+
+    Three numbers a bin: the mean `predicted` probability, the share of right choices that was `observed`, and how many
+    `rows` are in it.
+    """
+
+    kind: ClassVar[str] = "reliability"
+    step: int
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know: shown in the dashboard and kept in the summary."""
 
@@ -182,6 +197,7 @@ KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
             Sample,
             Source,
             Candidate,
+            Reliability,
             Notice,
             Checkpoint,
         )
@@ -224,6 +240,10 @@ def _checked(value: Any, wanted: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f"{value!r} is no object")
         return {name: _checked(item, get_args(wanted)[1]) for name, item in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{value!r} is no list")
+        return tuple(_checked(item, get_args(wanted)[0]) for item in value)
     if origin is types.UnionType:
         return None if value is None else _checked(value, get_args(wanted)[0])
     allowed = str if origin is Literal else (int, float) if wanted is float else wanted

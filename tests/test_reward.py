@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -17,8 +18,9 @@ from nbadapt.engines.pairs import check_pairs, encode_pairs
 from nbadapt.engines.reward_model import calibration
 from nbadapt.engines.tokens import encode_completion, encode_prompt
 from nbadapt.errors import DataError, RequestError
-from nbadapt.events import Metric, Notice, Parameters, Sample
+from nbadapt.events import Metric, Notice, Parameters, Reliability, Sample, from_json, to_json
 from nbadapt.method import Adapted, Job
+from nbadapt.widgets.figure import figure
 from nbadapt_plugins.reward import Reward
 from tests.tiny_models import folder, preferences
 from tests.trained_jobs import make_job, stopped_and_resumed, train
@@ -75,6 +77,9 @@ def test_the_stored_model_gives_the_rewards_of_plain_peft_and_the_figures_follow
     expected |= {"brier": ((1 - right) ** 2).mean()}
     assert {name: outcome.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
+    told = [event for event in events if isinstance(event, Reliability)][-1]
+    assert sum(told.rows) == len(rows)
+    assert from_json(json.loads(json.dumps(to_json(told, 0.0)))) == (0.0, told)
     sample = [event for event in events if isinstance(event, Sample)][-1]
     assert f"margin {margins[0]:+.3f}" in sample.output
     assert rows[0]["chosen"] in sample.input
@@ -158,6 +163,8 @@ def test_a_run_gives_rewards_and_says_what_it_cannot_score(tmp_path):
     assert run.reward("1. English: dog German:", "Hund") == pytest.approx(rewards[:1], abs=1e-6)
     assert {"accuracy", "margin", "brier", "calibration_error", "loss"} <= set(run.metrics)
     assert "Calibration error" in repr(run)
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure(run.log).axes]
+    assert labels[-1] == ("predicted probability", "share that was right (evaluation)")
     with pytest.raises(RequestError, match="2 prompts and 1 completions"):
         run.reward(["a", "b"], ["c"])
     with pytest.raises(RequestError, match="reward takes texts, not int"):

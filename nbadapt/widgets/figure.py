@@ -1,4 +1,4 @@
-"""The static figure of a run: loss, and a metric of the evaluation beside it.
+"""The static figure of a run: loss, beside it a metric of the evaluation, and how far probabilities were right.
 
 It brings its own pale background, because no ink is readable on a white and on a dark page at once. Made of
 Figure objects alone: pyplot is neither needed nor safe in threads.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nbadapt.events import Panel
+    from nbadapt.events import Panel, Reliability
     from nbadapt.history import History
 
 TRAIN, EVALUATION = "#0072b2", "#c04f00"  # blue and vermilion of Okabe and Ito, the latter darker
@@ -44,29 +44,31 @@ def has_curve(history: History) -> bool:
 
 
 def figure(history: History) -> Figure:
-    """Loss of training (raw and smoothed) and of evaluation by step; beside it a metric evaluated twice or more.
+    """Loss of training (raw and smoothed) and of evaluation by step.
 
-    Below them the small charts of the run's panels, as far as they have points.
+    Beside it a metric evaluated twice or more, and what was observed by what was predicted, where there are such; below
+    them the small charts of the run's panels, as far as they have points.
     """
     from matplotlib.figure import Figure
 
     metric = next((m for m in metric_names(history) if len(history.series["evaluation", m]) > 1), None)
+    beside = [metric is not None, history.reliability is not None].count(True)
     small = [panel for panel in panels.panels(history) if len(panels.buckets(history, panel)) > 1]
-    rows = -(-len(small) // PANELS_A_ROW)
-    drawing = Figure(figsize=(7.8, 2.9 + rows * PANEL_ROW), dpi=DPI, facecolor=PAPER, layout="constrained")
+    height = PANEL_ROW * -(-len(small) // PANELS_A_ROW)
+    drawing = Figure(figsize=(7.8, 2.9 + height), dpi=DPI, facecolor=PAPER, layout="constrained")
     above: Any = drawing
     if small:
-        parts: Any = drawing.subfigures(2, 1, height_ratios=(2.9, rows * PANEL_ROW))
+        parts: Any = drawing.subfigures(2, 1, height_ratios=(2.9, height))
         above, below = parts
         above.set_facecolor(PAPER)
         below.set_facecolor(PAPER)
         _draw_panels(below, history, small)
-    if metric is None:
-        losses = above.subplots()
-    else:
-        losses, metrics = above.subplots(1, 2, width_ratios=(1.7, 1))
-        _draw_metric(metrics, metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
+    losses, *others = above.subplots(1, 1 + beside, width_ratios=(1.7, 1, 1)[: 1 + beside], squeeze=False)[0]
     _draw_loss(losses, history)
+    if metric is not None:
+        _draw_metric(others.pop(0), metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
+    if history.reliability is not None:
+        _draw_reliability(others.pop(0), history.reliability)
     return drawing
 
 
@@ -146,6 +148,20 @@ def _draw_panels(place: Any, history: History, shown: Sequence[Panel]) -> None:
         axes.set_visible(False)
 
 
+def _draw_reliability(axes: Axes, found: Reliability) -> None:
+    """What was observed by what was predicted: points as large as their share of the rows, a line where both agree."""
+    from matplotlib.ticker import MaxNLocator
+
+    total = sum(found.rows) or 1
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    sizes = [12 + 160 * rows / total for rows in found.rows]
+    axes.scatter(found.predicted, found.observed, s=sizes, color=EVALUATION, linewidths=0)
+    axes.set_xlim(min((0.5, *found.predicted)) - 0.02, 1.02)
+    axes.set_ylim(-0.03, 1.03)
+    _label(axes, "share that was right (evaluation)", "predicted probability")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
 def _draw_points(axes: Axes, buckets: list[Bucket], label: str) -> None:
     axes.plot(
         [b.step for b in buckets],
@@ -155,11 +171,11 @@ def _draw_points(axes: Axes, buckets: list[Bucket], label: str) -> None:
     )  # fmt: skip
 
 
-def _label(axes: Axes, what: str) -> None:
+def _label(axes: Axes, what: str, below: str = "step") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_facecolor(PAPER)
-    axes.set_xlabel("step", color=INK, fontsize=9)
+    axes.set_xlabel(below, color=INK, fontsize=9)
     axes.set_ylabel(what, color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))

@@ -22,7 +22,7 @@ from nbadapt.engines.reward_model import calibration
 from nbadapt.engines.trainer import LengthGroupedSampler, ResumableTrainer
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.engines.training_report import Reporter
-from nbadapt.events import Notice, Parameters, Stage
+from nbadapt.events import Notice, Parameters, Reliability, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 class PairTrainer(ResumableTrainer):
     """What a trainer of trl needs, whose batches are n chosen texts and then the n rejected ones."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, emit: Emit, **arguments: Any) -> None:
+        self._emit = emit
         self._held_out: list[Any] = []  # what an evaluation has measured so far
         self._latest: list[Any] = []  # of the batch that it is at, which may have to be repeated
         super().__init__(**arguments)
@@ -107,9 +108,11 @@ class RewardPairs(PairTrainer, RewardTrainer):  # type: ignore[misc]  # trl's cl
         return loss, chosen - rejected
 
     def summary(self, measured: list[Any]) -> dict[str, float]:
-        """Accuracy, mean margin, and how well the margins are calibrated."""
+        """Accuracy, mean margin, and how well the margins are calibrated, which is told bin by bin as well."""
         margins = torch.cat(measured).cpu().double().numpy()
-        found, _ = calibration(margins)
+        found, table = calibration(margins)
+        columns = ([row[name] for row in table] for name in ("predicted", "observed"))
+        self._emit(Reliability(self.state.global_step, *map(tuple, columns), tuple(int(row["pairs"]) for row in table)))
         return {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean()), **found}
 
 
@@ -182,6 +185,7 @@ def train(
         processing_class=tokenizer,
         optimizers=(method.optimizer(model, job), None),
         job=job,
+        emit=emit,
         sampler=sampler,
         tell=lambda text: emit(Notice(text, "warning")),
     )
