@@ -1,6 +1,6 @@
 """PPO as a plain script with four models: what ppo_memory.py measures beside nbadapt.
 
-usage: python benchmarks/plain_ppo.py [--rows 8] [--prompt-tokens 64] [--tokens 64] [--steps 3]
+usage: python benchmarks/plain_ppo.py [--rows 4] [--prompt-tokens 64] [--tokens 48] [--steps 1]
 
 Policy and value model have LoRA on copies of their own, reference and reward model are copies too. The steps have the
 sizes of nbadapt's: all answers drawn with the key/value cache, all models asked, four passes over the batch. Prints one
@@ -25,7 +25,7 @@ from nbadapt.engines import ppo_math
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in (("--rows", 8), ("--prompt-tokens", 64), ("--tokens", 64), ("--steps", 3)):
+    for name, default in (("--rows", 4), ("--prompt-tokens", 64), ("--tokens", 48), ("--steps", 1)):
         parser.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
     ref = models.resolve("smollm2")

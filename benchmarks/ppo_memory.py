@@ -1,6 +1,6 @@
 """Peak memory of PPO beside LoRA SFT on the same model, batch and length, and beside PPO with four models.
 
-usage: python benchmarks/ppo_memory.py [--rows 8] [--prompt-tokens 64] [--tokens 64] [--steps 3]
+usage: python benchmarks/ppo_memory.py [--rows 4] [--prompt-tokens 64] [--tokens 48] [--steps 1]
 
 Each side works in a process of its own; what is told is the most memory that it had beyond its imports. SFT learns the
 answers of prompt and completion rows that are as long as PPO's prompts and longest answers together. PPO is judged by a
@@ -30,10 +30,10 @@ WORDS = ("the film begins in a small town where nothing has happened for years a
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--once", choices=("sft", "ppo", "reward"), help=argparse.SUPPRESS)
     parser.add_argument("--reward", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
