@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -18,6 +21,7 @@ from nbadapt.engines.tokens import encode_completion, encode_prompt
 from nbadapt.events import Metric, Notice, Parameters, Sample
 from nbadapt.method import Job
 from nbadapt_plugins.dpo import SMOOTHED, Dpo, DpoSettings
+from nbadapt_plugins.reward import Reward
 from tests.tiny_models import folder
 from tests.trained_jobs import base_weights, make_job, stopped_and_resumed, train
 
@@ -140,10 +144,10 @@ def test_every_loss_is_the_mean_of_its_parts_where_a_batch_has_to_be_halved(tmp_
                 weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     pairs = encode_pairs(job.data, tokenizer, 512, one_prompt=True)
     rows = [Dpo().row(pair) for pair in pairs.rows]
-    kind, arguments, own = Dpo().trainer(job)
+    kind, arguments, _ = Dpo().trainer(job)
     trainer = kind(
         model=model,
-        args=supervised.trainer_settings(arguments, job, len(rows), model, activation_checkpointing=False, **own),
+        args=supervised.trainer_settings(arguments, job, len(rows), model, **Dpo().trl_arguments(job)),
         data_collator=Dpo().collator(tokenizer),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -192,6 +196,27 @@ def test_a_merged_export_is_a_plain_model_that_answers_the_same(tmp_path):
     row = job.evaluation.rows[0]
     said = [log_likelihood(m, loaded.tokenizer, row["prompt"], row["chosen"]) for m in (plain, loaded.model)]
     assert said[0] == pytest.approx(said[1], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"loraplus_lr_ratio": 4, "loss_type": "ipo"}])
+@pytest.mark.parametrize("method", [Dpo, Reward])
+def test_the_exported_script_ends_at_the_same_loss_without_nbadapt(method, settings, tmp_path):
+    settings = {name: value for name, value in settings.items() if name in method.Config.model_fields}
+    job = make_job(method, "llama", "preference", tmp_path / "run", **settings)
+    outcome, _ = train(method, job)
+    (tmp_path / "script").mkdir()
+    method().export("script", outcome, job, tmp_path / "script")
+    assert not re.search(r"(import|from) nbadapt", (tmp_path / "script" / "train.py").read_text())
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path / "script", capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    loss = float(done.stdout.strip().splitlines()[-1].removeprefix("loss "))
+    assert loss == pytest.approx(outcome.metrics["loss"], rel=1e-4)
+    kept = load_file(tmp_path / "script" / "adapter" / "adapter_model.safetensors")
+    for name, weight in load_file(tmp_path / "run" / "artifacts" / "adapter" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(kept[name], weight, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -120,17 +120,20 @@ def _faults(method: type[Method], trial: Trial) -> Iterator[str]:
     if method.verb == "prompt":
         fresh.answers(adapted)
         return
-    if fresh.answers(adapted) == fresh.answers(_base(job)):
+    if fresh.answers(adapted) == fresh.answers(_base(job, rewards="reward" in adapted.abilities)):
         yield "the loaded result answers as the base does"
     yield from (f"loaded again: {fault}" for fault in _differences(adapted, trial))
 
 
-def _base(job: Job) -> Adapted:
+def _base(job: Job, *, rewards: bool) -> Adapted:
     """The model before training."""
     from nbadapt import models
     from nbadapt.engines.classify import Classifier
     from nbadapt.engines.generate import LanguageModel
+    from nbadapt.engines.reward_model import RewardModel
 
+    if rewards:
+        return RewardModel(*models.load_classifier(job.model, ("one",), job.device, job.dtype, job.seed), None)
     if job.task == "classification":
         return Classifier(*models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed), None)
     return LanguageModel(*models.load(job.model, job.device, job.dtype))

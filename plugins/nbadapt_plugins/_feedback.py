@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from nbadapt.engines.pairs import Pair, check_pairs, longest_pairs
-from nbadapt.method import Emit, Estimate, Job
+from nbadapt.method import Emit, Estimate, Job, Outcome
 from nbadapt_plugins.lora import Lora, LowRankSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,7 +39,6 @@ class PairMethod(Lora):
 
     tasks = frozenset({"preference"})
     requires = ("peft", "transformers", "trl")
-    exports = frozenset({"peft", "merged"})
     Config: ClassVar[type[LowRankSettings]] = PairSettings
     one_prompt: ClassVar[bool]
     """Whether a prompt that is cut is cut alike in front of both answers."""
@@ -77,6 +78,18 @@ class PairMethod(Lora):
                 check_pairs(table, tokenizer, limit)
         return found
 
+    def trl_arguments(self, job: Job) -> dict[str, Any]:
+        """What trl's own arguments are set to. Imports trl."""
+        _, kind, own = self.trainer(job)
+        names = ("activation_checkpointing", "gradient_checkpointing")  # the second is the older name of the first
+        checkpointing = next(name for name in names if name in kind.__dataclass_fields__)
+        return {
+            checkpointing: False,  # trl computes activations again, at a quarter more time
+            "disable_dropout": False,  # the base's is off already; the adapter's is the user's affair
+            "max_length": None,  # the rows are cut already
+            **own,
+        }
+
     def objective(self, model: PreTrainedModel, job: Job) -> Objective:
         """The trainer's own loss, over the longest pairs."""
         from nbadapt.engines.training_estimate import Objective
@@ -89,6 +102,17 @@ class PairMethod(Lora):
             return made
 
         return Objective(self.loss, batch)
+
+    def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
+        """As every peft method; "script" is one of trl."""
+        if kind != "script":
+            super().export(kind, outcome, job, target)
+            return
+        from nbadapt_plugins import _pair_script
+
+        model = self.skeleton(job)
+        config = self.peft_config(model, job)
+        _pair_script.write(self, config, model, job, target, self.script_start(model, job))
 
     def train(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job, emit: Emit

@@ -164,21 +164,12 @@ def train(
     held_out = encoded(job.evaluation, "evaluation").rows if job.evaluation else []
     held_out.sort(key=lambda pair: pair.length)  # even lengths waste less padding
     emit(Parameters(*count_parameters(model)))
-    kind, arguments, own = method.trainer(job)
+    kind, arguments, _ = method.trainer(job)
     sampler = LengthGroupedSampler(training.lengths, job.config, job.seed)
     reporter = Reporter(job, emit, sampler, method.show(model, tokenizer, job), method.figures)
     trainer = kind(
         model=model,
-        args=supervised.trainer_settings(
-            arguments,
-            job,
-            len(training.rows),
-            model,
-            disable_dropout=False,  # the base's is off already; the adapter's is the user's affair
-            max_length=None,  # cut already
-            **_kept_activations(arguments),
-            **own,
-        ),
+        args=supervised.trainer_settings(arguments, job, len(training.rows), model, **method.trl_arguments(job)),
         data_collator=method.collator(tokenizer),
         train_dataset=Dataset.from_list([method.row(pair) for pair in training.rows]),
         eval_dataset=Dataset.from_list([method.row(pair) for pair in held_out]) if held_out else None,
@@ -192,9 +183,3 @@ def train(
     with quiet_libraries():
         supervised.work(trainer, reporter, job, emit)
     return reporter.figures
-
-
-def _kept_activations(arguments: type[Any]) -> dict[str, bool]:
-    """What keeps activations for the backward pass: trl computes them again, at a quarter more time."""
-    names = ("activation_checkpointing", "gradient_checkpointing")  # the second is the older name of the first
-    return {next(name for name in names if name in arguments.__dataclass_fields__): False}
