@@ -207,7 +207,8 @@ def report(
             f"{reward.metrics['accuracy']:.3f}); PPO made {steps} steps of {BATCH} openings; DPO saw the same pairs. "
             f"The classifier that judges is MiniLM, finetuned on {arguments.rows:,} reviews (accuracy "
             f"{judge.metrics['accuracy']:.3f}); no method was trained on what it says. "
-            "SD: standard deviations over the continuations of the base. KL: from the base, an answer; perplexity: of the continuations under the base. What is measured stands in "
+            "SD: standard deviations over the continuations of the base. KL: from the base, an answer; "
+            "perplexity: of the continuations under the base. What is measured stands in "
             "[human_feedback.py](../human_feedback.py).",
             table(head, rows),
             f"**PPO raises the mean by {gains[PPO]:.2f} standard deviations of the start, DPO by {gains[DPO]:.2f}**, "

@@ -125,7 +125,9 @@ function bounds(line, train, evaluation) {
     high = Math.max(high, v);
   }
   if (low > high) return null;
-  const room = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.5;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const flat = high - low <= size * 1e-9; // but for rounding: ticks would be too near to count
+  const room = flat ? size * 0.05 || 0.5 : (high - low) * 0.05;
   return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
 }
 

@@ -62,13 +62,14 @@ def figure(history: History) -> Figure:
         above, below = parts
         above.set_facecolor(PAPER)
         below.set_facecolor(PAPER)
-        _draw_panels(below, history, small)
     losses, *others = above.subplots(1, 1 + beside, width_ratios=(1.7, 1, 1)[: 1 + beside], squeeze=False)[0]
     _draw_loss(losses, history)
     if metric is not None:
         _draw_metric(others.pop(0), metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
     if history.reliability is not None:
         _draw_reliability(others.pop(0), history.reliability)
+    if small:
+        _draw_panels(below, history, small)
     return drawing
 
 
