@@ -654,3 +654,39 @@ def test_a_very_large_coefficient_keeps_the_policy_at_the_reference(two_arms, tm
     held, _ = run(arms_job(two_arms, tmp_path / "held", kl_coef=1000.0, **settings))
     assert free.metrics["kl"] > 1
     assert abs(held.metrics["kl"]) < 0.1
+
+
+KILLED = """
+import os, signal, sys, nbadapt
+def score(prompts, completions):
+    score.calls = getattr(score, "calls", 0) + 1
+    if score.calls == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [text.count("e") for text in completions]
+nbadapt.finetune("ppo", model=sys.argv[1], data=[{"text": f"{i}. The film"} for i in range(8)], reward=score,
+                 max_steps=8, save_steps=1, batch_size=4, max_new_tokens=4, eval_rows=2, samples=0)
+"""
+
+
+@pytest.mark.slow  # a process that imports torch
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_as_an_unbroken_one() -> None:
+    import subprocess
+    import sys
+
+    import nbadapt
+
+    folder = str(tiny_models.folder("llama"))
+    done = subprocess.run([sys.executable, "-c", KILLED, folder], capture_output=True, check=False)
+    assert done.returncode == -9
+    (broken,) = store.runs()
+    assert broken.state == "killed"
+
+    def score(prompts: list[str], completions: list[str]) -> list[float]:
+        return [text.count("e") for text in completions]
+
+    again = nbadapt.resume(broken, functions={"reward": score})
+    settings = {"max_steps": 8, "batch_size": 4, "max_new_tokens": 4, "eval_rows": 2, "samples": 0}
+    whole = nbadapt.finetune("ppo", model=folder, data=openings(), reward=score, **settings)
+    assert again.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    first, second = ([kl for _, kl in run.log.series["train", "kl"]] for run in (again, whole))
+    assert first == pytest.approx(second, abs=1e-5)
