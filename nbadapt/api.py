@@ -122,7 +122,7 @@ def finetune(
         task=task,
         columns=_copied(columns),
         split=split,
-        settings=_settings(method, "finetune", settings),
+        **_settings(method, "finetune", settings),
         seed=seed,
         dry_run=dry_run,
         timed=timed,
@@ -250,7 +250,7 @@ def prompt(
         metric=metric,
         prompt=template,
         variables=_copied(variables),
-        settings=_settings(method, "prompt", settings),
+        **_settings(method, "prompt", settings),
         seed=seed,
         dry_run=dry_run,
         timed=timed,
@@ -497,22 +497,24 @@ def _sources(**given: Any) -> dict[str, str]:
 
 
 def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, after a look for column names among them.
+    """The settings, after a look for column names among them, and the functions that are among them.
 
     Raises:
         RequestError: a column is renamed as in the magic's options, or the method is no name.
     """
-    from nbadapt import registry
+    from nbadapt import named, registry
 
     if not isinstance(method, str):
         raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
-    known = registry.load(method, verb).Config.model_fields
+    loaded = registry.load(method, verb)
+    known = loaded.Config.model_fields
     if "prompt" in settings and verb == "prompt" and "prompt" not in known:
         raise RequestError(f'the prompt comes after the method: nbadapt.prompt("{method}", {settings["prompt"]!r:.40})')
     for name, value in settings.items():
         if name in COLUMNS and name not in known:
             raise RequestError(f"{name}={value!r} is no setting of {method}: write columns={{{name!r}: {value!r}}}")
-    return settings
+    texts, functions = named.resolve(loaded, settings)
+    return {"settings": texts, "functions": functions}
 
 
 # ------------------------------------------------------------------------------------------------ looking things up
@@ -608,13 +610,20 @@ def show(run: str | Run) -> Run:
     return store.open(run) if isinstance(run, str) else run
 
 
-def resume(run: str | Run) -> Run:
+def resume(run: str | Run, functions: Mapping[str, Callable[..., Any]] | None = None) -> Run:
     """Go on with a run that was paused, or that was stopped or killed: from its last checkpoint.
+
+    Args:
+        run: the run or its id.
+        functions: the functions that its settings name, by setting; needed in a kernel that did not start the run.
 
     Raises:
         NbadaptError: there is nothing to go on with, or it fails again.
     """
-    return show(run).resume()
+    found = show(run)
+    if functions:
+        found.functions = {**found.functions, **functions}
+    return found.resume()
 
 
 def stop(run: str | Run | None = None) -> Run:

@@ -77,7 +77,10 @@ def _help(word: str, _: Mapping[str, Any]) -> Page:
 
 
 def _resume(word: str, namespace: Mapping[str, Any]) -> Run:
-    return api.resume(_run(word, namespace))
+    from nbadapt import named, registry
+
+    run = _run(word, namespace)
+    return api.resume(run, named.again(registry.load(run.method), run.request["settings"], namespace))
 
 
 def _stop(word: str, namespace: Mapping[str, Any]) -> Page:

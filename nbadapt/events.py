@@ -78,6 +78,20 @@ class Metric(Event):
 
 
 @dataclass(frozen=True)
+class Panel(Event):
+    """A metric of the training that is worth a chart of its own, beside the loss.
+
+    `metric` is its name in `Metric` events, `label` what the chart is called, with the unit; `spread` names another
+    metric that lies around it on both sides, such as a standard deviation.
+    """
+
+    kind: ClassVar[str] = "panel"
+    metric: str
+    label: str
+    spread: str = ""
+
+
+@dataclass(frozen=True)
 class Memory(Event):
     """Memory in bytes: of this process, and of the accelerator where there is one."""
 
@@ -91,7 +105,10 @@ class Memory(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """What the model answers at this step to one input, what was expected, and how it came to it where it told."""
+    """What the model answers at this step to one input, what was expected, and how it came to it where it told.
+
+    `before` is its answer before training.
+    """
 
     kind: ClassVar[str] = "sample"
     step: int
@@ -99,6 +116,7 @@ class Sample(Event):
     output: str
     expected: str | None = None
     reasoning: str | None = None
+    before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +193,7 @@ KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
             Parameters,
             Progress,
             Metric,
+            Panel,
             Memory,
             Sample,
             Source,

@@ -14,6 +14,7 @@ from nbadapt.events import (
     Memory,
     Metric,
     Notice,
+    Panel,
     Parameters,
     Progress,
     Reliability,
@@ -38,6 +39,7 @@ class History:
         samples: every Sample, oldest first; those of the last evaluation share its step.
         sources: the passages behind the answer to a single prompt.
         candidates: number -> the prompt that is compared, as it was told last.
+        panels: metric name -> the chart of its own that it has.
         reliability: how far the model's probabilities were right at the last evaluation.
     """
 
@@ -55,6 +57,7 @@ class History:
         self.samples: list[Sample] = []
         self.sources: list[Source] = []
         self.candidates: dict[int, Candidate] = {}
+        self.panels: dict[str, Panel] = {}
         self.reliability: Reliability | None = None
         self.notices: list[Notice] = []
         self._window: deque[tuple[float, Progress]] = deque()
@@ -80,6 +83,8 @@ class History:
             case Metric():
                 for name, value in event.values.items():
                     self.series.setdefault((event.split, name), []).append((event.step, value))
+            case Panel():
+                self.panels[event.metric] = event
             case Memory():
                 self.memory = event
             case Stage():

@@ -103,6 +103,7 @@ class Job:
         labels: the classes that a prompt chooses from; empty: those of the data, or free text.
         directory: the run's folder, the only place where a method may write.
         metric: a figure of the user's own, measured on the answers of an evaluation; never stored.
+        functions: functions of the notebook, by the setting that names them; never stored. See `nbadapt.named`.
         seed: decides every random choice.
         device: "cpu", "cuda", "cuda:1" or "mps"; "cpu" where the model is behind an endpoint.
         dtype: the type of the base weights: "bfloat16", "float32" or "float16"; "" behind an endpoint.
@@ -121,6 +122,7 @@ class Job:
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     metric: OwnMetric | None = None
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"

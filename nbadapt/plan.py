@@ -126,6 +126,7 @@ def prepare(request: Request) -> Plan:
         variables=_variables(request, tables.get("data")),
         labels=labels,
         metric=None if request.metric is None else OwnMetric(request.sources.get("metric", "metric"), request.metric),
+        functions=request.functions,
         seed=request.seed,
         device=device,
         dtype=dtype,

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +36,7 @@ class Run:
         self.control = Control()
         self.error: NbadaptError | None = None
         self.metric: OwnMetric | None = None  # what the user gave with it; no function is stored
+        self.functions: Mapping[str, Callable[..., Any]] = {}  # the same, by the setting that names them
         self._thread: threading.Thread | None = None
         self._live: list[tuple[float, Event]] | None = None
         self._adapted: Adapted | None = None

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nbadapt import models, registry
+from nbadapt import models, named, registry
 from nbadapt.data import Examples
 from nbadapt.engines import embedding_cache
-from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.errors import ModelError
 from nbadapt.method import Estimate, Job
 from nbadapt.testing import tiny
@@ -43,18 +42,20 @@ def make_job(method: str, model: Path, task: str, directory: Path, **settings: o
             rows.append({"prompt": text, "chosen": "it is good " * 4, "rejected": "it is bad"})
         else:
             rows.append({"prompt": text, "completion": "it is good " * 4})
-    config = registry.load(method, "finetune").Config
-    if issubclass(config, TrainingConfig):
-        settings = {"max_steps": 2, "samples": 0, **settings}
+    chosen = registry.load(method, "finetune")
+    few = {"max_steps": 2, "samples": 0}
+    few = {name: value for name, value in few.items() if name in chosen.Config.model_fields}
+    texts, functions = named.resolve(chosen, {**chosen.trial(directory), **few, **settings})
     return Job(
         method=method,
-        config=config(max_length=96, **settings),
+        config=chosen.Config(max_length=96, **texts),
         model=models.resolve(str(model)),
         task=task,
         directory=directory,
         data=Examples(task, tuple(rows[:48]), labels),
         evaluation=Examples(task, tuple(rows[48:]), labels),
         labels=labels,
+        functions=functions,
         dtype="float32",
     )
 

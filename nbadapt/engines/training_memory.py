@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Batch = dict[str, torch.Tensor]
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Counts the bytes of the tensors that are made inside and exist at the same time."""
 
     def __init__(self, device: str) -> None:
@@ -44,9 +44,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         self._seen: set[int] = set()
         self._values = WeakTensorKeyDictionary()  # fake whole numbers and truths -> what they are
 
-    def know(self, fake: torch.Tensor, value: torch.Tensor) -> None:
-        """Give a fake tensor its values."""
-        self._values[fake] = value
+    def fake(self, value: torch.Tensor) -> torch.Tensor:
+        """A fake of a real tensor of whole numbers or truths, whose values are known; inside the fake mode."""
+        made = torch.empty_like(value, device=self._device)
+        self._values[made] = value
+        return made
 
     def leave_out(self, tensors: Iterator[torch.Tensor]) -> None:
         """Do not count these."""
@@ -136,51 +138,49 @@ def step_peak(
                 return found
             return causal_loss(model, fake, learned, keeps)[0]
 
-    with _faked(model, kind) as live:
+    with faked(model, kind) as live:
         model.train()
         if job.config.gradient_accumulation_steps > 1:  # the gradients of earlier batches are there already
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-        loss(*_fake(live, batch, positions[0], kind)).backward()  # type: ignore[no-untyped-call]
+        loss(*_fake(live, batch, positions[0])).backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
         training, live.peak = live.peak, live.now
         if held_out is None:
             return training, 0
         model.eval()
         with torch.no_grad():
-            loss(*_fake(live, held_out, positions[1], kind))
+            loss(*_fake(live, held_out, positions[1]))
         return training, live.peak
 
 
 def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., Any], device: str) -> int:
     """Bytes beside the weights that `forward(**batch)` holds at its peak, without gradients."""
     kind = device.partition(":")[0]
-    with _faked(model, kind) as live, torch.no_grad():
+    with faked(model, kind) as live, torch.no_grad():
         model.eval()
-        forward(**_fake(live, batch, None, kind)[0])
+        forward(**_fake(live, batch, None)[0])
         return live.peak
 
 
-def _fake(live: _Live, batch: Batch, positions: torch.Tensor | None, device: str) -> tuple[Batch, torch.Tensor | None]:
+def _fake(live: Live, batch: Batch, positions: torch.Tensor | None) -> tuple[Batch, torch.Tensor | None]:
     """Fakes of whole numbers, whose values are known; inside the fake mode."""
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        made = torch.empty_like(tensor, device=device)
-        live.know(made, tensor)
-        return made
-
-    return {name: fake(tensor) for name, tensor in batch.items()}, None if positions is None else fake(positions)
+    fakes = {name: live.fake(tensor) for name, tensor in batch.items()}
+    return fakes, None if positions is None else live.fake(positions)
 
 
 @contextlib.contextmanager
-def _faked(model: torch.nn.Module, device: str) -> Iterator[_Live]:
-    """Fake tensors in the place of the model's own; inside, all tensors are fake, and the new ones are counted."""
+def faked(model: torch.nn.Module, device: str) -> Iterator[Live]:
+    """Fake tensors in the place of the model's own; inside, all tensors are fake, and the new ones are counted.
+
+    The model is of no use afterwards.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for module in model.modules():
             for table in (module._parameters, module._buffers, vars(module)):
                 _replace(table, made, device)
-        live = _Live(device)
+        live = Live(device)
         live.leave_out(fake for _, fake in made.values())
         with live:
             yield live

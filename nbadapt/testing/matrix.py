@@ -145,7 +145,8 @@ def _differences(adapted: Adapted, trial: Trial) -> Iterator[str]:
         short, long = sorted((said, event.output), key=len)
         if not long.startswith(short.rstrip("\ufffd")):  # one may have been cut, also inside a letter
             yield f"answers {said!r} where {event.output!r} was answered before"
-    told = [e.values["loss"] for e in trial.events if isinstance(e, Metric) and e.split == "evaluation"]
+    evaluated = [e.values for e in trial.events if isinstance(e, Metric) and e.split == "evaluation"]
+    told = [values["loss"] for values in evaluated if "loss" in values]  # what learns from a reward tells none
     loss = _loss(adapted, trial.job)
     if told and loss is not None and not math.isclose(loss, told[-1], rel_tol=CLOSE):
         yield f"the loss on the held-out rows is {loss:.4f}, and was {told[-1]:.4f}"

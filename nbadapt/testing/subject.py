@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import named
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.events import Event
@@ -115,7 +116,9 @@ class Subject:
             UnusableError: the method's Config has no defaults.
         """
         try:
-            config = self.method.Config(**{**self.method.trial(self._room), **self.settings})
+            given = {**self.method.trial(self._room), **self.settings}
+            settings, functions = named.resolve(self.method, given)
+            config = self.method.Config(**settings)
         except ValueError:
             raise UnusableError("its settings have no defaults that fit") from None
         self._count += 1
@@ -130,6 +133,7 @@ class Subject:
             directory=self._room / f"run-{self._count}",
             data=Examples(task, rows[:-8], labels, "data"),  # type: ignore[arg-type]  # as above
             evaluation=None if prompting else Examples(task, rows[-8:], labels, "evaluation"),  # type: ignore[arg-type]
+            functions=functions,
             prompt="{{text}}\nLabel:" if task == "classification" else "{{prompt}}" if prompting else None,
             labels=() if prompting else labels,
         )

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nbadapt.widgets import panels
 from nbadapt.widgets.summary import metric_label, metric_names
-from nbadapt.widgets.thin import Bucket, smooth, thin
+from nbadapt.widgets.texts import clip
+from nbadapt.widgets.thin import Bucket, merge, smooth, thin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nbadapt.events import Reliability
+    from nbadapt.events import Panel, Reliability
     from nbadapt.history import History
 
 TRAIN, EVALUATION = "#0072b2", "#c04f00"  # blue and vermilion of Okabe and Ito, the latter darker
@@ -28,6 +32,12 @@ DPI = 110
 SHADES = 8  # of every ink in the PNG: a third of the bytes of full colour, and it looks the same
 
 
+PANEL_ROW = 1.45  # inches of a row of small charts
+PANELS_A_ROW = 3
+PANEL_BUCKETS = 100
+LABEL_BYTES = 40
+
+
 def has_curve(history: History) -> bool:
     """Whether there is a loss curve to draw: two points at least."""
     return any(len(points) > 1 for (_, name), points in history.series.items() if name == "loss")
@@ -36,19 +46,30 @@ def has_curve(history: History) -> bool:
 def figure(history: History) -> Figure:
     """Loss of training (raw and smoothed) and of evaluation by step.
 
-    Beside it a metric evaluated twice or more, and what was observed by what was predicted, where there are such.
+    Beside it a metric evaluated twice or more, and what was observed by what was predicted, where there are such; below
+    them the small charts of the run's panels, as far as they have points.
     """
     from matplotlib.figure import Figure
 
     metric = next((m for m in metric_names(history) if len(history.series["evaluation", m]) > 1), None)
     beside = [metric is not None, history.reliability is not None].count(True)
-    drawing = Figure(figsize=(7.8, 2.9), dpi=DPI, facecolor=PAPER, layout="constrained")
-    losses, *others = drawing.subplots(1, 1 + beside, width_ratios=(1.7, 1, 1)[: 1 + beside], squeeze=False)[0]
+    small = [panel for panel in panels.panels(history) if len(panels.buckets(history, panel)) > 1]
+    height = PANEL_ROW * -(-len(small) // PANELS_A_ROW)
+    drawing = Figure(figsize=(7.8, 2.9 + height), dpi=DPI, facecolor=PAPER, layout="constrained")
+    above: Any = drawing
+    if small:
+        parts: Any = drawing.subfigures(2, 1, height_ratios=(2.9, height))
+        above, below = parts
+        above.set_facecolor(PAPER)
+        below.set_facecolor(PAPER)
+    losses, *others = above.subplots(1, 1 + beside, width_ratios=(1.7, 1, 1)[: 1 + beside], squeeze=False)[0]
     _draw_loss(losses, history)
     if metric is not None:
         _draw_metric(others.pop(0), metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
     if history.reliability is not None:
         _draw_reliability(others.pop(0), history.reliability)
+    if small:
+        _draw_panels(below, history, small)
     return drawing
 
 
@@ -104,12 +125,28 @@ def _draw_loss(axes: Axes, history: History) -> None:
         )  # fmt: skip
     else:
         axes.text(0.5, 0.5, "no loss was recorded", color=INK, ha="center", transform=axes.transAxes)
-    _label(axes, "loss (nats)")
+    _label(axes, "loss" if history.panels else "loss (nats)")  # what has panels learns from more than likelihoods
 
 
 def _draw_metric(axes: Axes, name: str, buckets: list[Bucket]) -> None:
     _draw_points(axes, buckets, name)
     _label(axes, f"{metric_label(name).lower()} (evaluation)")
+
+
+def _draw_panels(place: Any, history: History, shown: Sequence[Panel]) -> None:
+    """Small charts in rows: a band as wide as the spread, and the mean."""
+    grid = place.subplots(-(-len(shown) // PANELS_A_ROW), PANELS_A_ROW, squeeze=False).flatten()
+    for axes, panel in zip(grid, shown, strict=False):
+        found = merge(panels.buckets(history, panel), PANEL_BUCKETS)
+        steps = [b.step for b in found]
+        axes.fill_between(steps, [b.low for b in found], [b.high for b in found], color=TRAIN, alpha=0.3, linewidth=0)
+        axes.plot(steps, [b.mean for b in found], color=TRAIN, linewidth=1.4)
+        _label(axes, "")
+        axes.set_xlabel("")
+        axes.tick_params(labelsize=7)
+        axes.set_title(clip(panel.label, LABEL_BYTES), fontsize=8, color=INK, loc="left", parse_math=False)
+    for axes in grid[len(shown) :]:
+        axes.set_visible(False)
 
 
 def _draw_reliability(axes: Axes, found: Reliability) -> None:
