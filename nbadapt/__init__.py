@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nbadapt.api import (
         cache,
         clear_cache,
+        compare_runs,
+        delete,
         finetune,
         free,
         generate,
@@ -45,6 +47,8 @@ __all__ = [
     "Run",
     "cache",
     "clear_cache",
+    "compare_runs",
+    "delete",
     "finetune",
     "free",
     "generate",

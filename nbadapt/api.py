@@ -5,17 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from nbadapt.errors import NbadaptError, RequestError, StoreError
+from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.options import COLUMNS
 from nbadapt.request import Request, example
 
 if TYPE_CHECKING:
     from nbadapt.answer_cache import Size
+    from nbadapt.comparing.comparison import Comparison
     from nbadapt.indexing.index import Index
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
-
-_MAIN_METRICS = ("accuracy", "loss")  # the first one that a run has is shown in the table of runs
 
 
 @overload
@@ -125,7 +122,7 @@ def finetune(
         task=task,
         columns=_copied(columns),
         split=split,
-        settings=_settings(method, "finetune", settings),
+        **_settings(method, "finetune", settings),
         seed=seed,
         dry_run=dry_run,
         timed=timed,
@@ -253,7 +250,7 @@ def prompt(
         metric=metric,
         prompt=template,
         variables=_copied(variables),
-        settings=_settings(method, "prompt", settings),
+        **_settings(method, "prompt", settings),
         seed=seed,
         dry_run=dry_run,
         timed=timed,
@@ -500,22 +497,24 @@ def _sources(**given: Any) -> dict[str, str]:
 
 
 def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, after a look for column names among them.
+    """The settings, after a look for column names among them, and the functions that are among them.
 
     Raises:
         RequestError: a column is renamed as in the magic's options, or the method is no name.
     """
-    from nbadapt import registry
+    from nbadapt import named, registry
 
     if not isinstance(method, str):
         raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
-    known = registry.load(method, verb).Config.model_fields
+    loaded = registry.load(method, verb)
+    known = loaded.Config.model_fields
     if "prompt" in settings and verb == "prompt" and "prompt" not in known:
         raise RequestError(f'the prompt comes after the method: nbadapt.prompt("{method}", {settings["prompt"]!r:.40})')
     for name, value in settings.items():
         if name in COLUMNS and name not in known:
             raise RequestError(f"{name}={value!r} is no setting of {method}: write columns={{{name!r}: {value!r}}}")
-    return settings
+    texts, functions = named.resolve(loaded, settings)
+    return {"settings": texts, "functions": functions}
 
 
 # ------------------------------------------------------------------------------------------------ looking things up
@@ -539,43 +538,65 @@ def help(method: str) -> Page:  # noqa: A001 - nbadapt.help reads as what it doe
     return manual.method_page(method)
 
 
-def runs() -> Table[Run]:
-    """All runs, newest first; index the table to get a Run."""
-    from nbadapt import store
-    from nbadapt.tables import Table
+def runs(search: str = "", sort: str = "") -> Table[Run]:
+    """All runs, newest first; index the table to get a Run. In a notebook it sorts, filters and compares.
 
-    stored = store.runs()
-    rows = {run.id: _row(run) for run in stored}
+    Args:
+        search: words that a run's id, name, method, model, data, state, note or tags must hold, in any order; with a
+            dash in front, must not hold.
+        sort: a column of the table, or a metric, the best first; with a dash in front the other way round.
 
-    def cells(heading: str) -> Callable[[Run], str]:
-        return lambda run: rows[run.id].get(heading, "")
+    Raises:
+        RequestError: there is no such column.
+    """
+    from nbadapt.comparing.table import RunsTable
 
-    headings = ("run", "method", "model", "state", "steps", "result", "when")
-    columns = {heading: cells(heading) for heading in headings}
-    return Table(stored, columns, empty=f"There are no runs in {store.root()}.")
-
-
-def _row(run: Run) -> dict[str, str]:
-    """The cells of one run by heading; a run whose files are damaged says so and hides no other."""
-    try:
-        asked, log, metrics = run.request, run.log, run.metrics
-        name = next((name for name in _MAIN_METRICS if name in metrics), next(iter(metrics), None))
-        return {
-            "run": run.id,
-            "method": asked["method"],
-            "model": _short(asked["model"]),
-            "state": run.state,
-            "steps": f"{log.progress.step:,} / {log.progress.total:,}" if log.progress else "",
-            "result": f"{name} {metrics[name]:.4g}" if name else "",
-            "when": time.strftime("%Y-%m-%d %H:%M", time.localtime(asked["created"])),
-        }
-    except (StoreError, KeyError, TypeError):
-        return {"run": run.id, "state": "unreadable"}
+    return RunsTable(search, sort)
 
 
-def _short(model: Mapping[str, str]) -> str:
-    """A model's name; of a folder its last part."""
-    return model["name"] if model["kind"] in {"hub", "endpoint"} else Path(model["name"]).name
+def compare_runs(runs: Sequence[str | Run], *, everything: bool = False) -> Comparison:
+    """Runs beside each other: what differs, their curves in one figure, quality against cost.
+
+    Args:
+        runs: 2 to 12 runs or their ids.
+        everything: also what all of them share.
+
+    Returns:
+        Shown, it is the figure and the table; `frame()` is the table, `figure()` the drawing.
+
+    Raises:
+        NbadaptError: a run is unknown, or they are too few or too many.
+    """
+    from nbadapt.comparing.comparison import Comparison
+
+    named = [runs] if isinstance(runs, str) or not isinstance(runs, Iterable) else runs
+    return Comparison([show(run) for run in named], everything=everything)
+
+
+def delete(runs: str | Run | Sequence[str | Run], *, yes: bool = False) -> Page:
+    """Remove runs from the disk, for good; without `yes` only say what would go.
+
+    The rows of their data stay: other runs may use the same.
+
+    Args:
+        runs: a run or several, or their ids.
+        yes: really remove them.
+
+    Raises:
+        NbadaptError: a run is unknown, or at work; then none is removed.
+    """
+    from nbadapt.comparing import deletion
+    from nbadapt.run import Run
+    from nbadapt.tables import Code, Page
+
+    chosen = [show(run) for run in ([runs] if isinstance(runs, str | Run) else runs)]
+    chosen = list(dict.fromkeys(chosen))
+    if not chosen:
+        raise RequestError("no run given to delete: name one or more")
+    question = deletion.delete(chosen) if yes else deletion.ask(chosen)
+    title = "Deleted." if yes else "Nothing was deleted yet."
+    again = () if yes else (f"To delete: %nbadapt delete {' '.join(run.id for run in chosen)} --yes",)
+    return Page(title, Code(str(question)), *again)
 
 
 def show(run: str | Run) -> Run:
@@ -589,13 +610,20 @@ def show(run: str | Run) -> Run:
     return store.open(run) if isinstance(run, str) else run
 
 
-def resume(run: str | Run) -> Run:
+def resume(run: str | Run, functions: Mapping[str, Callable[..., Any]] | None = None) -> Run:
     """Go on with a run that was paused, or that was stopped or killed: from its last checkpoint.
+
+    Args:
+        run: the run or its id.
+        functions: the functions that its settings name, by setting; needed in a kernel that did not start the run.
 
     Raises:
         NbadaptError: there is nothing to go on with, or it fails again.
     """
-    return show(run).resume()
+    found = show(run)
+    if functions:
+        found.functions = {**found.functions, **functions}
+    return found.resume()
 
 
 def stop(run: str | Run | None = None) -> Run:

@@ -6,14 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nbadapt import api
+from nbadapt import api, notes
 from nbadapt.errors import RequestError, did_you_mean
 from nbadapt.manual import magic_page
 from nbadapt.request import words
 from nbadapt.run import Run
 from nbadapt.tables import Page, Table
 
-Argument = Literal["", "METHOD", "RUN", "[RUN]", "[clear]", "PATH... --as NAME", "--model M --prompts P --as NAME"]
+Argument = Literal[
+    "",
+    "METHOD",
+    "RUN",
+    "[RUN]",
+    "[clear]",
+    "PATH... --as NAME",
+    "--model M --prompts P --as NAME",
+    "[--filter WORDS] [--sort COLUMN]",
+    "RUN RUN...",
+    "RUN [TEXT]",
+    "RUN [TAG...] [-TAG...]",
+    "RUN... [--yes]",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Command:
         do: takes the argument ("" where there is none) and the notebook's variables; returns what is shown.
         parse: for a command with options of its own: takes all words behind its name, and the notebook's variables, in
             the place of `do`.
+        prose: whether what follows is the user's text: it is one word then, with its apostrophes.
     """
 
     name: str
@@ -34,6 +48,7 @@ class Command:
     help: str
     do: Callable[[str, Mapping[str, Any]], Any] = lambda *_: None
     parse: Callable[[list[str], Mapping[str, Any]], Any] | None = None
+    prose: bool = False
 
 
 def _run(word: str, namespace: Mapping[str, Any]) -> Run:
@@ -62,7 +77,10 @@ def _help(word: str, _: Mapping[str, Any]) -> Page:
 
 
 def _resume(word: str, namespace: Mapping[str, Any]) -> Run:
-    return api.resume(_run(word, namespace))
+    from nbadapt import named, registry
+
+    run = _run(word, namespace)
+    return api.resume(run, named.again(registry.load(run.method), run.request["settings"], namespace))
 
 
 def _stop(word: str, namespace: Mapping[str, Any]) -> Page:
@@ -85,6 +103,59 @@ def _cache(word: str, _namespace: Mapping[str, Any]) -> Page:
     return Page(
         f"{kept.answers:,} answers, {kept.bytes / 2**20:,.1f} MiB in {kept.file}; %nbadapt cache clear forgets them."
     )
+
+
+RUNS_OPTIONS = {"--filter": "search", "--sort": "sort"}
+
+
+def _runs(given: list[str], _namespace: Mapping[str, Any]) -> Any:
+    """The table of runs: `RUNS_OPTIONS`."""
+    options: dict[str, str] = {}
+    rest = iter(given)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag not in RUNS_OPTIONS:
+            hint = did_you_mean(flag, RUNS_OPTIONS, kind="options")
+            raise RequestError(f"unexpected {word!r} after %nbadapt runs: {hint}")
+        value = value if equals else next(rest, "")
+        if not value:
+            raise RequestError(f"{flag} needs a value: write  %nbadapt runs --filter lora --sort accuracy")
+        options[RUNS_OPTIONS[flag]] = value
+    return api.runs(**options)
+
+
+def _some_runs(given: list[str], namespace: Mapping[str, Any], least: int, usage: str) -> list[Run]:
+    if len(given) < least:
+        raise RequestError(f"{'two runs' if least > 1 else 'a run'} or more needed: write  {usage}")
+    return [_run(word, namespace) for word in given]
+
+
+def _compare(given: list[str], namespace: Mapping[str, Any]) -> Any:
+    return api.compare_runs(_some_runs(given, namespace, 2, "%nbadapt compare RUN RUN..."))
+
+
+def _note(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    name, texts = given[0].split(maxsplit=1)[:1], given[0].split(maxsplit=1)[1:]
+    (run,) = _some_runs(name, namespace, 1, "%nbadapt note RUN TEXT")
+    for text in texts:
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+        run.note = text[1:-1] if quoted else text
+    return Page(f"{run.id}: {run.note}" if run.note else f"{run.id} has no note.")
+
+
+def _tag(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    (run,) = _some_runs(given[:1], namespace, 1, "%nbadapt tag RUN TAG...")
+    remove = [word[1:] for word in given[1:] if word.startswith("-")]
+    notes.change_tags(run.directory, add=[word for word in given[1:] if not word.startswith("-")], remove=remove)
+    return Page(f"{run.id}: {' '.join(run.tags)}" if run.tags else f"{run.id} has no tags.")
+
+
+def _delete(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    unknown = [word for word in given if word.startswith("-") and word != "--yes"]
+    if unknown:
+        raise RequestError(f"unknown option {unknown[0]!r} of %nbadapt delete: there is only --yes")
+    named = [word for word in given if word != "--yes"]
+    return api.delete(_some_runs(named, namespace, 1, "%nbadapt delete RUN"), yes="--yes" in given)
 
 
 _INDEX_NUMBERS = {name: name.removeprefix("--") for name in ("--size", "--overlap", "--depth", "--pages")}
@@ -141,7 +212,18 @@ COMMANDS: Mapping[str, Command] = {
     for command in (
         Command("methods", "", "what is installed: each method, its magic, its tasks", lambda *_: api.methods()),
         Command("help", "METHOD", "one method: what it does, its settings, an example", _help),
-        Command("runs", "", "all runs, newest first", lambda *_: api.runs()),
+        Command(
+            "runs",
+            "[--filter WORDS] [--sort COLUMN]",
+            "all runs, newest first: a table to sort, to filter, and to tick runs that are then compared",
+            parse=_runs,
+        ),
+        Command(
+            "compare", "RUN RUN...", "what differs between runs, their curves, quality against cost", parse=_compare
+        ),
+        Command("note", "RUN [TEXT]", 'write a note on a run, or show it; "" takes it away', parse=_note, prose=True),
+        Command("tag", "RUN [TAG...] [-TAG...]", "tag a run, take tags away, or show them", parse=_tag),
+        Command("delete", "RUN... [--yes]", "say what would go with runs; with --yes remove them", parse=_delete),
         Command("show", "RUN", "the result of a run; RUN is an id, its beginning or a variable", _run),
         Command("resume", "RUN", "go on with a run that was paused, stopped or killed", _resume),
         Command("stop", "[RUN]", "stop the run that works in the background", _stop),
@@ -170,7 +252,9 @@ def execute(line: str, namespace: Mapping[str, Any]) -> Any:
     Raises:
         NbadaptError: the command or its argument is unknown, or it failed.
     """
-    name, *arguments = words(line) or [""]
+    first, _, text = line.strip().partition(" ")
+    prose = first in COMMANDS and COMMANDS[first].prose
+    name, *arguments = [first, text.strip()] if prose else words(line) or [""]
     if name in {"", "--help", "-h"}:
         return overview()
     command = COMMANDS.get(name)

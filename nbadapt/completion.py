@@ -145,7 +145,7 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
 
 
 def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
-    from nbadapt.commands import COMMANDS, INDEX_OPTIONS
+    from nbadapt.commands import COMMANDS, INDEX_OPTIONS, RUNS_OPTIONS
     from nbadapt.indexing import store as stores
     from nbadapt.indexing.loaders import LOADERS
 
@@ -157,18 +157,30 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
         return list(INDEX_OPTIONS) if fragment[:1] == "-" else _files(fragment, LOADERS)
     if before[0] == "rank":
         return _ranking(before, fragment, namespace)
-    if len(before) > 1 or before[0] not in COMMANDS:
+    if before[0] == "runs":
+        from nbadapt.comparing.columns import COLUMNS
+
+        return list(COLUMNS) if before[-1] == "--sort" else [flag for flag in RUNS_OPTIONS if flag not in before]
+    several = before[0] in {"compare", "delete"}
+    if before[0] not in COMMANDS or (len(before) > 1 and not several):
         return []
+    if COMMANDS[before[0]].argument.startswith(("RUN ", "RUN...")):
+        options = ["--yes"] if fragment[:1] == "-" and before[0] == "delete" else _run_words(namespace)
+        return [word for word in options if word not in before]
     match COMMANDS[before[0]].argument.strip("[]"):
         case "METHOD":
             return [m.name for m in _methods(None)]
         case "clear":
             return ["clear"]
         case "RUN":
-            from nbadapt import store
-
-            return [*_run_variables(namespace), *(run.id for run in store.runs())]
+            return _run_words(namespace)
     return []
+
+
+def _run_words(namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt import store
+
+    return [*_run_variables(namespace), *(run.id for run in store.runs())]
 
 
 def _ranking(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:

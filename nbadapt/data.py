@@ -41,8 +41,8 @@ class Examples:
     """Rows of one task, with the task's own column names.
 
     classification: ``text``, ``label`` (both str). generation: ``prompt``, ``completion`` (str; prompt may be a
-    list of chat messages, where the source had ``messages``). preference: ``prompt``, ``chosen``, ``rejected``.
-    text: ``text``. Rows read for a prompt template keep the source's other columns too.
+    list of chat messages, where the source had ``messages``). preference: ``prompt`` (likewise), ``chosen``,
+    ``rejected``. text: ``text``. Rows read for a prompt template keep the source's other columns too.
 
     Attributes:
         task: what the rows are for.
@@ -85,6 +85,8 @@ def read(source: Any, *, name: str, task: Task | None = None, columns: Mapping[s
     where = layouts.places(table, columns)
     form = layouts.choose(table, where, task, columns)
     rows = tuple(_rows(table, where, form))
+    if form.task == "preference":
+        _check_differences(rows, table.source)
     labels = tuple(sorted({row["label"] for row in rows})) if form.task == "classification" else ()
     return Examples(form.task, rows, labels, table.source)
 
@@ -104,6 +106,17 @@ def _rows(table: Sheet, where: Mapping[str, str], form: layouts.Form) -> list[di
                 prompts = [f"{a}\n\n{b}" if b else a for a, b in zip(prompts, inputs, strict=True)]
             return _zip({"prompt": prompts, "completion": cells_of("output", cells.answer)})
     return _zip({column: cells_of(column, CONVERTERS[column]) for column in form.columns})
+
+
+def _check_differences(rows: Sequence[Mapping[str, Any]], source: str) -> None:
+    """Refuse preference rows that prefer an answer to itself."""
+    same = [number for number, row in enumerate(rows, 1) if row["chosen"].strip() == row["rejected"].strip()]
+    if same:
+        more = f" (and {len(same) - 1:,} more)" if same[1:] else ""
+        raise DataError(
+            f"{source}, row {same[0]} (counted from 1): 'chosen' and 'rejected' are the same answer: "
+            f"correct it or drop the row{more}"
+        )
 
 
 CONVERTERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
@@ -255,7 +268,8 @@ def check_filled(examples: Examples, columns: Sequence[str]) -> None:
 def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
     """Training rows and held-out rows, each in the order of the source; both know all labels.
 
-    Classes keep their shares as closely as whole rows allow, and every class keeps a training row.
+    Classes keep their shares as closely as whole rows allow, and every class keeps a training row. Preferences about
+    one prompt stay on one side, or its held-out pairs would show answers that were trained on.
 
     Args:
         examples: at least two rows.
@@ -277,12 +291,33 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
         raise DataError(f"{examples.source}: {few} to hold rows out: add rows, or give evaluation data with --eval")
     wanted = min(max(1, round(len(examples) * share)), most)
     rng = random.Random(seed)  # noqa: S311  # a reproducible choice, no secret
+    if examples.task == "preference":
+        return _parted(examples, _held_prompts(examples, wanted, rng))
     held: set[int] = set()
     for label, count in _allotted({label: len(rows) for label, rows in groups.items()}, wanted).items():
         held.update(rng.sample(groups[label], count))
+    return _parted(examples, held)
+
+
+def _parted(examples: Examples, held: set[int]) -> tuple[Examples, Examples]:
     train = tuple(row for i, row in enumerate(examples.rows) if i not in held)
     evaluation = tuple(row for i, row in enumerate(examples.rows) if i in held)
     return replace(examples, rows=train), replace(examples, rows=evaluation)
+
+
+def _held_prompts(examples: Examples, wanted: int, rng: random.Random) -> set[int]:
+    """About `wanted` rows, at least one and not all: whole prompts; rows where there is one prompt alone."""
+    prompts: dict[str, list[int]] = {}
+    for i, row in enumerate(examples.rows):
+        prompts.setdefault(json.dumps(row["prompt"]), []).append(i)
+    groups = list(prompts.values()) if len(prompts) > 1 else [[i] for i in range(len(examples))]
+    rng.shuffle(groups)
+    held: set[int] = set()
+    for group in groups[1:]:  # the first one is trained on
+        if len(held) >= wanted:
+            break
+        held.update(group)
+    return held
 
 
 def _allotted(sizes: Mapping[str, int], wanted: int) -> dict[str, int]:

@@ -78,6 +78,20 @@ class Metric(Event):
 
 
 @dataclass(frozen=True)
+class Panel(Event):
+    """A metric of the training that is worth a chart of its own, beside the loss.
+
+    `metric` is its name in `Metric` events, `label` what the chart is called, with the unit; `spread` names another
+    metric that lies around it on both sides, such as a standard deviation.
+    """
+
+    kind: ClassVar[str] = "panel"
+    metric: str
+    label: str
+    spread: str = ""
+
+
+@dataclass(frozen=True)
 class Memory(Event):
     """Memory in bytes: of this process, and of the accelerator where there is one."""
 
@@ -91,7 +105,10 @@ class Memory(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """What the model answers at this step to one input, what was expected, and how it came to it where it told."""
+    """What the model answers at this step to one input, what was expected, and how it came to it where it told.
+
+    `before` is its answer before training.
+    """
 
     kind: ClassVar[str] = "sample"
     step: int
@@ -99,6 +116,7 @@ class Sample(Event):
     output: str
     expected: str | None = None
     reasoning: str | None = None
+    before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +152,21 @@ class Candidate(Event):
 
 
 @dataclass(frozen=True)
+class Reliability(Event):
+    """How far the probabilities that a model gives to its choices are right, in bins of held-out rows.
+
+    Three numbers a bin: the mean `predicted` probability, the share of right choices that was `observed`, and how many
+    `rows` are in it.
+    """
+
+    kind: ClassVar[str] = "reliability"
+    step: int
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know: shown in the dashboard and kept in the summary."""
 
@@ -160,10 +193,12 @@ KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
             Parameters,
             Progress,
             Metric,
+            Panel,
             Memory,
             Sample,
             Source,
             Candidate,
+            Reliability,
             Notice,
             Checkpoint,
         )
@@ -206,6 +241,10 @@ def _checked(value: Any, wanted: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f"{value!r} is no object")
         return {name: _checked(item, get_args(wanted)[1]) for name, item in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{value!r} is no list")
+        return tuple(_checked(item, get_args(wanted)[0]) for item in value)
     if origin is types.UnionType:
         return None if value is None else _checked(value, get_args(wanted)[0])
     allowed = str if origin is Literal else (int, float) if wanted is float else wanted

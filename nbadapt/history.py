@@ -14,8 +14,10 @@ from nbadapt.events import (
     Memory,
     Metric,
     Notice,
+    Panel,
     Parameters,
     Progress,
+    Reliability,
     Sample,
     Source,
     Stage,
@@ -37,6 +39,8 @@ class History:
         samples: every Sample, oldest first; those of the last evaluation share its step.
         sources: the passages behind the answer to a single prompt.
         candidates: number -> the prompt that is compared, as it was told last.
+        panels: metric name -> the chart of its own that it has.
+        reliability: how far the model's probabilities were right at the last evaluation.
     """
 
     def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
@@ -53,6 +57,8 @@ class History:
         self.samples: list[Sample] = []
         self.sources: list[Source] = []
         self.candidates: dict[int, Candidate] = {}
+        self.panels: dict[str, Panel] = {}
+        self.reliability: Reliability | None = None
         self.notices: list[Notice] = []
         self._window: deque[tuple[float, Progress]] = deque()
         self._last_time = 0.0
@@ -77,6 +83,8 @@ class History:
             case Metric():
                 for name, value in event.values.items():
                     self.series.setdefault((event.split, name), []).append((event.step, value))
+            case Panel():
+                self.panels[event.metric] = event
             case Memory():
                 self.memory = event
             case Stage():
@@ -90,6 +98,8 @@ class History:
                 self.sources = [event] if event.number == 1 else [*self.sources, event]  # a resumed run tells again
             case Candidate():
                 self.candidates[event.number] = event
+            case Reliability():
+                self.reliability = event
             case Notice():
                 self.notices.append(event)
             case Checkpoint():
@@ -110,6 +120,7 @@ class History:
             self.series[key] = [p for p in points if p[0] <= step]
         self.samples = [s for s in self.samples if s.step <= step]
         self.candidates.clear()
+        self.reliability = None
 
     @property
     def ranking(self) -> list[Candidate]:

@@ -112,6 +112,7 @@ class Job:
         labels: the classes that a prompt chooses from; empty: those of the data, or free text.
         directory: the run's folder, the only place where a method may write.
         metric: a figure of the user's own, measured on the answers of an evaluation; never stored.
+        functions: functions of the notebook, by the setting that names them; never stored. See `nbadapt.named`.
         seed: decides every random choice.
         device: "cpu", "cuda", "cuda:1" or "mps"; "cpu" where the model is behind an endpoint.
         dtype: the type of the base weights: "bfloat16", "float32" or "float16"; "" behind an endpoint.
@@ -130,6 +131,7 @@ class Job:
     variables: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     metric: OwnMetric | None = None
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"
@@ -283,6 +285,20 @@ class Adapted:
         """
         raise RequestError("this run does not classify: use run.generate(prompts)")
 
+    def reward(
+        self, prompts: Sequence[str], completions: Sequence[str], *, tick: Callable[[], None] | None = None
+    ) -> np.ndarray[Any, Any]:
+        """How good each completion is as an answer to the prompt beside it: shape (n,), higher is better.
+
+        Only differences mean something: the reward of one answer alone has no unit and no zero.
+
+        Args:
+            prompts: n prompts, in the form that the model was trained on.
+            completions: n answers, one to each prompt.
+            tick: called between batches; may raise to leave early.
+        """
+        raise RequestError("this run gives no rewards: finetune one with  %%finetune reward  on preference rows")
+
 
 class Method(ABC):
     """One way of adapting a model. Subclass it, and declare the class as an entry point.
@@ -315,6 +331,11 @@ class Method(ABC):
     def menu_group(cls) -> str:
         """The family that a menu shows the method in."""
         return cls.family.strip() or FAMILIES[cls.verb]
+
+    @classmethod
+    def head(cls, task: str) -> Literal["causal", "classification"]:
+        """The head that transformers must have for a model's architecture if this method is to do the task."""
+        return "classification" if (cls.verb, task) == ("finetune", "classification") else "causal"
 
     @classmethod
     def trial(cls, folder: Path) -> Mapping[str, Any]:  # noqa: ARG003 - for those that override it

@@ -267,6 +267,15 @@ def check_head(ref: ModelRef, config: PretrainedConfig, head: Head) -> None:
         )
 
 
+def has_head(ref: ModelRef, head: Head) -> bool:
+    """Whether transformers has this head for the model's architecture."""
+    try:
+        check_head(ref, read_config(ref), head)
+    except ModelError:
+        return False
+    return True
+
+
 def _is_bidirectional(model_type: str) -> bool:
     from transformers.models.auto import modeling_auto
 
@@ -280,7 +289,7 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: the model's folder holds no usable tokenizer.
     """
-    return remembered(("tokenizer", ref), lambda: _read_tokenizer(ref))
+    return copy.copy(remembered(("tokenizer", ref), lambda: _read_tokenizer(ref)))  # some callers set its attributes
 
 
 def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
@@ -424,9 +433,55 @@ def _base(
         key = (ref.path, head, device, dtype, quantization)
         files = _weight_files(ref)
         if key not in _bases or _bases[key]._nbadapt_files != files:  # weights that were written anew since
-            _bases[key] = _read_weights(ref, head, device, dtype, quantization)
+            body = _loaded_body(ref, head, device, dtype, quantization, files)
+            if head == "classification" and body is not None:
+                _bases[key] = _classifier_over(body, ref, device, dtype)
+            else:
+                _bases[key] = _read_weights(ref, head, device, dtype, quantization)
+            if head == "causal" and body is not None:
+                setattr(_bases[key], _bases[key].base_model_prefix, body)
+                _bases[key].tie_weights()
             _bases[key]._nbadapt_files = files  # a mark of our own
         return _bases[key]
+
+
+def _loaded_body(
+    ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None, files: Any
+) -> PreTrainedModel | None:
+    """The body of the same language model, loaded with the other head: a shell over its tensors; None: there is none.
+
+    So a policy and a reward model on one base hold its weights once. A checkpoint that has a classification head of
+    its own is read whole.
+    """
+    other: Head = "classification" if head == "causal" else "causal"
+    sibling = _bases.get((ref.path, other, device, dtype, quantization))
+    declared = " ".join(read_config(ref).architectures or [])
+    language_model = "CausalLM" in declared or "LMHead" in declared
+    if sibling is None or quantization is not None or not language_model or sibling._nbadapt_files != files:
+        return None
+    shape = skeleton(ref, head, ("0", "1"))
+    if type(shape.base_model) is not type(sibling.base_model) or shape.base_model is shape:
+        return None
+    return shell(sibling.base_model)
+
+
+def _classifier_over(body: PreTrainedModel, ref: ModelRef, device: str, dtype: str) -> PreTrainedModel:
+    """A sequence classifier with a new head over a body that is in memory."""
+    import torch
+
+    config = read_config(ref)
+    with torch.device("meta"):
+        model: PreTrainedModel = _auto_class("classification").from_config(
+            config, trust_remote_code=ref.trust_remote_code
+        )
+    setattr(model, model.base_model_prefix, body)
+    _new_head(model, config, device, seed=0)
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:  # of the body not even a buffer changes its type
+            module.to(getattr(torch, dtype))
+    model.config.dtype = getattr(torch, dtype)
+    model._nbadapt_new_head = True
+    return model.eval().requires_grad_(False)
 
 
 def _weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
@@ -519,7 +574,8 @@ def free() -> int:
     Shells that runs still hold keep their tensors alive until the runs are forgotten too.
     """
     with _lock:
-        size = sum(t.nbytes for base in _bases.values() for t in _tensors(base))
+        held = {id(t): t.nbytes for base in _bases.values() for t in _tensors(base)}  # two heads may share a body
+        size = sum(held.values())
         _bases.clear()
     gc.collect()
     release_cached_memory()

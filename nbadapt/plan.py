@@ -29,12 +29,14 @@ class Plan:
 
     Attributes:
         notices: what the user should know, told when the run starts.
+        name: the variable that the run is bound to; "" where there is none.
     """
 
     job: Job
     method: Method
     estimate: Estimate
     notices: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def title(self) -> str:
@@ -101,7 +103,7 @@ def prepare(request: Request) -> Plan:
     with quiet_libraries():
         estimate = support.estimate(method, job)
     check_memory(estimate, job)
-    return Plan(job, method, estimate, notices)
+    return Plan(job, method, estimate, notices, request.name or "")
 
 
 def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
@@ -137,6 +139,7 @@ def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
         variables=_variables(request, tables.get("data")),
         labels=labels,
         metric=None if request.metric is None else OwnMetric(request.sources.get("metric", "metric"), request.metric),
+        functions=request.functions,
         seed=request.seed,
         device=device,
         dtype=dtype,
@@ -227,7 +230,8 @@ def _task(request: Request, tables: Mapping[str, Any], method: type[Method], mod
         other = support.advice(method, support.kind_of(model), task)
         raise DataError(
             f"{method.name} does {able}; the columns of {source} make it a table for {task}: "
-            "name them with --text and --label, or --prompt and --completion" + (f", or {other}" if other else "")
+            "name them with --text and --label, --prompt and --completion, or --prompt, --chosen and --rejected"
+            + (f", or {other}" if other else "")
         )
     return task
 

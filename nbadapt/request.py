@@ -53,6 +53,7 @@ class Request:
         prompt: the template, for prompt methods.
         variables: values for the template's placeholders that are no data columns.
         settings: the method's own settings, not yet validated.
+        functions: functions of the notebook, by the setting that names them.
         split: share of the data held out where no evaluation data is given.
         name: the notebook variable that the run is bound to.
         timed: also predict the time of a dry run, from a few steps.
@@ -79,6 +80,7 @@ class Request:
     prompt: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    functions: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     split: float = 0.1
     name: str | None = None
@@ -205,7 +207,7 @@ def parse(verb: Verb, line: str, body: str, namespace: Mapping[str, Any]) -> Req
         RequestError: a word that is not understood; the message names it, the nearest valid ones and the fix.
         PluginError: the method's plugin is broken.
     """
-    from nbadapt import registry
+    from nbadapt import named, registry
 
     first, *rest = words(line) or [""]
     if not first or first.startswith("-"):
@@ -221,7 +223,10 @@ def parse(verb: Verb, line: str, body: str, namespace: Mapping[str, Any]) -> Req
         fields["prompt"] = body
         fields["variables"] = _variables(body, namespace, has_rows=bool({"data", "examples"} & fields.keys()))
     _check_complete(verb, method, fields)
-    return Request(verb=verb, method=method.name, settings=settings, columns=parsed.columns, **fields)
+    settings, functions = named.resolve(method, settings, namespace)
+    return Request(
+        verb=verb, method=method.name, settings=settings, functions=functions, columns=parsed.columns, **fields
+    )
 
 
 class _Line:

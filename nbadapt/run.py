@@ -6,11 +6,11 @@ import contextlib
 import ctypes
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbadapt import store
+from nbadapt import notes, store
 from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
@@ -19,6 +19,7 @@ from nbadapt.history import History
 from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, OwnMetric, Predictions
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -35,6 +36,7 @@ class Run:
         self.control = Control()
         self.error: NbadaptError | None = None
         self.metric: OwnMetric | None = None  # what the user gave with it; no function is stored
+        self.functions: Mapping[str, Callable[..., Any]] = {}  # the same, by the setting that names them
         self._thread: threading.Thread | None = None
         self._live: list[tuple[float, Event]] | None = None
         self._adapted: Adapted | None = None
@@ -81,6 +83,32 @@ class Run:
     def title(self) -> str:
         """A short name for headings, such as "finetune lora · minilm"."""
         return str(self.request["title"])
+
+    @property
+    def name(self) -> str:
+        """The variable that it was bound to with --as; "" where there was none, or where its request is damaged."""
+        try:
+            return str(self.request.get("name", ""))
+        except StoreError:
+            return ""
+
+    @property
+    def note(self) -> str:
+        """What you wrote about it; set it to change it, also from another kernel."""
+        return notes.read(self.directory).note
+
+    @note.setter
+    def note(self, text: str) -> None:
+        notes.set_note(self.directory, text)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Your tags on it, in order of their addition; set them to change them."""
+        return notes.read(self.directory).tags
+
+    @tags.setter
+    def tags(self, tags: Iterable[str]) -> None:
+        notes.set_tags(self.directory, tags)
 
     @property
     def state(self) -> str:
@@ -330,6 +358,27 @@ class Run:
         """
         many = _listed(texts, "predict takes a text or a list of texts")
         return self.adapted().predict(many, labels)
+
+    def reward(self, prompts: str | Sequence[str], completions: str | Sequence[str]) -> np.ndarray[Any, Any]:
+        """How good each completion is as an answer to the prompt beside it: shape (n,), higher is better.
+
+        A difference of two rewards for one prompt is the log-odds that the first answer is preferred.
+
+        Args:
+            prompts: one prompt or n of them, in the form the model was trained on.
+            completions: as many answers, one to each prompt.
+
+        Raises:
+            RequestError: the run is no reward model, or the numbers of prompts and completions differ.
+        """
+        many = _listed(prompts, "reward takes a prompt or a list of prompts, and as many completions")
+        answers = _listed(completions, "reward takes a completion or a list of completions, one for each prompt")
+        if len(many) != len(answers):
+            raise RequestError(
+                f"reward takes one completion for each prompt: there are {len(many):,} prompts and "
+                f"{len(answers):,} completions"
+            )
+        return self.adapted().reward(many, answers)
 
     def export(self, kind: str, folder: str | Path | None = None) -> Path:
         """Write the result for use without nbadapt.

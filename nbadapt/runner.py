@@ -99,9 +99,9 @@ def _check_idle() -> None:
 def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
     _check_idle()
-    job = store.create(plan.job, plan.estimate, plan.title)
+    job = store.create(plan.job, plan.estimate, plan.title, plan.name)
     run = Run.at(job.directory)
-    run.metric = job.metric
+    run.metric, run.functions = job.metric, job.functions
     told = () if plan.method.verb == "prompt" else plan.estimate.notes  # a prompting method tells its notes itself
     return _launch(run, plan.method, job, (*told, *plan.notices))
 
@@ -122,7 +122,7 @@ def resume(run: Run) -> Run:
         raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
     method = registry.load(run.method)()
     checkpoint = store.last_checkpoint(run.directory)
-    job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric)
+    job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric, functions=run.functions)
     name = run.request.get("metric")
     lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
     _launch(run, method, job, (lost,) if name and run.metric is None else ())

@@ -10,6 +10,8 @@
         worker.json                the process that works on it, while it does
         outcome.json               how it ended, once it has
         output.log                 what libraries printed
+        notes.jsonl                the user's note and tags; see `nbadapt.notes`
+        digest.json                a long log in short, made when it was first read; see `nbadapt.comparing.digest`
         artifacts/                 the result, in the ecosystem's own formats
         checkpoints/checkpoint-N/  the state to go on from; complete once it holds the file `complete`
 """
@@ -135,8 +137,14 @@ def read_events(directory: Path) -> list[tuple[float, Event]]:
 # ------------------------------------------------------------------------------------------------ requests and outcomes
 
 
-def create(job: Job, estimate: Estimate, title: str) -> Job:
+def create(job: Job, estimate: Estimate, title: str, name: str = "") -> Job:
     """Make the folder of a new run and write down what was asked; returns the job with its folder.
+
+    Args:
+        job: what was asked.
+        estimate: what it will cost.
+        title: a short name for headings.
+        name: the variable that the run is bound to; "" where there is none.
 
     Raises:
         StoreError: the folder of the runs cannot be written.
@@ -146,7 +154,7 @@ def create(job: Job, estimate: Estimate, title: str) -> Job:
     job = dataclasses.replace(job, directory=directory)
     try:
         directory.mkdir(parents=True)
-        write_json(directory / "request.json", _record(job, estimate, title))
+        write_json(directory / "request.json", _record(job, estimate, title, name))
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise StoreError(
@@ -156,13 +164,14 @@ def create(job: Job, estimate: Estimate, title: str) -> Job:
     return job
 
 
-def _record(job: Job, estimate: Estimate, title: str) -> dict[str, Any]:
+def _record(job: Job, estimate: Estimate, title: str, name: str) -> dict[str, Any]:
     from nbadapt import registry
 
     return {
         "verb": registry.load(job.method).verb,
         "method": job.method,
         "title": title,
+        "name": name,
         "created": time.time(),
         "settings": job.config.model_dump(mode="json"),
         "model": dataclasses.asdict(job.model),
@@ -308,7 +317,9 @@ def _lives(worker: Mapping[str, Any]) -> bool:
     import psutil
 
     try:
-        return bool(abs(psutil.Process(worker["pid"]).create_time() - worker["started"]) < 1.0)
+        process = psutil.Process(worker["pid"])
+        same = abs(process.create_time() - worker["started"]) < 1.0
+        return bool(same) and process.status() != psutil.STATUS_ZOMBIE  # killed, and its parent has not noticed
     except psutil.Error:
         return False
 
@@ -341,17 +352,17 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def runs() -> list[Run]:
-    """All runs, newest first. A folder without a request is no run."""
+    """All runs, newest first. A folder without a request is no run, nor is a hidden one: its deletion was cut short."""
     from nbadapt.run import Run
 
     if not root().is_dir():
         return []
-    folders = [d for d in root().iterdir() if (d / "request.json").is_file()]
+    folders = [d for d in root().iterdir() if not d.name.startswith(".") and (d / "request.json").is_file()]
     return [Run.at(folder) for folder in sorted(folders, key=lambda d: d.name, reverse=True)]
 
 
 def open(run: str) -> Run:  # noqa: A001 - store.open(id) reads as what it does
-    """The run with this id, or whose id starts or ends so; or the folder of a run.
+    """The run with this id, or whose id starts or ends so; the folder of a run; or the newest of this --as name.
 
     Raises:
         StoreError: no such run, or several.
@@ -363,6 +374,7 @@ def open(run: str) -> Run:  # noqa: A001 - store.open(id) reads as what it does
         return Run.at(folder.absolute())
     ids = [r.id for r in runs()]
     found = [i for i in ids if i == run] or [i for i in ids if i.startswith(run) or i.endswith(run)]
+    found = found or [r.id for r in runs() if r.name == run][:1]
     if len(found) > 1:
         raise StoreError(f"{run!r} stands for several runs: {', '.join(found[:5])}; write more of the id")
     if not found:

@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
+from nbadapt import registry
 from nbadapt.events import Metric, Notice, Progress
 from nbadapt.method import Job
-from nbadapt_plugins.lora import Lora
 from tests.trained_jobs import make_job
 
 TEXT = "The film was a wonderful surprise and the actors were great. " * 12
@@ -35,7 +35,9 @@ def run(job: Job, directory: Path, **changed: Any) -> dict[str, Any]:
     """Losses, notices and steps of one training."""
     events: list[Any] = []
     config = job.config.model_copy(update=changed)
-    outcome = Lora().run(dataclasses.replace(job, config=config, directory=directory), events.append)
+    outcome = registry.load(job.method)().run(
+        dataclasses.replace(job, config=config, directory=directory), events.append
+    )
     return {
         "losses": [e.values["loss"] for e in events if isinstance(e, Metric) and e.split == "train"],
         "said": [e.text for e in events if isinstance(e, Notice)],
@@ -44,11 +46,12 @@ def run(job: Job, directory: Path, **changed: Any) -> dict[str, Any]:
     }
 
 
-def main(architecture: str, task: str, accumulated: int, share: float, folder: Path) -> None:
+def main(name: str, architecture: str, task: str, accumulated: int, share: float, folder: Path) -> None:
     """Leave `share` of the memory that a training step takes at its peak, beside the weights."""
     settings = {"batch_size": 64, "gradient_accumulation_steps": accumulated, "epochs": 2, "samples": 0}
-    job = long_rows(make_job(Lora, architecture, task, folder, target_modules="all-linear", **settings), 128)
-    needed = Lora().estimate(job).memory["activations"]
+    method = registry.load(name)
+    job = long_rows(make_job(method, architecture, task, folder, target_modules="all-linear", **settings), 128)
+    needed = method().estimate(job).memory["activations"]
     run(job, folder / "warm", batch_size=2, max_steps=1)  # whatever is made once is there
     room = psutil.Process().memory_info().vms + int(share * needed)
     resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
@@ -58,4 +61,4 @@ def main(architecture: str, task: str, accumulated: int, share: float, folder: P
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))
+    main(*sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]))

@@ -67,6 +67,24 @@ FINETUNE = {
         DATA + " --task generation", ("train_df", "generation task needs", "say --")
     ),
     "task that the method does not do": Row("--data preferences", ("lora does classification", "preference")),
+    "preferences without a difference": Row(
+        "%%finetune reward --model causal --data no_difference",
+        ("no_difference, row 1", "are the same answer", "(and 7 more)"),
+    ),
+    "preferences that differ behind the limit": Row(
+        "%%finetune dpo --model causal --data late_difference",
+        ("late_difference, row 3", "the same in the 8 tokens", "raise max_length"),
+        "max_length: 8",
+    ),
+    "a table without preferences": Row(
+        "%%finetune reward --model causal --data pairs", ("reward does preference", "--chosen and --rejected")
+    ),
+    "DPO on an encoder": Row("%%finetune dpo --model encoder --data preferences", ("(bert) is an encoder",)),
+    "a smoothing that the loss does not read": Row(
+        "%%finetune dpo --model causal --data preferences",
+        ("label_smoothing is for the losses robust and exo_pair",),
+        "label_smoothing: 0.1",
+    ),
     # --set and the settings
     "--set without =": Row(DATA + " --set r", ("--set 'r'", "--set r=16")),
     "--set of nothing": Row(DATA + " --set =3", ("--set '=3'", "--set r=16")),
@@ -250,6 +268,10 @@ def shell() -> Shell:
         "train_df": rows,
         "pairs": translations(),
         "preferences": [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 8,
+        "no_difference": [{"prompt": "a", "chosen": "b", "rejected": "b"}] * 8,
+        "late_difference": [
+            {"prompt": "a", "chosen": "b " * (i + 1) + "c", "rejected": "b " * (i + 1) + "d"} for i in (0, 1, 20, 30)
+        ],
         "one_class": [{"text": f"row {i}", "label": "good"} for i in range(8)],
         "hole": [{"text": "a", "label": "x"}, {"text": "b", "label": ""}, {"text": "c", "label": "y"}],
         "numbers": [{"text": i, "label": "xy"[i % 2]} for i in range(8)],

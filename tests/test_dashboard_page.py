@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from watching import HOSTILE, QuietRun, Wire, make_wire, portable, started, train
 
-from nbadapt.events import Candidate, Metric, Notice, Progress, Sample, Source, StateChange
+from nbadapt.events import Candidate, Metric, Notice, Panel, Progress, Sample, Source, StateChange
 from nbadapt.widgets.dashboard import Dashboard
 from nbadapt.widgets.thin import smooth, thin
 
@@ -413,3 +413,20 @@ def test_a_kernel_that_does_not_answer_is_told(page: Any) -> None:
     assert page.locator(".nbadapt-state").inner_text() == "connecting"
     page.get_by_text("The kernel does not answer").wait_for(timeout=8000)
     assert time.monotonic() - started_at > 3
+
+
+def test_panels_beside_the_loss_are_drawn_and_kept_through_a_reload(page: Any, wire: Wire) -> None:
+    desk = Desk(page, wire, started())
+    run = desk.run
+    run.tell(Panel("reward", "Reward", spread="reward_spread"), Panel("kl", "KL"))
+    for step in range(1, 9):
+        run.tell(Metric(step, "train", {"loss": 0.1, "reward": step / 8, "reward_spread": 0.1, "kl": step / 4}))
+    run.tell(Sample(8, "Say", "now", before="earlier"))
+    desk.push()
+    for _ in range(2):
+        captions = desk.page.locator(".nbadapt-panel figcaption").all_inner_texts()
+        assert captions[-2:] == ["Reward: 1.000 ± 0.1000", "KL: 2.000"]
+        assert desk.page.evaluate("document.querySelectorAll('.nbadapt-panel canvas')[0].clientHeight") > 50
+        assert "earlier" in desk.text(".nbadapt-samples")
+        desk.page.evaluate("views[0].leave(); views[0].el.remove(); views.shift(); attach()")
+        desk.deliver()

@@ -179,6 +179,11 @@ MESSAGES = [
             "preference",
             {"prompt": "p", "chosen": "a", "rejected": "b"},
         ),
+        (
+            {"prompt": MESSAGES[:2], "chosen": MESSAGES[2:], "rejected": "Go away", "rater": "me"},
+            "preference",
+            {"prompt": MESSAGES[:2], "chosen": "Hello!", "rejected": "Go away"},
+        ),
     ],
 )
 def test_the_columns_tell_the_task(row, task, expected):
@@ -305,6 +310,20 @@ BAD_TABLES = {
         ROWS,
         {"columns": {"text": "text", "chosen": "label"}},
         ["--text, --chosen", "do not go together", "text, label: classification"],
+    ),
+    "a preference without a difference": (
+        [
+            {"prompt": "p", "chosen": "a", "rejected": "b"},
+            {"prompt": "p", "chosen": "a", "rejected": "a "},
+            {"prompt": "q", "chosen": "c", "rejected": "c"},
+        ],
+        {},
+        ["table, row 2 (counted from 1)", "'chosen' and 'rejected' are the same answer", "drop the row (and 1 more)"],
+    ),
+    "a preference without an answer": (
+        [{"prompt": "p", "chosen": "a", "rejected": None}],
+        {},
+        ["row 1", "'rejected'", "the cell is empty"],
     ),
     "two tasks": (
         [{"text": "a", "label": "b", "prompt": "c", "completion": "d"}],
@@ -720,6 +739,26 @@ def test_another_seed_holds_out_other_rows():
     examples = many({"a": 50, "b": 50})
     held = {tuple(row["text"] for row in data.split(examples, 0.2, seed)[1].rows) for seed in range(5)}
     assert len(held) == 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_preferences_about_one_prompt_stay_on_one_side(seed):
+    rows = [
+        {"prompt": f"question {i}", "chosen": f"good {i} {j}", "rejected": f"bad {i} {j}"}
+        for i in range(12)
+        for j in range(1 + i % 3)
+    ]
+    train, evaluation = data.split(read(rows, name="pairs"), 0.25, seed)
+    asked, held = ({row["prompt"] for row in part.rows} for part in (train, evaluation))
+    assert not asked & held
+    assert len(train) + len(evaluation) == len(rows)
+    assert 6 <= len(evaluation) <= 8  # a quarter, and at most the rest of a prompt
+
+
+def test_preferences_about_a_single_prompt_are_split_by_rows():
+    rows = [{"prompt": "question", "chosen": f"good {j}", "rejected": f"bad {j}"} for j in range(8)]
+    train, evaluation = data.split(read(rows, name="pairs"), 0.25, 0)
+    assert (len(train), len(evaluation)) == (6, 2)
 
 
 def test_a_split_of_rows_without_labels():

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nbadapt import models, registry
+from nbadapt import models, named, registry
 from nbadapt.data import Examples
 from nbadapt.engines import embedding_cache
-from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.errors import ModelError
 from nbadapt.method import Estimate, Job
 from nbadapt.testing import tiny
@@ -34,24 +33,29 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def make_job(method: str, model: Path, task: str, directory: Path, **settings: object) -> Job:
     labels = ("no", "yes") if task == "classification" else ()
-    rows: list[dict[str, str]] = [
-        {"text": f"{i} {TEXT * (i % 7 + 1)}", "label": labels[i % 2]}
-        if labels
-        else {"prompt": f"{i} {TEXT * (i % 7 + 1)}", "completion": "it is good " * 4}
-        for i in range(60)
-    ]
-    config = registry.load(method, "finetune").Config
-    if issubclass(config, TrainingConfig):
-        settings = {"max_steps": 2, "samples": 0, **settings}
+    rows: list[dict[str, str]] = []
+    for i in range(60):
+        text = f"{i} {TEXT * (i % 7 + 1)}"
+        if task == "classification":
+            rows.append({"text": text, "label": labels[i % 2]})
+        elif task == "preference":
+            rows.append({"prompt": text, "chosen": "it is good " * 4, "rejected": "it is bad"})
+        else:
+            rows.append({"prompt": text, "completion": "it is good " * 4})
+    chosen = registry.load(method, "finetune")
+    few = {"max_steps": 2, "samples": 0}
+    few = {name: value for name, value in few.items() if name in chosen.Config.model_fields}
+    texts, functions = named.resolve(chosen, {**chosen.trial(directory), **few, **settings})
     return Job(
         method=method,
-        config=config(max_length=96, **settings),
+        config=chosen.Config(max_length=96, **texts),
         model=models.resolve(str(model)),
         task=task,
         directory=directory,
         data=Examples(task, tuple(rows[:48]), labels),
         evaluation=Examples(task, tuple(rows[48:]), labels),
         labels=labels,
+        functions=functions,
         dtype="float32",
     )
 
@@ -66,15 +70,24 @@ def measured(job: Job) -> tuple[Estimate, int]:
     return estimate, peak + estimate.memory["weights"]
 
 
-@pytest.mark.parametrize(("method", "architecture"), [("features", "llama"), ("full", "bert"), ("lora", "llama")])
-def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(method, architecture, folders, tmp_path):
-    estimate, peak = measured(make_job(method, folders[architecture], "classification", tmp_path))
+@pytest.mark.parametrize(
+    ("method", "architecture", "task"),
+    [
+        ("features", "llama", "classification"),
+        ("full", "bert", "classification"),
+        ("lora", "llama", "classification"),
+        ("reward", "llama", "preference"),
+        ("dpo", "llama", "preference"),
+    ],
+)
+def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(method, architecture, task, folders, tmp_path):
+    estimate, peak = measured(make_job(method, folders[architecture], task, tmp_path))
     assert estimate.peak == pytest.approx(peak, rel=0.15)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("task", ["classification", "generation"])
+@pytest.mark.parametrize("task", ["classification", "generation", "preference"])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_predicted_peak_is_within_15_percent_over_the_matrix(method, architecture, task, dtype, folders, tmp_path):

@@ -39,6 +39,7 @@ FEW = {"epochs": 3}  # the last checkpoints alone are kept, and the kit looks at
         "prompt-search": QUICK,
         "auto-prompt": QUICK,
         "output-layers": FEW,
+        "ppo": {"max_steps": 3, "batch_size": 4, "minibatch_size": 2, "eval_rows": 4, **QUICK},
     },
 )
 def test_a_method_keeps_the_contract(check: Any) -> None:

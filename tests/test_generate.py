@@ -214,7 +214,7 @@ def greedy(lm: LanguageModel, prompt: Any, n: int) -> str:
     for _ in range(n):
         with torch.no_grad():
             token = int(lm.model(torch.tensor([ids])).logits[0, -1].argmax())
-        if token in lm._ends():
+        if token in lm.ends():
             break
         ids = [*ids, token]
     return str(lm.tokenizer.decode(ids[len(start) :], skip_special_tokens=True)).strip()
@@ -235,10 +235,10 @@ def test_an_answer_ends_at_every_token_that_ends_turns() -> None:
         with torch.no_grad():
             logits = lm.model(torch.tensor([encode_prompt(lm.tokenizer, PROMPTS[0]) + tokens])).logits
         tokens.append(int(logits[0, -1].argmax()))
-    assert tokens[2] not in {*lm._ends(), *tokens[:2]}
+    assert tokens[2] not in {*lm.ends(), *tokens[:2]}
     lm.model.generation_config.eos_token_id = [tokens[2]]  # as published models that list several
-    assert tokens[2] in lm._ends()
-    assert lm.tokenizer.eos_token_id in lm._ends()
+    assert tokens[2] in lm.ends()
+    assert lm.tokenizer.eos_token_id in lm.ends()
     assert lm.generate(PROMPTS[:1], max_new_tokens=8) == [lm.tokenizer.decode(tokens[:2]).strip()]
 
 

@@ -263,3 +263,30 @@ def test_a_broken_package_of_a_model_is_named_and_disturbs_no_other(tmp_path):
     said = _python(RESOLVE.format("someone/else"), **path)
     assert "brings minilm" in said
     assert "broken-model" not in said
+
+
+@pytest.mark.parametrize("first", ["causal", "classification"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_both_heads_of_a_language_model_share_one_body_and_give_what_each_gives_alone(architecture, first) -> None:
+    import torch
+
+    ref = models.resolve(str(tiny_models.folder(architecture)))
+    ids = torch.tensor([[1, 5, 9, 20, 3]])
+    load = {
+        "causal": lambda: models.load(ref, "cpu", "bfloat16")[0],
+        "classification": lambda: models.load_classifier(ref, ("a", "b"), "cpu", "bfloat16", 0)[0],
+    }
+    alone = {}
+    for head, work in load.items():
+        models.free()
+        with torch.no_grad():
+            alone[head] = work()(input_ids=ids).logits
+    models.free()
+    together = {head: load[head]() for head in sorted(load, key=lambda head: head != first)}
+    for head, model in together.items():
+        with torch.no_grad():
+            assert torch.equal(model(input_ids=ids).logits, alone[head])
+    causal, classifier = (dict(together[head].base_model.named_parameters()) for head in load)
+    assert {name: p.data_ptr() for name, p in causal.items()} == {n: p.data_ptr() for n, p in classifier.items()}
+    weights = sum(p.nbytes for p in together["causal"].parameters())
+    assert models.free() < 1.05 * weights

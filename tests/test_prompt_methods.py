@@ -342,7 +342,7 @@ def test_generating_a_padded_batch_equals_whole_forwards_of_each_prompt(variant,
     decode = tokenizer.decode
     tokenizer.decode = lambda row, **_: made.append(list(row)) or decode(row)
     language.generate(prompts, max_new_tokens=6)
-    ends = set(language._ends())
+    ends = set(language.ends())
     short = [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in expected]
     assert sorted(made) == sorted(short)
 

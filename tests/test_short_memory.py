@@ -14,22 +14,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 slow = pytest.mark.slow
 CASES = [
-    pytest.param("llama", "generation", 1, 0.3, id="generation"),
-    pytest.param("gpt2", "generation", 2, 0.5, id="generation, accumulated", marks=slow),
-    pytest.param("bert", "classification", 1, 0.3, id="classification", marks=slow),
-    pytest.param("llama", "classification", 2, 0.5, id="classification, accumulated", marks=slow),
+    pytest.param("lora", "llama", "generation", 1, 0.3, id="generation"),
+    pytest.param("lora", "gpt2", "generation", 2, 0.5, id="generation, accumulated", marks=slow),
+    pytest.param("lora", "bert", "classification", 1, 0.3, id="classification", marks=slow),
+    pytest.param("lora", "llama", "classification", 2, 0.5, id="classification, accumulated", marks=slow),
+    pytest.param("reward", "llama", "preference", 1, 0.3, id="reward", marks=slow),
+    pytest.param("dpo", "llama", "preference", 2, 0.5, id="dpo, accumulated", marks=slow),
 ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
-@pytest.mark.parametrize(("architecture", "task", "accumulated", "share"), CASES)
+@pytest.mark.parametrize(("method", "architecture", "task", "accumulated", "share"), CASES)
 def test_a_batch_that_does_not_fit_goes_on_in_parts_with_the_same_losses(
-    architecture, task, accumulated, share, tmp_path
+    method, architecture, task, accumulated, share, tmp_path
 ):
     command = [
         sys.executable,
         "-m",
         "tests.short_memory",
+        method,
         architecture,
         task,
         str(accumulated),

@@ -42,3 +42,14 @@ def translations(n: int = 12) -> list[dict[str, str]]:
     """Generation rows: `n` distinct prompts with their completions."""
     pairs = (("house", "Haus"), ("dog", "Hund"), ("tree", "Baum"), ("water", "Wasser"))
     return [{"prompt": f"{i}. English: {pairs[i % 4][0]} German:", "completion": pairs[i % 4][1]} for i in range(n)]
+
+
+def preferences(n: int = 16) -> list[dict[str, str]]:
+    """Preference rows: `n` distinct prompts, the German word preferred to the English one, said once or more."""
+    rows = []
+    for i, row in enumerate(translations(n)):
+        english = row["prompt"].split()[2]
+        rows.append(
+            {"prompt": row["prompt"], "chosen": row["completion"], "rejected": " ".join([english] * (i % 3 + 1))}
+        )
+    return rows

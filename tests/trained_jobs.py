@@ -27,7 +27,7 @@ def make_job(
     if task == "classification":
         rows, labels = tiny_models.reviews(24), ("negative", "positive")
     else:
-        rows, labels = tiny_models.translations(12), ()
+        rows, labels = tiny_models.preferences(16) if task == "preference" else tiny_models.translations(12), ()
     if task == "text":
         rows = [{"text": row["prompt"] + " " + row["completion"]} for row in rows]
     return Job(

@@ -96,7 +96,7 @@ class LanguageModel(Adapted):
         from transformers import GenerationConfig
 
         tokens, mask = left_padded(ids, self.model.device)  # (B, T)
-        ends = self._ends()
+        ends = self.ends()
         # Fields left out would be filled from the model's own settings.
         settings = GenerationConfig(
             max_new_tokens=room,
@@ -125,7 +125,7 @@ class LanguageModel(Adapted):
             answers.append(str(self.tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
         return answers
 
-    def _ends(self) -> list[int]:
+    def ends(self) -> list[int]:
         """Tokens that end an answer: the tokenizer's, and those that the model was published with."""
         own: Any = getattr(self.model.generation_config, "eos_token_id", None)
         listed = own if isinstance(own, list) else [] if own is None else [own]

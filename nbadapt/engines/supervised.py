@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from nbadapt.engines.encoding import Encoded, Row, collate, encode, length_limit, virtual_tokens
 from nbadapt.engines.trainer import (
     LengthGroupedSampler,
+    ResumableTrainer,
     SupervisedTrainer,
     classification_metrics,
     most_likely,
@@ -22,7 +23,7 @@ from nbadapt.engines.trainer import (
 from nbadapt.engines.training_config import optimizer_steps
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.engines.training_memory import autocasts
-from nbadapt.engines.training_report import Reporter
+from nbadapt.engines.training_report import Reporter, answered
 from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Parameters, Stage
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
     from nbadapt.engines.training_config import TrainingConfig
     from nbadapt.method import Emit, Job
+
+
+T = TypeVar("T", bound=TrainingArguments)
 
 
 class Answer(Protocol):
@@ -90,11 +94,11 @@ def train(
     training, evaluation = prepared.training, prepared.evaluation
     trainable, total = count_parameters(model)
     emit(Parameters(trainable, total + prepared.elsewhere))
-    arguments = _arguments(job, len(training.rows), model)
+    arguments = trainer_settings(TrainingArguments, job, len(training.rows), model)
     if prepared.elsewhere:  # a row stands for a text's tokens, which were read before
         arguments.include_num_input_tokens_seen = "no"
-    sampler = LengthGroupedSampler(training, config, job.seed)
-    reporter = Reporter(job, emit, sampler, answer)
+    sampler = LengthGroupedSampler(training.lengths, config, job.seed)
+    reporter = Reporter(job, emit, sampler, answered(answer, job.task))
     trainer = SupervisedTrainer(
         model=model,
         args=arguments,
@@ -108,6 +112,12 @@ def train(
         sampler=sampler,
         tell=lambda text: emit(Notice(text, "warning")),
     )
+    work(trainer, reporter, job, emit)
+    return reporter.figures
+
+
+def work(trainer: ResumableTrainer, reporter: Reporter, job: Job, emit: Emit) -> None:
+    """Train to the end or up to a Stop, from the start or the job's checkpoint; the reporter tells of it."""
     _use_only(trainer, reporter)
     emit(Stage("training"))
     try:
@@ -115,7 +125,6 @@ def train(
             trainer.go_on(job.checkpoint)
     except Stopped:  # told between two steps, say during an evaluation: the last step is complete
         trainer.save_checkpoint()
-    return reporter.figures
 
 
 def _device(job: Job) -> contextlib.AbstractContextManager[object]:
@@ -177,8 +186,17 @@ def _pages(job: Job) -> bool:
     return job.device.startswith("cuda") and getattr(job.config, "paged_optimizer", False)
 
 
-def _arguments(job: Job, rows: int, model: PreTrainedModel) -> TrainingArguments:
-    arguments = TrainingArguments(
+def trainer_settings(kind: type[T], job: Job, rows: int, model: PreTrainedModel, **more: Any) -> T:
+    """The arguments of a Trainer on so many rows: what decides its result, and how a `Reporter` follows it.
+
+    Args:
+        kind: TrainingArguments, or what another library derives from it.
+        job: its config is a TrainingConfig.
+        rows: of the training data.
+        model: the adapted model.
+        more: arguments of this kind alone.
+    """
+    arguments: T = kind(
         bf16=autocasts(model, job),
         output_dir=str(job.directory / "checkpoints"),
         logging_strategy="steps",
@@ -192,6 +210,7 @@ def _arguments(job: Job, rows: int, model: PreTrainedModel) -> TrainingArguments
         dataloader_pin_memory=job.device.startswith("cuda"),
         disable_tqdm=True,
         **trainer_arguments(job, rows),
+        **more,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one device: data parallelism is not asked for
     return arguments

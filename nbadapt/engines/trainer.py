@@ -1,5 +1,7 @@
 """transformers' Trainer, made to stop and go on at a step and to live with little memory.
 
+`ResumableTrainer` gives that to any Trainer, also to those of other libraries; `SupervisedTrainer` is ours.
+
 What differs from a plain Trainer: batches of similar length inside shuffled mega-batches, drawn from the seed
 and the epoch alone, so that a resumed run sees the same batches; logits only where a label is; a checkpoint
 counts only once it is whole; evaluation leaves the random state alone; a batch that does not fit goes in parts.
@@ -9,7 +11,9 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from nbadapt import models, store
 from nbadapt.engines.causal_loss import causal_loss, keeps_logits, learned_positions, quick_attention
-from nbadapt.engines.encoding import IGNORED, Encoded
+from nbadapt.engines.encoding import IGNORED
 from nbadapt.errors import RunError, StoreError
 from nbadapt.memory import out_of_memory
 from nbadapt.metrics import accuracy, macro_f1
@@ -35,8 +39,8 @@ TRAINED = "trained.safetensors"  # in a checkpoint
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """Rows of similar length side by side; the order depends on the seed and the epoch alone."""
 
-    def __init__(self, training: Encoded, config: TrainingConfig, seed: int) -> None:
-        self._lengths, self._seed = training.lengths, seed
+    def __init__(self, lengths: Sequence[int], config: TrainingConfig, seed: int) -> None:
+        self._lengths, self._seed = list(lengths), seed
         self._group = config.batch_size * config.gradient_accumulation_steps
         self.epoch = 0
 
@@ -48,20 +52,27 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         return len(self._lengths)
 
 
-class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
-    """A Trainer with our sampler and a causal loss that computes logits at label tokens only."""
+class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
+    """A Trainer that stops, goes on and halves its batches; stands before another Trainer among a class's bases.
+
+    A class that derives from it says how its batches are parted (`parts`), and scales its loss by `_share`.
+    """
 
     def __init__(
         self, *, job: Job, sampler: LengthGroupedSampler, tell: Callable[[str], None], **arguments: Any
     ) -> None:
         self.sampler, self._job, self._tell = sampler, job, tell
-        self._causal = job.task != "classification"
         super().__init__(**arguments)
-        self._keeps = keeps_logits(self.model)
-        # A classifier's loss is a mean, also where its forward takes the count of items that would make it a sum.
-        self.model_accepts_loss_kwargs: bool = self._causal and self.model_accepts_loss_kwargs
         self._rows = self.args.per_device_train_batch_size  # that go through the model at once
         self._share = 1.0  # of its batch that the part has which goes through the model now
+
+    @abstractmethod
+    def parts(self, inputs: dict[str, Any], rows: int) -> Iterable[tuple[float, dict[str, Any]]]:
+        """A batch in parts of so many rows, each with its share of the batch's loss."""
+
+    def count(self, inputs: dict[str, Any]) -> int:
+        """The rows of a batch."""
+        return len(inputs["input_ids"])
 
     def _get_train_sampler(self, _dataset: Any = None) -> LengthGroupedSampler:
         return self.sampler
@@ -127,7 +138,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers' class i
     def _in_parts(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         """The loss of a micro-batch, whose gradient was added, `_rows` rows at a time."""
         losses = []
-        for share, part in _parts(inputs, self._rows):
+        for share, part in self.parts(inputs, self._rows):
             self._share = share
             losses.append(super().training_step(model, part, num_items_in_batch))
         self._share = 1.0
@@ -141,7 +152,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers' class i
         ignore_keys: list[str] | None = None,
     ) -> Any:
         """One batch of an evaluation, in parts where memory runs out."""
-        rows = len(inputs["input_ids"])
+        rows = self.count(inputs)
         while True:
             try:
                 return self._predicted(model, inputs, rows, prediction_loss_only, ignore_keys)
@@ -154,8 +165,8 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers' class i
     def _predicted(self, model: Any, inputs: dict[str, Any], rows: int, *args: Any) -> Any:
         """(loss, logits, labels) of a batch, `rows` rows at a time."""
         parts = [
-            (share, super(SupervisedTrainer, self).prediction_step(model, p, *args))
-            for share, p in _parts(inputs, rows)
+            (share, super(ResumableTrainer, self).prediction_step(model, p, *args))
+            for share, p in self.parts(inputs, rows)
         ]
         if len(parts) == 1:
             return parts[0][1]
@@ -163,22 +174,10 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers' class i
         logits, labels = ([_first(result[i]) for _, result in parts] for i in (1, 2))
         return loss, *(None if kept[0] is None else torch.cat(kept) for kept in (logits, labels))
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss of a batch or its part, and the outputs where they are asked for."""
-        # A sum over the items of the whole step adds up by itself; the mean of a part counts as its share.
-        added = num_items_in_batch is not None
+    def quick_attention(self, inputs: dict[str, Any]) -> AbstractContextManager[None]:
+        """The quickest attention for a step on these inputs."""
         bfloat16 = self.args.bf16 or self.model.dtype == torch.bfloat16
-        with quick_attention(inputs["input_ids"], bfloat16):
-            if self._causal:
-                loss, outputs = causal_loss(model, inputs, learned_positions(inputs["labels"]), self._keeps)
-                loss = loss / (num_items_in_batch if added else _learned(inputs["labels"]))
-            else:
-                loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if torch.is_grad_enabled() and not added:
-            loss = loss * self._share
-        return (loss, outputs) if return_outputs else loss
+        return quick_attention(inputs["input_ids"], bfloat16)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate without moving the random state, so that evaluating more often changes no training."""
@@ -196,15 +195,41 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers' class i
         self.control: TrainerControl = self.callback_handler.on_save(self.args, self.state, self.control)
 
 
-def _parts(inputs: dict[str, torch.Tensor], rows: int) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
-    """A batch in parts of so many rows, each with its share of what is learned in the batch."""
-    if rows >= len(inputs["labels"]):
-        yield 1.0, inputs
-        return
-    items = _learned(inputs["labels"])
-    for start in range(0, len(inputs["labels"]), rows):
-        part = {name: tensor[start : start + rows] for name, tensor in inputs.items()}
-        yield _learned(part["labels"]) / items, part
+class SupervisedTrainer(ResumableTrainer):
+    """A Trainer with our sampler and a causal loss that computes logits at label tokens only."""
+
+    def __init__(self, *, job: Job, **arguments: Any) -> None:
+        self._causal = job.task != "classification"
+        super().__init__(job=job, **arguments)
+        self._keeps = keeps_logits(self.model)
+        # A classifier's loss is a mean, also where its forward takes the count of items that would make it a sum.
+        self.model_accepts_loss_kwargs: bool = self._causal and self.model_accepts_loss_kwargs
+
+    def parts(self, inputs: dict[str, Any], rows: int) -> Iterable[tuple[float, dict[str, Any]]]:
+        """A batch in parts of so many rows, each with its share of what is learned in the batch."""
+        if rows >= len(inputs["labels"]):
+            yield 1.0, inputs
+            return
+        items = _learned(inputs["labels"])
+        for start in range(0, len(inputs["labels"]), rows):
+            part = {name: tensor[start : start + rows] for name, tensor in inputs.items()}
+            yield _learned(part["labels"]) / items, part
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch or its part, and the outputs where they are asked for."""
+        # A sum over the items of the whole step adds up by itself; the mean of a part counts as its share.
+        added = num_items_in_batch is not None
+        with self.quick_attention(inputs):
+            if self._causal:
+                loss, outputs = causal_loss(model, inputs, learned_positions(inputs["labels"]), self._keeps)
+                loss = loss / (num_items_in_batch if added else _learned(inputs["labels"]))
+            else:
+                loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if torch.is_grad_enabled() and not added:
+            loss = loss * self._share
+        return (loss, outputs) if return_outputs else loss
 
 
 def _learned(labels: torch.Tensor) -> int:

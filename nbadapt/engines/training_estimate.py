@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines.encoding import Row, collate, encode, length_limit, virtual_tokens
@@ -15,18 +15,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nbadapt.data import Examples
+    from nbadapt.engines.training_memory import Loss
 
 LOOKED_AT = 200  # of the rows with the most letters, tokenised to find the longest
 ROUGH = "the memory of the activations is a rough guess: this model cannot be followed without its weights"
 
 
-def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> Estimate:
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a step computes, where it is not the loss of the job's task.
+
+    Attributes:
+        loss: a model and a batch -> the loss.
+        batch: the longest rows of a table, so many of them, as a batch for `loss`.
+    """
+
+    loss: Loss
+    batch: Callable[[Examples, int, PreTrainedTokenizerBase, int], dict[str, torch.Tensor]]
+
+
+def estimate(
+    model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor], objective: Objective | None = None
+) -> Estimate:
     """Exact parameters and predicted peak memory of training what of `model` requires gradients.
 
     Args:
         model: the adapted model on the meta device, in the types that it is trained in; of no use afterwards.
         job: its config is a TrainingConfig.
         base: the tensors of the model before it was adapted, which stay in memory.
+        objective: what a step computes, where it is not the loss of the job's task.
     """
     from nbadapt.engines.training_config import optimizer_steps
 
@@ -41,7 +58,7 @@ def estimate(model: PreTrainedModel, job: Job, base: Iterable[torch.Tensor]) -> 
     }
     notes: tuple[str, ...] = ()
     try:
-        needed = _beside_weights(model, job)
+        needed = _beside_weights(model, job, objective)
     except NbadaptError:
         raise
     except Exception:  # noqa: BLE001 - whatever code a model brings: the estimate goes on without
@@ -65,15 +82,17 @@ def _size(parameter: torch.nn.Parameter) -> int:
     return parameter.numel()
 
 
-def _beside_weights(model: PreTrainedModel, job: Job) -> int:
+def _beside_weights(model: PreTrainedModel, job: Job, objective: Objective | None) -> int:
     """Peak bytes beside weights and optimizer, of training and of evaluating."""
     from nbadapt.engines.training_memory import step_peak
 
-    batch, held_out = _batches(model, job)
-    return max(step_peak(model, batch, held_out, job))
+    batch, held_out = _batches(model, job, objective)
+    return max(step_peak(model, batch, held_out, job, None if objective is None else objective.loss))
 
 
-def _batches(model: PreTrainedModel, job: Job) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+def _batches(
+    model: PreTrainedModel, job: Job, objective: Objective | None
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
     """The batches of the longest rows: one of training, and one of evaluation, if any."""
     from nbadapt import models
 
@@ -83,10 +102,13 @@ def _batches(model: PreTrainedModel, job: Job) -> tuple[dict[str, torch.Tensor],
     limit = length_limit(model.config, job.config.max_length, virtual_tokens(model))
     size, pad = job.config.batch_size, tokenizer.pad_token_id
     label2id = model.config.label2id if job.task == "classification" else None
-    batch = collate(longest_rows(job.data, size, tokenizer, label2id, limit), pad)
-    if not job.evaluation:
-        return batch, None
-    return batch, collate(longest_rows(job.evaluation, 2 * size, tokenizer, label2id, limit), pad)
+
+    def made(table: Examples, count: int) -> dict[str, torch.Tensor]:
+        if objective is not None:
+            return objective.batch(table, count, tokenizer, limit)
+        return collate(longest_rows(table, count, tokenizer, label2id, limit), pad)
+
+    return made(job.data, size), made(job.evaluation, 2 * size) if job.evaluation else None
 
 
 def longest_rows(
@@ -103,10 +125,14 @@ def longest_rows(
 def _longest(
     table: Examples, most: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
 ) -> list[Row]:
-    rows = sorted(table.rows, key=lambda row: -sum(len(str(value)) for value in row.values()))
-    looked_at = dataclasses.replace(table, rows=tuple(rows[:most]))
-    encoded = encode(looked_at, tokenizer, label2id, limit).rows
+    encoded = encode(most_letters(table, most), tokenizer, label2id, limit).rows
     return sorted(encoded, key=lambda row: -len(row["input_ids"]))
+
+
+def most_letters(table: Examples, count: int) -> Examples:
+    """The rows of a table that may be among the `count` longest."""
+    rows = sorted(table.rows, key=lambda row: -sum(len(str(value)) for value in row.values()))
+    return dataclasses.replace(table, rows=tuple(rows[: max(LOOKED_AT, count)]))
 
 
 def _guess(model: PreTrainedModel, job: Job) -> int:

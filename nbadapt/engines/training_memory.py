@@ -85,7 +85,7 @@ scaling: ContextVar[Scaling | None] = ContextVar("scaling", default=None)
 """The one that `step_peak` and `forward_peak` work with; None: they go through every step themselves."""
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Counts the bytes of the tensors that are made inside and exist at the same time."""
 
     def __init__(self, device: str) -> None:
@@ -95,9 +95,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's clas
         self._seen: set[int] = set()
         self._values = WeakTensorKeyDictionary()  # fake whole numbers and truths -> what they are
 
-    def know(self, fake: torch.Tensor, value: torch.Tensor) -> None:
-        """Give a fake tensor its values."""
-        self._values[fake] = value
+    def fake(self, value: torch.Tensor) -> torch.Tensor:
+        """A fake of a real tensor of whole numbers or truths, whose values are known; inside the fake mode."""
+        made = torch.empty_like(value, device=self._device)
+        self._values[made] = value
+        return made
 
     def leave_out(self, tensors: Iterator[torch.Tensor]) -> None:
         """Do not count these."""
@@ -155,7 +157,13 @@ def autocasts(model: PreTrainedModel, job: Any) -> bool:
     return bool(job.dtype == "bfloat16" and model.dtype == torch.float32)
 
 
-def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:
+Loss = Callable[[Any, Batch], torch.Tensor]
+"""A model and a batch -> the loss, as it is computed in training."""
+
+
+def step_peak(
+    model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any, own: Loss | None = None
+) -> tuple[int, int]:
     """Bytes beside weights and optimizer that a training step, and an evaluation of a batch, hold at their peaks.
 
     Args:
@@ -163,28 +171,31 @@ def step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job:
         batch: real input_ids, attention_mask and labels of the most expensive batch.
         held_out: the same of the evaluation.
         job: its task, device and dtype decide what is computed.
+        own: the loss, where it is not the task's; the batches are then what it takes, whole numbers.
     """
     known = scaling.get()
     if known is None:
-        return _step_peak(model, batch, held_out, job)
+        return _step_peak(model, batch, held_out, job, own)
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     tokens = [0 if b is None else _positions(model, b) for b in (batch, held_out)]
     if not known.measures:
         return gradients + known.tell("training", tokens[0]), known.tell("evaluation", tokens[1])
-    training, evaluation = _step_peak(model, batch, held_out, job)
+    training, evaluation = _step_peak(model, batch, held_out, job, own)
     known.keep("training", tokens[0], max(0, training - gradients))
     known.keep("evaluation", tokens[1], evaluation)
     return training, evaluation
 
 
 def _positions(model: PreTrainedModel, batch: Batch) -> int:
-    """Positions that a batch takes, learned ones too."""
-    rows, length = batch["input_ids"].shape
-    return rows * (length + virtual_tokens(model))
+    """Positions that a batch takes, learned ones too; of a loss with inputs of its own those of the largest one."""
+    largest = max(batch.values(), key=torch.Tensor.numel)
+    return largest.numel() + len(largest) * virtual_tokens(model)
 
 
-def _step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any) -> tuple[int, int]:
-    causal = job.task != "classification"
+def _step_peak(
+    model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any, own: Loss | None
+) -> tuple[int, int]:
+    causal = own is None and job.task != "classification"
     autocast = autocasts(model, job)
     bfloat16 = autocast or model.dtype == torch.bfloat16
     keeps = keeps_logits(model)
@@ -193,24 +204,26 @@ def _step_peak(model: PreTrainedModel, batch: Batch, held_out: Batch | None, job
 
     def loss(fake: Batch, learned: torch.Tensor | None) -> torch.Tensor:
         with torch.autocast(kind, torch.bfloat16, enabled=autocast), quick_attention(fake["input_ids"], bfloat16):
+            if own is not None:
+                return own(model, fake)
             if learned is None:
                 found: torch.Tensor = model(**fake).loss
                 return found
             return causal_loss(model, fake, learned, keeps)[0]
 
-    with _faked(model, kind) as live:
+    with faked(model, kind) as live:
         model.train()
         if job.config.gradient_accumulation_steps > 1:  # the gradients of earlier batches are there already
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-        loss(*_fake(live, batch, positions[0], kind)).backward()  # type: ignore[no-untyped-call]
+        loss(*_fake(live, batch, positions[0])).backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
         training, live.peak = live.peak, live.now
         if held_out is None:
             return training, 0
         model.eval()
         with torch.no_grad():
-            loss(*_fake(live, held_out, positions[1], kind))
+            loss(*_fake(live, held_out, positions[1]))
         return training, live.peak
 
 
@@ -220,37 +233,38 @@ def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., An
     if known is not None and not known.measures:
         return known.tell("forward", tokens)
     kind = device.partition(":")[0]
-    with _faked(model, kind) as live, torch.no_grad():
+    with faked(model, kind) as live, torch.no_grad():
         model.eval()
-        forward(**_fake(live, batch, None, kind)[0])
+        forward(**_fake(live, batch, None)[0])
     if known is not None:
         known.keep("forward", tokens, live.peak)
     return live.peak
 
 
-def _fake(live: _Live, batch: Batch, positions: torch.Tensor | None, device: str) -> tuple[Batch, torch.Tensor | None]:
+def _fake(live: Live, batch: Batch, positions: torch.Tensor | None) -> tuple[Batch, torch.Tensor | None]:
     """Fakes of whole numbers, whose values are known; inside the fake mode."""
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        made = torch.empty_like(tensor, device=device)
-        live.know(made, tensor)
-        return made
-
-    return {name: fake(tensor) for name, tensor in batch.items()}, None if positions is None else fake(positions)
+    fakes = {name: live.fake(tensor) for name, tensor in batch.items()}
+    return fakes, None if positions is None else live.fake(positions)
 
 
 @contextlib.contextmanager
-def _faked(model: torch.nn.Module, device: str) -> Iterator[_Live]:
-    """Fake tensors in the place of the model's own; inside, all tensors are fake, and the new ones are counted."""
+def faked(model: torch.nn.Module, device: str) -> Iterator[Live]:
+    """Fake tensors in the place of the model's own; inside, all tensors are fake, and the new ones are counted.
+
+    The model is of no use afterwards.
+    """
+    known = scaling.get()
+    if known is not None and not known.measures:  # for one who goes through steps of his own
+        known.asked = True
+        raise Unmeasured
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for module in model.modules():
             for table in (module._parameters, module._buffers, vars(module)):
                 _replace(table, made, device)
-        known = scaling.get()
         if known is not None and known.check is not None:
             _check_on_the_way(model, known.check)
-        live = _Live(device)
+        live = Live(device)
         live.leave_out(fake for _, fake in made.values())
         with live:
             yield live

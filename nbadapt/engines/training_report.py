@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -19,17 +21,53 @@ from nbadapt.events import Checkpoint, Metric, Notice, Progress, Sample, Stage
 if TYPE_CHECKING:
     from nbadapt.engines.supervised import Answer
     from nbadapt.engines.training_config import TrainingConfig
-    from nbadapt.method import Emit, Job
+    from nbadapt.method import Emit, Job, Task
 
 GRADIENTS_CHECKED = 3  # after so many steps every trained tensor must have had a gradient
 SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
 
 
-class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
-    """Turns the Trainer's callbacks into events, and decides when to evaluate, to save and to stop."""
+CLASSIFICATION = MappingProxyType({"accuracy": "accuracy", "macro_f1": "macro_f1"})
 
-    def __init__(self, job: Job, emit: Emit, sampler: LengthGroupedSampler, answer: Answer) -> None:
-        self._job, self._emit, self._sampler, self._answer = job, emit, sampler, answer
+Shown = tuple[str, str, str | None]
+"""A held-out row as a sample tells of it: what was asked, what the model says, what was expected."""
+
+Show = Callable[[Sequence[Mapping[str, Any]], Callable[[], None]], Iterable[Shown]]
+"""Held-out rows, and what may be called to let Stop through -> what to show of them."""
+
+
+def answered(answer: Answer, task: Task) -> Show:
+    """Rows as a model answers them that classifies or writes."""
+    columns = {"classification": ("text", "label"), "text": ("text", ""), "preference": ("prompt", "chosen")}
+    source, target = columns.get(task, ("prompt", "completion"))
+
+    def show(rows: Sequence[Mapping[str, Any]], tick: Callable[[], None]) -> Iterable[Shown]:
+        said = answer([row[source] for row in rows], tick)
+        return [(as_text(row[source]), text, row.get(target)) for row, text in zip(rows, said, strict=True)]
+
+    return show
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
+    """Turns the Trainer's callbacks into events, and decides when to evaluate, to save and to stop.
+
+    Args:
+        job: its config is a TrainingConfig.
+        emit: told of everything.
+        sampler: what draws the training rows.
+        show: what to show of a few held-out rows.
+        figures: what the Trainer calls a figure beside the loss -> what the user reads, where it is told.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        emit: Emit,
+        sampler: LengthGroupedSampler,
+        show: Show,
+        figures: Mapping[str, str] = CLASSIFICATION,
+    ) -> None:
+        self._job, self._emit, self._sampler, self._show, self._names = job, emit, sampler, show, figures
         self._config: TrainingConfig = job.config
         self._per_epoch = steps_per_epoch(self._config, len(sampler))
         self._saved_at = time.monotonic()
@@ -96,8 +134,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
         if "loss" not in logs:
             return
         self.figures["train_loss"] = logs["loss"]
-        shown = ("loss", "learning_rate", "grad_norm")
-        values: dict[str, float] = {name: logs[name] for name in shown if name in logs}
+        shown = {**{name: name for name in ("loss", "learning_rate", "grad_norm")}, **self._names}
+        values: dict[str, float] = {name: logs[key] for key, name in shown.items() if key in logs}
         self._emit(Metric(state.global_step, "train", values))
         for name, what in (("loss", "loss"), ("grad_norm", "gradient's norm")):
             if not math.isfinite(logs.get(name, 0.0)):
@@ -115,8 +153,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
         Raises:
             RunError: the loss is no number.
         """
-        names = {"eval_loss": "loss", "eval_accuracy": "accuracy", "eval_macro_f1": "macro_f1"}
-        values = {name: metrics[key] for key, name in names.items() if key in metrics}
+        names = {"loss": "loss", **self._names}
+        values = {name: metrics[f"eval_{key}"] for key, name in names.items() if f"eval_{key}" in metrics}
         self.figures.update(values)
         if not self._evaluated:
             self._gradient_checks.add(max(state.global_step, GRADIENTS_CHECKED))
@@ -131,13 +169,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
         rows = self._job.evaluation.rows[: self._config.samples] if self._job.evaluation else ()
         if not rows:
             return
-        source, target = ("text", "label") if self._job.task == "classification" else ("prompt", "completion")
-        if self._job.task == "text":
-            source, target = "text", ""
-        inputs = [row[source] for row in rows]
-        answers = self._answer(inputs, lambda: self._emit(Stage("answering samples")))
-        for row, said in zip(rows, answers, strict=True):
-            self._emit(Sample(step, as_text(row[source]), said, row.get(target)))
+        for asked, said, expected in self._show(rows, lambda: self._emit(Stage("answering samples"))):
+            self._emit(Sample(step, asked, said, expected))
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark a checkpoint that is whole, and tell of it."""

@@ -22,7 +22,7 @@ from nbadapt.testing.subject import Subject, Trial
 
 QUICK = 10.0  # seconds for the estimate of a tiny job
 LAST = "the last event"
-ABILITIES = frozenset({"generate", "score", "predict"})
+ABILITIES = frozenset({"generate", "reward", "score", "predict"})
 
 
 def tasks(subject: Subject) -> Iterator[str]:
@@ -306,7 +306,8 @@ def _ability_faults(adapted: Adapted, ability: str) -> Iterator[str]:
         if len(said) != len(fresh.PROMPTS) or not all(isinstance(text, str) for text in said):
             yield f"generate gave {said!r} for {len(fresh.PROMPTS)} prompts"
         return
-    if any(not math.isfinite(figure) for row in said for figure in row) or len(said) != len(fresh.PROMPTS):
+    rows = [said] if ability == "reward" else said  # one reward for each prompt
+    if any(not math.isfinite(figure) for row in rows for figure in row) or len(said) != len(fresh.PROMPTS):
         yield f"{ability} gave {said!r}"
     elif ability == "predict" and any(abs(sum(row) - 1) > 1e-3 or min(row) < 0 for row in said):
         yield f"predict gave no probabilities: {said!r}"

@@ -33,8 +33,12 @@ def _predict(model: Adapted) -> Any:
     return model.predict(PROMPTS, LABELS).probabilities.tolist()
 
 
+def _reward(model: Adapted) -> Any:
+    return model.reward(PROMPTS, LABELS).tolist()
+
+
 QUESTIONS: Mapping[str, Callable[[Adapted], Any]] = MappingProxyType(
-    {"generate": _generate, "score": _score, "predict": _predict}
+    {"generate": _generate, "reward": _reward, "score": _score, "predict": _predict}
 )
 
 

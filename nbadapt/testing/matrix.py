@@ -21,11 +21,10 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nbadapt import registry, support
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import ModelError, NbadaptError, first_line
+from nbadapt.errors import NbadaptError, first_line
 from nbadapt.events import Metric, Sample
 from nbadapt.method import Adapted, Job, Method, ModelRef
 from nbadapt.support import Found, Records
@@ -33,10 +32,7 @@ from nbadapt.testing import fresh
 from nbadapt.testing.subject import Subject, Trial
 from nbadapt.testing.tiny import ARCHITECTURES, Architecture
 
-if TYPE_CHECKING:
-    from nbadapt.models import Head
-
-TASKS = {"classification": "C", "generation": "G", "text": "T"}
+TASKS = {"classification": "C", "generation": "G", "preference": "P", "text": "T"}
 NAMES: Mapping[Architecture, str] = {
     "bert": "BERT",
     "distilbert": "DistilBERT",
@@ -72,16 +68,11 @@ def try_method(method: type[Method], architectures: Sequence[Architecture] = ARC
 
 
 def has_head(folder: Path, method: type[Method], task: str) -> bool:
-    """Whether transformers has, for the model in a folder, the head that a method of this verb needs for the task."""
+    """Whether transformers has, for the model in a folder, the head that a method needs for the task."""
     from nbadapt import models
 
     ref = ModelRef("tiny", "folder", str(folder))
-    head: Head = "classification" if (method.verb, task) == ("finetune", "classification") else "causal"
-    try:
-        models.check_head(ref, models.read_config(ref), head)
-    except ModelError:
-        return False
-    return True
+    return models.has_head(ref, method.head(task))
 
 
 def _try(subject: Subject, architecture: Architecture, task: str) -> tuple[str, str]:
@@ -126,17 +117,20 @@ def _faults(method: type[Method], trial: Trial) -> Iterator[str]:
     if method.verb == "prompt":
         fresh.answers(adapted)
         return
-    if fresh.answers(adapted) == fresh.answers(_base(job)):
+    if fresh.answers(adapted) == fresh.answers(_base(job, rewards="reward" in adapted.abilities)):
         yield "the loaded result answers as the base does"
     yield from (f"loaded again: {fault}" for fault in _differences(adapted, trial))
 
 
-def _base(job: Job) -> Adapted:
+def _base(job: Job, *, rewards: bool) -> Adapted:
     """The model before training."""
     from nbadapt import models
     from nbadapt.engines.classify import Classifier
     from nbadapt.engines.generate import LanguageModel
+    from nbadapt.engines.reward_model import RewardModel
 
+    if rewards:
+        return RewardModel(*models.load_classifier(job.model, ("one",), job.device, job.dtype, job.seed), None)
     if job.task == "classification":
         return Classifier(*models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed), None)
     return LanguageModel(*models.load(job.model, job.device, job.dtype))
@@ -145,12 +139,14 @@ def _base(job: Job) -> Adapted:
 def _differences(adapted: Adapted, trial: Trial) -> Iterator[str]:
     """Where the loaded result says otherwise than the model in memory did at the last evaluation."""
     samples = [event for event in trial.events if isinstance(event, Sample)]
-    last = [event for event in samples if event.step == samples[-1].step]
+    answers = {"predict", "generate"} & adapted.abilities
+    last = [event for event in samples if event.step == samples[-1].step] if answers else []
     for event, said in zip(last, _answers(adapted, [event.input for event in last]), strict=True):
         short, long = sorted((said, event.output), key=len)
         if not long.startswith(short.rstrip("\ufffd")):  # one may have been cut, also inside a letter
             yield f"answers {said!r} where {event.output!r} was answered before"
-    told = [e.values["loss"] for e in trial.events if isinstance(e, Metric) and e.split == "evaluation"]
+    evaluated = [e.values for e in trial.events if isinstance(e, Metric) and e.split == "evaluation"]
+    told = [values["loss"] for values in evaluated if "loss" in values]  # what learns from a reward tells none
     loss = _loss(adapted, trial.job)
     if told and loss is not None and not math.isclose(loss, told[-1], rel_tol=CLOSE):
         yield f"the loss on the held-out rows is {loss:.4f}, and was {told[-1]:.4f}"
@@ -168,6 +164,8 @@ def _answers(adapted: Adapted, inputs: Sequence[str]) -> list[str]:
 
 def _loss(adapted: Adapted, job: Job) -> float | None:
     """Mean negative log-likelihood of the held-out labels, or completions' tokens; None where that cannot be asked."""
+    import numpy as np
+
     from nbadapt import models
     from nbadapt.engines.tokens import encode_completion
 
@@ -178,6 +176,10 @@ def _loss(adapted: Adapted, job: Job) -> float | None:
         right = [said.names.index(row["label"]) for row in rows]
         chances = (max(float(p[i]), 1e-12) for p, i in zip(said.probabilities, right, strict=True))
         return -sum(map(math.log, chances)) / len(rows)
+    if "reward" in adapted.abilities:
+        prompts = [row["prompt"] for row in rows]
+        chosen, rejected = (adapted.reward(prompts, [row[name] for row in rows]) for name in ("chosen", "rejected"))
+        return float(np.logaddexp(0, rejected - chosen).mean())
     if job.task != "generation" or "score" not in adapted.abilities:
         return None
     tokenizer = models.load_tokenizer(job.model)
@@ -201,11 +203,11 @@ HEAD = """\
 Every letter was tried: the method was trained for a few steps on a tiny random model of the architecture, stored and
 loaded again, and gave the answers and the loss on held-out rows that the model in memory gave before it was stored.
 
-**C** classification (a table with `text` and `label`), **G** generation (`prompt` and `completion`), **T** language
-modelling (`text`). A number leads to the reason why the method refuses an architecture; it does so before any weight
-is loaded, and names methods that work. No letter and no number: the method does not do the task, or transformers has
-no such head: encoders (BERT, DistilBERT, RoBERTa) write no text, and T5, an encoder and a decoder, is finetuned for
-classification only.
+**C** classification (a table with `text` and `label`), **G** generation (`prompt` and `completion`), **P**
+preferences (`prompt`, `chosen` and `rejected`), **T** language modelling (`text`). A number leads to the reason why
+the method refuses an architecture; it does so before any weight is loaded, and names methods that work. No letter and
+no number: the method does not do the task, or transformers has no such head: encoders (BERT, DistilBERT, RoBERTa)
+write no text, and T5, an encoder and a decoder, is finetuned for classification only.
 
 `minilm` is a BERT, `smollm2` a Llama. Other architectures may work too: a method that cannot adapt one says so before
 weights are loaded.

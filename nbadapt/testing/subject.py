@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import named
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.events import Event
@@ -115,7 +116,9 @@ class Subject:
             UnusableError: the method's Config has no defaults.
         """
         try:
-            config = self.method.Config(**{**self.method.trial(self._room), **self.settings})
+            given = {**self.method.trial(self._room), **self.settings}
+            settings, functions = named.resolve(self.method, given)
+            config = self.method.Config(**settings)
         except ValueError:
             raise UnusableError("its settings have no defaults that fit") from None
         self._count += 1
@@ -130,6 +133,7 @@ class Subject:
             directory=self._room / f"run-{self._count}",
             data=Examples(task, rows[:-8], labels, "data"),  # type: ignore[arg-type]  # as above
             evaluation=None if prompting else Examples(task, rows[-8:], labels, "evaluation"),  # type: ignore[arg-type]
+            functions=functions,
             prompt="{{text}}\nLabel:" if task == "classification" else "{{prompt}}" if prompting else None,
             labels=() if prompting else labels,
         )
@@ -199,7 +203,7 @@ class Subject:
         """
         trial = Trial(job)
         job.directory.mkdir(parents=True)
-        before, weights = _frozen(job), _base_weights(job)
+        before, weights = _frozen(job), _base_weights(job, self.method.head(job.task))
         digest = _digest(weights)
 
         def tell(event: Event) -> None:
@@ -292,15 +296,14 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _base_weights(job: Job) -> list[Any]:
+def _base_weights(job: Job, head: Head) -> list[Any]:
     """The very tensors of the base model that all runs share."""
     from nbadapt import models
 
-    head: Head = "classification" if job.task == "classification" and job.evaluation is not None else "causal"
     if head == "causal":
         model = models.load(job.model, job.device, job.dtype)[0]
     else:
-        model = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)[0]
+        model = models.load_classifier(job.model, job.labels or ("one",), job.device, job.dtype, job.seed)[0]
     return [parameter for parameter in model.parameters() if not parameter.requires_grad]
 
 

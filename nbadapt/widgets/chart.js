@@ -88,6 +88,7 @@ class Series {
 // ---------------------------------------------------------------- chart
 
 const MARGIN = { left: 56, right: 12, top: 10, bottom: 36 };
+const SMALL_MARGIN = { left: 44, right: 8, top: 6, bottom: 18 };
 
 function format(value) {
   const size = Math.abs(value);
@@ -124,14 +125,20 @@ function bounds(line, train, evaluation) {
     high = Math.max(high, v);
   }
   if (low > high) return null;
-  const room = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.5;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const flat = high - low <= size * 1e-9; // but for rounding: ticks would be too near to count
+  const room = flat ? size * 0.05 || 0.5 : (high - low) * 0.05;
   return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
 }
 
 class Chart {
-  constructor(canvas, root) {
+  /** `label` stands at the left axis; a compact chart has few ticks and no names of its axes. */
+  constructor(canvas, root, { label = "loss", compact = false } = {}) {
     this.canvas = canvas;
     this.root = root;
+    this.label = label;
+    this.compact = compact;
+    this.margin = compact ? SMALL_MARGIN : MARGIN;
     this.train = new Series();
     this.evaluation = new Series();
     this.window = 0; // of smoothing, in steps
@@ -154,16 +161,16 @@ class Chart {
   }
 
   x(step) {
-    return MARGIN.left + ((step - this.xs[0]) / (this.xs[1] - this.xs[0])) * this.plotWidth;
+    return this.margin.left + ((step - this.xs[0]) / (this.xs[1] - this.xs[0])) * this.plotWidth;
   }
 
   y(value) {
-    return MARGIN.top + ((this.ys[1] - value) / (this.ys[1] - this.ys[0])) * this.plotHeight;
+    return this.margin.top + ((this.ys[1] - value) / (this.ys[1] - this.ys[0])) * this.plotHeight;
   }
 
   /** The step under a horizontal position of the canvas, in CSS pixels. */
   stepAt(position) {
-    return this.xs && this.xs[0] + ((position - MARGIN.left) / this.plotWidth) * (this.xs[1] - this.xs[0]);
+    return this.xs && this.xs[0] + ((position - this.margin.left) / this.plotWidth) * (this.xs[1] - this.xs[0]);
   }
 
   draw() {
@@ -177,8 +184,8 @@ class Chart {
     const g = (this.g = this.canvas.getContext("2d"));
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
     g.clearRect(0, 0, width, height);
-    this.plotWidth = width - MARGIN.left - MARGIN.right;
-    this.plotHeight = height - MARGIN.top - MARGIN.bottom;
+    this.plotWidth = width - this.margin.left - this.margin.right;
+    this.plotHeight = height - this.margin.top - this.margin.bottom;
     this.line = this.train.smooth(this.window);
     this.xs = this.steps;
     this.ys = this.xs && bounds(this.line, this.train, this.evaluation);
@@ -188,13 +195,13 @@ class Chart {
     if (!this.ys) {
       g.fillStyle = this.ink;
       g.textAlign = "center";
-      g.fillText("The loss will appear here.", width / 2, height / 2);
+      if (!this.compact) g.fillText(`The ${this.label} will appear here.`, width / 2, height / 2);
       return;
     }
     this.drawAxes();
     g.save();
     g.beginPath();
-    g.rect(MARGIN.left, MARGIN.top - 1, this.plotWidth + 5, this.plotHeight + 2);
+    g.rect(this.margin.left, this.margin.top - 1, this.plotWidth + 5, this.plotHeight + 2);
     g.clip();
     this.drawTraining(style.getPropertyValue("--train"));
     this.drawEvaluation(style.getPropertyValue("--evaluation"));
@@ -204,22 +211,22 @@ class Chart {
 
   drawAxes() {
     const g = this.g;
-    const [bottom, right] = [MARGIN.top + this.plotHeight, MARGIN.left + this.plotWidth];
+    const [bottom, right] = [this.margin.top + this.plotHeight, this.margin.left + this.plotWidth];
     g.lineWidth = 1;
     g.strokeStyle = "rgba(128,128,128,.3)";
     g.fillStyle = this.ink;
     g.textAlign = "right";
     g.textBaseline = "middle";
-    for (const [value, label] of ticks(...this.ys, 7, false)) {
+    for (const [value, label] of ticks(...this.ys, this.compact ? 3 : 7, false)) {
       const y = Math.round(this.y(value)) + 0.5;
       g.beginPath();
-      g.moveTo(MARGIN.left, y);
+      g.moveTo(this.margin.left, y);
       g.lineTo(right, y);
       g.stroke();
-      g.fillText(label, MARGIN.left - 6, y);
+      g.fillText(label, this.margin.left - 6, y);
     }
     g.beginPath();
-    g.moveTo(MARGIN.left, bottom + 0.5);
+    g.moveTo(this.margin.left, bottom + 0.5);
     g.lineTo(right, bottom + 0.5);
     g.strokeStyle = "rgba(128,128,128,.7)";
     g.stroke();
@@ -231,13 +238,14 @@ class Chart {
       g.moveTo(x, bottom);
       g.lineTo(x, bottom + 4);
       g.stroke();
-      g.fillText(label, Math.min(x, right - 4 * label.length + MARGIN.right), bottom + 6);
+      g.fillText(label, Math.min(x, right - 4 * label.length + this.margin.right), bottom + 6);
     }
-    g.fillText("step", MARGIN.left + this.plotWidth / 2, bottom + 21);
+    if (this.compact) return;
+    g.fillText("step", this.margin.left + this.plotWidth / 2, bottom + 21);
     g.save();
-    g.translate(2, MARGIN.top + this.plotHeight / 2);
+    g.translate(2, this.margin.top + this.plotHeight / 2);
     g.rotate(-Math.PI / 2);
-    g.fillText("loss", 0, 0);
+    g.fillText(this.label, 0, 0);
     g.restore();
   }
 
@@ -314,8 +322,8 @@ class Chart {
     this.g.lineWidth = 1;
     this.g.globalAlpha = 0.6;
     this.g.beginPath();
-    this.g.moveTo(x, MARGIN.top);
-    this.g.lineTo(x, MARGIN.top + this.plotHeight);
+    this.g.moveTo(x, this.margin.top);
+    this.g.lineTo(x, this.margin.top + this.plotHeight);
     this.g.stroke();
     this.g.globalAlpha = 1;
   }

@@ -38,6 +38,8 @@ function build() {
   ui.bar.append(ui.fill);
 
   buildChart(ui);
+  ui.panels = make("div", "panels");
+  ui.charts = new Map(); // key of a panel -> its chart
   ui.figures = make("dl", "figures");
   ui.ranking = make("details", "ranking");
   ui.ranking.open = true;
@@ -53,7 +55,7 @@ function build() {
   ui.notices = make("ul", "notices");
   ui.notices.setAttribute("aria-label", "Notices");
   ui.chartBox.hidden = ui.ranking.hidden = ui.samples.hidden = ui.bar.hidden = true;
-  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.figures, ui.ranking, ui.sources, ui.samples, ui.notices);
+  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.panels, ui.figures, ui.ranking, ui.sources, ui.samples, ui.notices);
   return ui;
 }
 
@@ -114,6 +116,23 @@ const show = {
     ui.bar.setAttribute("aria-valuetext", `step ${step} of ${total}`);
   },
 
+  /** Charts are kept: their points come apart from what they are called. */
+  panels(ui, rows) {
+    for (const [key, label, latest] of rows) {
+      if (!ui.charts.has(key)) {
+        const box = make("figure", "panel");
+        const canvas = make("canvas");
+        canvas.setAttribute("role", "img");
+        box.append(make("figcaption"), canvas);
+        ui.panels.append(box);
+        ui.charts.set(key, new Chart(canvas, ui.root, { label: "", compact: true }));
+      }
+      const { canvas } = ui.charts.get(key);
+      canvas.previousSibling.textContent = latest ? `${label}: ${latest}` : label;
+      canvas.setAttribute("aria-label", `Chart of ${label} by step${latest ? `, latest ${latest}` : ""}`);
+    }
+  },
+
   /** Cells are kept and only their changed texts set: new ones would lay the page out again at every update. */
   figures(ui, rows) {
     const cells = ui.figures.children;
@@ -152,9 +171,10 @@ const show = {
     const rest = more ? ` (${items.length} of ${items.length + more})` : "";
     ui.samplesTitle.textContent = `Samples at step ${step}${rest}`;
     ui.samplesList.replaceChildren(
-      ...items.map(([input, output, expected, reasoning]) => {
+      ...items.map(([input, output, expected, reasoning, before]) => {
         const list = make("dl", "sample");
         list.append(make("dt", "", "input"), make("dd", "", input));
+        if (before !== null) list.append(make("dt", "", "before"), make("dd", "", before));
         list.append(make("dt", "", "output"), make("dd", "output", output));
         if (reasoning) {
           const said = make("dd");
@@ -180,20 +200,20 @@ const show = {
 };
 
 /** Put the points of a message into the chart's series. */
-function takeSeries(chart, message, buffers) {
-  if (message.full) for (const series of [chart.train, chart.evaluation]) series.clear();
+function takeSeries(ui, chart, message, buffers) {
+  if (message.full) for (const c of [chart, ...ui.charts.values()]) for (const s of [c.train, c.evaluation]) s.clear();
   if (!message.series.length) return;
   const view = buffers[0];
   const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); // aligned to 4 bytes
   let offset = 0;
-  for (const [split, n] of message.series) offset = chart[split].read(bytes, offset, n);
+  for (const [key, n] of message.series) offset = (ui.charts.get(key)?.train ?? chart[key]).read(bytes, offset, n);
 }
 
 /** Light or dark, by the colour that the page gives to text. */
 function followTheme(ui, chart) {
   const parts = getComputedStyle(ui.root).color.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0];
   ui.root.dataset.theme = 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] > 140 ? "dark" : "light";
-  chart.redraw();
+  for (const one of [chart, ...ui.charts.values()]) one.redraw();
 }
 
 function describe(ui, chart) {
@@ -241,7 +261,8 @@ function wireChart(ui, chart, shown) {
     chart.window = (steps * ui.smoothing.value) / 100;
     ui.smoothingText.textContent = windowText(chart.window, chart.steps?.[1] ?? 0);
     describe(ui, chart);
-    chart.redraw();
+    for (const one of ui.charts.values()) one.window = chart.window;
+    for (const one of [chart, ...ui.charts.values()]) one.redraw();
   };
   ui.smoothing.addEventListener("input", setWindow);
   return setWindow;
@@ -267,7 +288,8 @@ function render({ model, el }) {
     shown.sequence = message.seq;
     if (message.head) shown.state = message.head.state;
     if (message.progress) shown.total = message.progress[1];
-    takeSeries(chart, message, buffers);
+    if (message.panels) show.panels(ui, message.panels); // before their points
+    takeSeries(ui, chart, message, buffers);
     for (const [section, draw] of Object.entries(show)) if (message[section]) draw(ui, message[section]);
     setWindow();
   };
@@ -281,7 +303,7 @@ function render({ model, el }) {
     press(ui.pause, held ? "resume" : "pause");
   });
 
-  const size = new ResizeObserver(() => chart.redraw());
+  const size = new ResizeObserver(() => [chart, ...ui.charts.values()].forEach((one) => one.redraw()));
   size.observe(ui.canvas);
   const recolour = () => followTheme(ui, chart);
   ui.root.addEventListener("transitionend", recolour);
@@ -297,7 +319,7 @@ function render({ model, el }) {
     clearTimeout(silent);
     size.disconnect();
     theme.disconnect();
-    cancelAnimationFrame(chart.frame);
+    for (const one of [chart, ...ui.charts.values()]) cancelAnimationFrame(one.frame);
     model.off("msg:custom", onMessage);
   };
 }

@@ -7,10 +7,11 @@ Every message stays below 20 KB however long the run is: series are thinned, tex
 - ``progress``: [step, total]
 - ``figures``: [[label, text], ...]
 - ``sources``: {more, items: [[number, title, text], ...]}: the passages behind an answer
-- ``samples``: {step, more, items: [[input, output, expected or null, reasoning], ...]}
+- ``samples``: {step, more, items: [[input, output, expected or null, reasoning, before or null], ...]}
 - ``ranking``: {head: [...], rows: [[cell, ...], ...], more}: the prompts that are compared
 - ``notices``: [[level, text], ...]
-- ``series``: [[split, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
+- ``panels``: [[key, label, latest value], ...]: the small charts beside the loss
+- ``series``: [[split or key, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Any
 
 from nbadapt.events import FINISHED, Notice, StateChange
 from nbadapt.history import History
-from nbadapt.widgets import summary
+from nbadapt.widgets import panels, summary
 from nbadapt.widgets.quotes import clipped, quotes_of
 from nbadapt.widgets.ranking import ranking
 from nbadapt.widgets.texts import clip, samples
-from nbadapt.widgets.thin import Bucket, pack, thin
+from nbadapt.widgets.thin import Bucket, merge, pack, thin
 from nbadapt.widgets.watched import Watched
 
 SERIES = {"train": 600, "evaluation": 140}  # the loss of these splits -> most buckets in a message
+BESIDE_PANELS = {"train": 280, "evaluation": 60}  # the same where there are panels
+PANEL_BUCKETS = 40  # of each panel in a message
 MOST_NOTICES = 4
 NOTICE_BYTES = 320
 LINE_BYTES = 200
@@ -44,7 +47,7 @@ class Feed:
         self._history = History()
         self._seen = 0  # events taken from the run
         self._sequence = 0
-        self._points: dict[str, int] = {}  # split -> points of its loss that were told
+        self._points: dict[str, int] = {}  # split or panel -> points that were told
         self._told: dict[str, Any] = {}  # section -> what the front end shows
         self._stale = True  # the next message has to be a full one
 
@@ -89,12 +92,19 @@ class Feed:
 
     def _new_points(self) -> dict[str, list[Bucket]]:
         series = {}
-        for split, most in SERIES.items():
+        shown = panels.panels(self._history)
+        for split, most in (BESIDE_PANELS if shown else SERIES).items():
             points = self._history.series.get((split, "loss"), [])
             new = points[self._points.get(split, 0) :]
             if new:
                 self._points[split] = len(points)
                 series[split] = thin(new, most)
+        for (key, _, _), panel in zip(panels.headings(self._history), shown, strict=True):
+            told = self._points.get(key, 0)
+            beyond = panels.buckets(self._history, panel)[told:]
+            if beyond:
+                self._points[key] = told + len(beyond)
+                series[key] = merge(beyond, PANEL_BUCKETS)
         return series
 
     def _sections(self) -> dict[str, Any]:
@@ -105,6 +115,7 @@ class Feed:
             "head": self._head(),
             "progress": [progress.step, progress.total] if progress else [0, 0],
             "figures": summary.figures(history, now=time.time()),
+            "panels": panels.headings(history),
             "ranking": ranking(history),
             "sources": self._sources(),
             "samples": samples(history, FOLDED_BYTES * (not self._chart)),

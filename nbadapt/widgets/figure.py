@@ -1,4 +1,4 @@
-"""The static figure of a run: loss, and a metric of the evaluation beside it.
+"""The static figure of a run: loss, beside it a metric of the evaluation, and how far probabilities were right.
 
 It brings its own pale background, because no ink is readable on a white and on a dark page at once. Made of
 Figure objects alone: pyplot is neither needed nor safe in threads.
@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nbadapt.widgets import panels
 from nbadapt.widgets.summary import metric_label, metric_names
-from nbadapt.widgets.thin import Bucket, smooth, thin
+from nbadapt.widgets.texts import clip
+from nbadapt.widgets.thin import Bucket, merge, smooth, thin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from nbadapt.events import Panel, Reliability
     from nbadapt.history import History
 
 TRAIN, EVALUATION = "#0072b2", "#c04f00"  # blue and vermilion of Okabe and Ito, the latter darker
@@ -27,23 +32,44 @@ DPI = 110
 SHADES = 8  # of every ink in the PNG: a third of the bytes of full colour, and it looks the same
 
 
+PANEL_ROW = 1.45  # inches of a row of small charts
+PANELS_A_ROW = 3
+PANEL_BUCKETS = 100
+LABEL_BYTES = 40
+
+
 def has_curve(history: History) -> bool:
     """Whether there is a loss curve to draw: two points at least."""
     return any(len(points) > 1 for (_, name), points in history.series.items() if name == "loss")
 
 
 def figure(history: History) -> Figure:
-    """Loss of training (raw and smoothed) and of evaluation by step; beside it a metric evaluated twice or more."""
+    """Loss of training (raw and smoothed) and of evaluation by step.
+
+    Beside it a metric evaluated twice or more, and what was observed by what was predicted, where there are such; below
+    them the small charts of the run's panels, as far as they have points.
+    """
     from matplotlib.figure import Figure
 
     metric = next((m for m in metric_names(history) if len(history.series["evaluation", m]) > 1), None)
-    drawing = Figure(figsize=(7.8, 2.9), dpi=DPI, facecolor=PAPER, layout="constrained")
-    if metric is None:
-        losses = drawing.subplots()
-    else:
-        losses, metrics = drawing.subplots(1, 2, width_ratios=(1.7, 1))
-        _draw_metric(metrics, metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
+    beside = [metric is not None, history.reliability is not None].count(True)
+    small = [panel for panel in panels.panels(history) if len(panels.buckets(history, panel)) > 1]
+    height = PANEL_ROW * -(-len(small) // PANELS_A_ROW)
+    drawing = Figure(figsize=(7.8, 2.9 + height), dpi=DPI, facecolor=PAPER, layout="constrained")
+    above: Any = drawing
+    if small:
+        parts: Any = drawing.subfigures(2, 1, height_ratios=(2.9, height))
+        above, below = parts
+        above.set_facecolor(PAPER)
+        below.set_facecolor(PAPER)
+    losses, *others = above.subplots(1, 1 + beside, width_ratios=(1.7, 1, 1)[: 1 + beside], squeeze=False)[0]
     _draw_loss(losses, history)
+    if metric is not None:
+        _draw_metric(others.pop(0), metric, thin(history.series["evaluation", metric], EVALUATION_BUCKETS))
+    if history.reliability is not None:
+        _draw_reliability(others.pop(0), history.reliability)
+    if small:
+        _draw_panels(below, history, small)
     return drawing
 
 
@@ -99,12 +125,42 @@ def _draw_loss(axes: Axes, history: History) -> None:
         )  # fmt: skip
     else:
         axes.text(0.5, 0.5, "no loss was recorded", color=INK, ha="center", transform=axes.transAxes)
-    _label(axes, "loss (nats)")
+    _label(axes, "loss" if history.panels else "loss (nats)")  # what has panels learns from more than likelihoods
 
 
 def _draw_metric(axes: Axes, name: str, buckets: list[Bucket]) -> None:
     _draw_points(axes, buckets, name)
     _label(axes, f"{metric_label(name).lower()} (evaluation)")
+
+
+def _draw_panels(place: Any, history: History, shown: Sequence[Panel]) -> None:
+    """Small charts in rows: a band as wide as the spread, and the mean."""
+    grid = place.subplots(-(-len(shown) // PANELS_A_ROW), PANELS_A_ROW, squeeze=False).flatten()
+    for axes, panel in zip(grid, shown, strict=False):
+        found = merge(panels.buckets(history, panel), PANEL_BUCKETS)
+        steps = [b.step for b in found]
+        axes.fill_between(steps, [b.low for b in found], [b.high for b in found], color=TRAIN, alpha=0.3, linewidth=0)
+        axes.plot(steps, [b.mean for b in found], color=TRAIN, linewidth=1.4)
+        _label(axes, "")
+        axes.set_xlabel("")
+        axes.tick_params(labelsize=7)
+        axes.set_title(clip(panel.label, LABEL_BYTES), fontsize=8, color=INK, loc="left", parse_math=False)
+    for axes in grid[len(shown) :]:
+        axes.set_visible(False)
+
+
+def _draw_reliability(axes: Axes, found: Reliability) -> None:
+    """What was observed by what was predicted: points as large as their share of the rows, a line where both agree."""
+    from matplotlib.ticker import MaxNLocator
+
+    total = sum(found.rows) or 1
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    sizes = [12 + 160 * rows / total for rows in found.rows]
+    axes.scatter(found.predicted, found.observed, s=sizes, color=EVALUATION, linewidths=0)
+    axes.set_xlim(min((0.5, *found.predicted)) - 0.02, 1.02)
+    axes.set_ylim(-0.03, 1.03)
+    _label(axes, "share that was right (evaluation)", "predicted probability")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def _draw_points(axes: Axes, buckets: list[Bucket], label: str) -> None:
@@ -116,11 +172,11 @@ def _draw_points(axes: Axes, buckets: list[Bucket], label: str) -> None:
     )  # fmt: skip
 
 
-def _label(axes: Axes, what: str) -> None:
+def _label(axes: Axes, what: str, below: str = "step") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_facecolor(PAPER)
-    axes.set_xlabel("step", color=INK, fontsize=9)
+    axes.set_xlabel(below, color=INK, fontsize=9)
     axes.set_ylabel(what, color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))

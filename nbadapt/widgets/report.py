@@ -13,7 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.events import FINISHED
-from nbadapt.widgets import figure, summary
+from nbadapt.widgets import figure, panels, summary
 from nbadapt.widgets.quotes import quotes_html, quotes_of
 from nbadapt.widgets.ranking import ranking_html, ranking_lines
 from nbadapt.widgets.texts import clip, samples
@@ -81,7 +81,8 @@ def running_bundle(run: Reported) -> dict[str, Any]:
 def _rows(run: Reported, history: History) -> list[tuple[str, str]]:
     final = run.outcome.metrics if run.outcome is not None and history.state in FINISHED else None
     rates = summary.average_rates(run.events)
-    return [*summary.figures(history, rates=rates, final=final), ("Run", clip(run.id, LINE_BYTES))]
+    shown = summary.figures(history, rates=rates, final=final)
+    return [*shown, *panels.figures(history), ("Run", clip(run.id, LINE_BYTES))]
 
 
 def _notices(history: History, head: str) -> list[tuple[str, str]]:
@@ -118,14 +119,17 @@ def _samples(history: History, *, opened: bool) -> str:
     latest = samples(history)
     if not latest["items"]:
         return ""
-    names = ("input", "output", "expected")
+    trained = any(before is not None for *_, before in latest["items"])
+    names = ("input", "before", "output") if trained else ("input", "output", "expected")
     head = "".join(f'<th style="{CELL};white-space:nowrap;overflow-wrap:normal">{name}</th>' for name in names)
     lines = "".join(
         "<tr>"
         + f'<td style="{PLAIN_TEXT}">{_text(asked)}</td>'
+        + (f'<td style="{PLAIN_TEXT}">{_text(before or "")}</td>' if trained else "")
         + f'<td style="{PLAIN_TEXT}">{_text(said)}{_folded(reasoning)}</td>'
-        + f'<td style="{PLAIN_TEXT}">{_text(expected or "")}</td></tr>'
-        for asked, said, expected, reasoning in latest["items"]
+        + ("" if trained else f'<td style="{PLAIN_TEXT}">{_text(expected or "")}</td>')
+        + "</tr>"
+        for asked, said, expected, reasoning, before in latest["items"]
     )
     total = len(latest["items"]) + latest["more"]
     count = f" ({len(latest['items'])} of {total})" if latest["more"] else ""

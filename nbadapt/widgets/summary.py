@@ -97,7 +97,9 @@ def _quality(history: History, final: Mapping[str, float]) -> list[tuple[str, st
     for name in ("loss", *metric_names(history)[:MOST_METRICS]):
         value = history.latest(name, "evaluation")
         if value is not None:
+            panel = history.panels.get(name)
             label = "Evaluation loss" if name == "loss" else metric_label(name)
+            label = label if panel is None else f"{clip(panel.label, LABEL_BYTES)}, held-out"
             rows.append((label, number(value) + _when(history, name)))
     paid = {name: value for name, value in final.items() if name.endswith(TOKENS)}
     rows += _final(history, {name: value for name, value in final.items() if name not in paid})[:MOST_METRICS]

@@ -16,12 +16,13 @@ REASONING_BYTES = 8_000  # of all samples together
 class Samples(TypedDict):
     """Samples of one evaluation; `more` is how many were left out.
 
-    `items` are (input, output, expected, reasoning); the last one is empty where the model did not tell.
+    `items` are (input, output, expected, reasoning, before); the reasoning is empty where the model did not tell, and
+    what the model answered before training None where that was not asked.
     """
 
     step: int
     more: int
-    items: list[tuple[str, str, str | None, str]]
+    items: list[tuple[str, str, str | None, str, str | None]]
 
 
 def samples(history: History, reasoning_bytes: int = REASONING_BYTES) -> Samples:
@@ -36,17 +37,17 @@ def samples(history: History, reasoning_bytes: int = REASONING_BYTES) -> Samples
     step = history.samples[-1].step
     latest = [sample for sample in history.samples if sample.step == step]
     shown = latest[:MOST_SAMPLES]
-    most, told = SAMPLE_BYTES // (3 * len(shown)), reasoning_bytes // MOST_SAMPLES
+    parts = 3 + any(sample.before is not None for sample in shown)
+    most, told = SAMPLE_BYTES // (parts * len(shown)), reasoning_bytes // MOST_SAMPLES
+
+    def cut(text: str | None) -> str | None:
+        return None if text is None else clip(text, most)
+
     return {
         "step": step,
         "more": len(latest) - len(shown),
         "items": [
-            (
-                clip(s.input, most),
-                clip(s.output, most),
-                None if s.expected is None else clip(s.expected, most),
-                clip(s.reasoning or "", told),
-            )
+            (clip(s.input, most), clip(s.output, most), cut(s.expected), clip(s.reasoning or "", told), cut(s.before))
             for s in shown
         ],
     }

@@ -26,10 +26,19 @@ def thin(points: Sequence[tuple[int, float]], most: int) -> list[Bucket]:
         points: (step, value) in order; values may be NaN or infinite.
         most: at least 1.
     """
-    n = len(points)
+    return [_bucket(points[a:b]) for a, b in _neighbours(len(points), most)]
+
+
+def merge(buckets: Sequence[Bucket], most: int) -> list[Bucket]:
+    """Finite buckets in at most `most` that hold about equal numbers of them."""
+    parts = [buckets[a:b] for a, b in _neighbours(len(buckets), most)]
+    return [Bucket(p[-1].step, min(b.low for b in p), fmean(b.mean for b in p), max(b.high for b in p)) for p in parts]
+
+
+def _neighbours(n: int, most: int) -> list[tuple[int, int]]:
+    """Where to cut n points into at most `most` parts of about equal length."""
     count = min(n, most)
-    edges = [n * i // count for i in range(count + 1)] if count else [0]
-    return [_bucket(points[a:b]) for a, b in pairwise(edges)]
+    return list(pairwise([n * i // count for i in range(count + 1)])) if count else []
 
 
 def _bucket(points: Sequence[tuple[int, float]]) -> Bucket:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
-TASK_TYPES = {"classification": "SEQ_CLS", "generation": "CAUSAL_LM", "text": "CAUSAL_LM"}
+TASK_TYPES = {
+    "classification": "SEQ_CLS",
+    "generation": "CAUSAL_LM",
+    "preference": "CAUSAL_LM",
+    "text": "CAUSAL_LM",
+}
 
 
 class PeftMethod(TrainedMethod):

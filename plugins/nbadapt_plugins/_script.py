@@ -50,7 +50,7 @@ tokenizer = AutoTokenizer.from_pretrained(MODEL{trust})
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 '''
 
-CLASSIFIER = """
+LABELLED = """
 LABELS = {labels!r}
 ids = {{name: i for i, name in enumerate(LABELS)}}
 
@@ -60,7 +60,9 @@ def encode(row):
     tokens = tokenizer(row["text"], truncation=True, max_length=LIMIT, split_special_tokens=letters)["input_ids"]
     return {{"input_ids": tokens, "labels": ids[row["label"]]}}
 
+"""
 
+NEW_HEAD = """
 model = AutoModelForSequenceClassification.from_pretrained(
     MODEL, dtype=torch.{dtype}, num_labels=len(LABELS), id2label=dict(enumerate(LABELS)), label2id=ids,
     ignore_mismatched_sizes=True{trust},
@@ -272,21 +274,21 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, limit: int, e
         config_class=type(config).__name__,
         auto_class="AutoModelForSequenceClassification" if classify else "AutoModelForCausalLM",
         path=job.model.path,
-        trust=_trust(job),
+        trust=trust(job),
         seed=job.seed,
         batch=job.config.batch_size,
         accumulation=job.config.gradient_accumulation_steps,
         limit=limit,
     )
     training = TRAINING.format(
-        config=_literal(config),
+        config=literal(config),
         start=start,
-        arguments=_keyword_lines(arguments),
+        arguments=keyword_lines(arguments),
         scale=MEAN if job.task == "classification" else "",
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )
     model = (
-        _classifier(skeleton, job) if classify else encode + LANGUAGE_MODEL.format(dtype=job.dtype, trust=_trust(job))
+        _classifier(skeleton, job) if classify else encode + LANGUAGE_MODEL.format(dtype=job.dtype, trust=trust(job))
     )
     return header + model + training
 
@@ -295,23 +297,27 @@ def _classifier(skeleton: PreTrainedModel, job: Job) -> str:
     from nbadapt import models
 
     if models.keeps_head(job.model, job.labels, job.device, job.dtype):
-        return TRAINED_CLASSIFIER.format(dtype=job.dtype, head=head_modules(skeleton), trust=_trust(job))
+        return TRAINED_CLASSIFIER.format(dtype=job.dtype, head=head_modules(skeleton), trust=trust(job))
     names = skeleton.config.id2label
-    return CLASSIFIER.format(
-        labels=[names[i] for i in range(len(names))],
+    return LABELLED.format(labels=[names[i] for i in range(len(names))]) + new_head(skeleton, job)
+
+
+def new_head(skeleton: PreTrainedModel, job: Job) -> str:
+    """The model with a head for LABELS, drawn as the run's was."""
+    return NEW_HEAD.format(
         dtype=job.dtype,
         head=head_modules(skeleton),
         scale=getattr(skeleton.config, "initializer_range", None) or 0.02,
-        trust=_trust(job),
+        trust=trust(job),
     )
 
 
-def _trust(job: Job) -> str:
+def trust(job: Job) -> str:
     """One more argument of `from_pretrained`, where the user let the model's own code run."""
     return ", trust_remote_code=True" if job.model.trust_remote_code else ""
 
 
-def _literal(config: PeftConfig) -> str:
+def literal(config: PeftConfig) -> str:
     """The configuration as a Python expression, only with what differs from peft's defaults."""
     given = {}
     for field in dataclasses.fields(config):
@@ -330,5 +336,6 @@ def _plain(value: Any) -> Any:
     return value.value if hasattr(value, "value") else value
 
 
-def _keyword_lines(arguments: Mapping[str, Any]) -> str:
+def keyword_lines(arguments: Mapping[str, Any]) -> str:
+    """Arguments as the lines of a call."""
     return "\n".join(f"        {name}={value!r}," for name, value in arguments.items())

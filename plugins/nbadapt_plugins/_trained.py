@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from nbadapt.engines.training_estimate import Objective
     from nbadapt.models import Head
 
 ADAPTER = "artifacts/adapter"
@@ -68,6 +69,14 @@ class TrainedMethod(Method):
         """The optimizer, where it is not AdamW with one learning rate for all."""
         return None
 
+    def objective(self, model: PreTrainedModel, job: Job) -> Objective | None:
+        """What a step computes for the estimate, where it is not the loss of the job's task."""
+        return None
+
+    def skeleton(self, job: Job) -> PreTrainedModel:
+        """What `load_base` gives, on the meta device."""
+        return skeleton(job)
+
     def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base model, frozen, with a head for the job's task, and its tokenizer."""
         return load_base(job)
@@ -80,30 +89,36 @@ class TrainedMethod(Method):
         """The estimate, and the adapted model on the meta device, whose shapes and configs tell the rest."""
         from nbadapt.engines import training_estimate
 
-        base = skeleton(job)
+        base = self.skeleton(job)
         tensors = [*base.parameters(), *base.buffers()]
         if not getattr(job.config, "base_dropout", True):
             switch_off_dropout(base)
         model = self.attach(base, job)
-        return training_estimate.estimate(model, job, tensors), model
+        return training_estimate.estimate(model, job, tensors, self.objective(model, job)), model
 
     def run(self, job: Job, emit: Emit) -> Outcome:
         """Train, and save what was trained."""
-        from nbadapt.engines import supervised
-
         emit(Stage("loading the model"))
         base, tokenizer = self.load_base(job)
         if not getattr(job.config, "base_dropout", True):
             switch_off_dropout(base)
         model = self.attach(base, job)
         with _without_cache(base.config):
-            answer, optimizer = adapted(model, tokenizer, job).answer, self.optimizer(model, job)
-            metrics = supervised.train(model, tokenizer, job, emit, answer, optimizer=optimizer)
+            metrics = self.train(model, tokenizer, job, emit)
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:
             self.save(model, folder)
         return Outcome(metrics=metrics, artifacts={"adapter": ADAPTER})
+
+    def train(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job, emit: Emit
+    ) -> dict[str, float]:
+        """Train what was attached; returns the last figures."""
+        from nbadapt.engines import supervised
+
+        answer, optimizer = adapted(model, tokenizer, job).answer, self.optimizer(model, job)
+        return supervised.train(model, tokenizer, job, emit, answer, optimizer=optimizer)
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The base model with what was stored on it."""

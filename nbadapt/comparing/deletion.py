@@ -1,0 +1,106 @@
+"""Runs are removed after a question: what would go, who needs it, and only then the folder, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbadapt import store
+from nbadapt.errors import RequestError, StoreError
+from nbadapt.events import FINISHED
+from nbadapt.memory import gibibytes
+from nbadapt.run import Run
+
+TRASH = ".deleted-"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What would go with some runs.
+
+    Attributes:
+        bytes: on the disk.
+        lines: one about each run, in words; of those that another run needs, that too.
+    """
+
+    runs: tuple[Run, ...]
+    bytes: int
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, f"in all {gibibytes(self.bytes)}"] if len(self.runs) > 1 else self.lines)
+
+
+def ask(runs: Sequence[Run]) -> Question:
+    """What would go with these runs; changes nothing.
+
+    Raises:
+        RequestError: a run is at work, here or in another kernel, or is no run of the folder of runs.
+    """
+    lines, total = [], 0
+    for run in runs:
+        _check(run)
+        size = _bytes(run.directory)
+        total += size
+        parts = [part for part in ("artifacts", "checkpoints", "export") if (run.directory / part).exists()]
+        held = f", with {', '.join(parts)}" if parts else ""
+        called = f" ({run.name})" if run.name else ""
+        lines.append(f"{run.id}{called}, {run.state}: {gibibytes(size)}{held}")
+        needed_by = [other.id for other in store.runs() if other not in runs and _needs(other, run)]
+        if needed_by:
+            lines.append(f"  its model is used by {', '.join(needed_by[:3])}, which could not be asked again")
+    return Question(tuple(runs), total, tuple(lines))
+
+
+def delete(runs: Sequence[Run]) -> Question:
+    """Remove these runs from the disk, for good; returns what went.
+
+    A folder is renamed first: a kill in the midst leaves no half of a run among the others.
+
+    Raises:
+        RequestError: as `ask`; then nothing was removed.
+        StoreError: a folder cannot be removed.
+    """
+    gone = ask(runs)
+    for run in gone.runs:
+        run.forget()
+        trash = run.directory.with_name(f"{TRASH}{run.id}.{os.getpid()}")
+        try:
+            run.directory.rename(trash)
+            with contextlib.suppress(FileNotFoundError):  # another kernel cleans up at the same time
+                shutil.rmtree(trash)
+        except OSError as error:
+            raise StoreError(f"the run {run.id} could not be removed: {error.strerror or error}") from None
+    for left in store.root().glob(f"{TRASH}*"):  # of a kill
+        shutil.rmtree(left, ignore_errors=True)
+    return gone
+
+
+def _check(run: Run) -> None:
+    if not (run.directory / "request.json").is_file():
+        raise RequestError(f"there is no run in {run.directory}: it was removed already")
+    if run.alive:
+        raise RequestError(f"the run {run.id} is at work: stop it first, with  %nbadapt stop")
+    if run.state not in FINISHED:
+        raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
+
+
+def _needs(other: Run, run: Run) -> bool:
+    """Whether the other one was asked the model of this run."""
+    with contextlib.suppress(StoreError, KeyError, TypeError):
+        model: dict[str, Any] = other.request["model"]
+        return model["kind"] == "run" and Path(model["path"]) == run.directory
+    return False
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
