@@ -29,6 +29,10 @@ class NbadaptMagics(Magics):
 
     shell: InteractiveShell
 
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._typed: dict[str, dict[str, str]] = {}  # verb -> what was typed into its last form
+
     @no_var_expand
     @line_cell_magic
     def finetune(self, line: str, cell: str | None = None) -> Any:
@@ -48,6 +52,7 @@ class NbadaptMagics(Magics):
         ``tuned.predict([...])``, ``tuned.generate(...)``, ``tuned.metrics``, ``tuned.export("merged")``.
         ``--dry-run`` shows what it would cost. Interrupting the kernel stops the run and keeps what it did.
 
+        %finetune              a form that fills in all of this, and runs it; %finetune lora begins with LoRA
         %%finetune --help      all options and methods
         %nbadapt help lora     one method's settings
         """
@@ -69,6 +74,7 @@ class NbadaptMagics(Magics):
         single braces are yours. With ``--data df --label column`` every row is answered, and there are metrics.
         ``--model`` also takes a variable that holds a finetuned run.
 
+        %prompt                    a form that fills in all of this, and runs it
         %%prompt --help            all options and methods
         %nbadapt help few-shot     one method's settings
         """
@@ -101,6 +107,11 @@ class NbadaptMagics(Magics):
         from nbadapt import manual, request, runner
         from nbadapt.run import Run
 
+        if cell is None and request.asks_for_form(line):
+            from nbadapt.forms.session import open_form
+
+            open_form(verb, next(iter(request.words(line)), None), self.shell, self._typed.setdefault(verb, {}))
+            return None
         if request.asks_for_help(line) or not line.strip():
             display(manual.magic_page(verb))  # type: ignore[no-untyped-call]  # IPython's
             if line.strip():

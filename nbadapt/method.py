@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 CONTRACT = 1
 """The version of this contract; a plugin states the one it was written for in ``Method.contract``."""
 
+ADVANCED: dict[str, Any] = {"advanced": True}
+"""``json_schema_extra`` of a setting that a form folds away."""
+
+FAMILIES = {"finetune": "Finetuning", "prompt": "Prompting"}
+"""Verb -> the family of methods that declare none."""
+
 Task = Literal["classification", "generation", "preference", "text"]
 Verb = Literal["finetune", "prompt"]
 Emit = Callable[["Event"], None]
@@ -45,7 +51,10 @@ Emit = Callable[["Event"], None]
 class Config(BaseModel):
     """Base of a method's settings. Every field has a default, bounds and a description with its unit.
 
-    It validates the cell's body, completes with Tab, is stored as JSON and printed in help.
+    It validates the cell's body, completes with Tab, is stored as JSON, printed in help and drawn as a form. There a
+    number with two bounds gets a slider, whose scale follows from bounds and default. Two keys of a field's
+    ``json_schema_extra`` say otherwise: ``"scale"`` ("log" or "linear"), and ``"advanced": True`` for a setting that
+    few people change (`ADVANCED`): it is folded away.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=False)
@@ -301,6 +310,7 @@ class Method(ABC):
         reference: URL of the paper or of the library's page.
         tasks: the tasks it can do.
         requires: import names that must be installed; checked before anything heavy is imported.
+        family: the group that a menu shows it in, a few words such as "Adapters"; "": that of its verb.
         contract: the version of this contract that it was written for.
         exports: the formats that `export` can write.
         Config: its settings.
@@ -312,9 +322,15 @@ class Method(ABC):
     reference: ClassVar[str]
     tasks: ClassVar[frozenset[str]]
     requires: ClassVar[tuple[str, ...]] = ()
+    family: ClassVar[str] = ""
     contract: ClassVar[int] = CONTRACT
     exports: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type[Config]] = Config
+
+    @classmethod
+    def menu_group(cls) -> str:
+        """The family that a menu shows the method in."""
+        return cls.family.strip() or FAMILIES[cls.verb]
 
     @classmethod
     def head(cls, task: str) -> Literal["causal", "classification"]:

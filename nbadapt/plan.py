@@ -99,6 +99,19 @@ def prepare(request: Request) -> Plan:
     Raises:
         NbadaptError: whatever is wrong with the request, in one line.
     """
+    method, job, notices = look_up(request)
+    with quiet_libraries():
+        estimate = support.estimate(method, job)
+    check_memory(estimate, job)
+    return Plan(job, method, estimate, notices, request.name or "")
+
+
+def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
+    """The method, the complete and checked job, and what the user should know: all of a plan but its estimate.
+
+    Raises:
+        NbadaptError: whatever is wrong with the request, in one line.
+    """
     method_class = registry.load(request.method, request.verb)
     config = validate(method_class, request.settings)
     missing = registry.missing_requirements(method_class)
@@ -133,10 +146,7 @@ def prepare(request: Request) -> Plan:
     )
     if job.dtype == "auto":
         job = dataclasses.replace(job, dtype=devices.best_dtype(device))
-    with quiet_libraries():
-        estimate = support.estimate(method, job)
-    _check_memory(estimate, job)
-    return Plan(job, method, estimate, tuple(notices), request.name or "")
+    return method, job, tuple(notices)
 
 
 def _find_model(request: Request) -> ModelRef:
@@ -294,8 +304,12 @@ def _dtype(request: Request, model: ModelRef) -> str:
     return request.dtype
 
 
-def _check_memory(estimate: Estimate, job: Job) -> None:
-    """Refuse what does not fit, on each device that something runs on; activations are left out, they can shrink."""
+def check_memory(estimate: Estimate, job: Job) -> None:
+    """Refuse what does not fit, on each device that something runs on; activations are left out, they can shrink.
+
+    Raises:
+        OutOfMemoryError: it needs more than is free.
+    """
     needed = {job.device: 0, **dict.fromkeys(estimate.elsewhere.values(), 0)}
     for item, size in estimate.memory.items():
         if item != "activations":

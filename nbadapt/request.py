@@ -174,6 +174,16 @@ def asks_for_help(line: str) -> bool:
     return not HELP.isdisjoint(words(line))
 
 
+def asks_for_form(line: str) -> bool:
+    """Whether a line says no more than a method, if that: then a form asks for the rest.
+
+    Raises:
+        RequestError: a quote is left open.
+    """
+    found = words(line)
+    return not found or (len(found) == 1 and not found[0].startswith("-"))
+
+
 def example(verb: str) -> str:
     """The shortest line that is complete."""
     return (

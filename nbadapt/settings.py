@@ -82,10 +82,22 @@ def from_text(method: type[Method], name: str, text: str) -> Any:
     from nbadapt import body
 
     schema = method.Config.model_json_schema()
-    part = _resolved(schema["properties"].get(name, {}), schema.get("$defs", {}))
+    part = resolved(schema["properties"].get(name, {}), schema.get("$defs", {}))
     if part.get("type") != "string":
         return body.parse_value(text)
-    return text if "format" in part else _ESCAPE.sub(lambda match: _ESCAPED[match[1]], text)
+    return text if "format" in part else unescaped(text)
+
+
+def unescaped(text: str) -> str:
+    r"""A text with ``\n``, ``\t`` and ``\\`` read as a line break, a tab and a backslash."""
+    return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], text)
+
+
+def escaped(text: str) -> str:
+    """A text in one line, which `unescaped` reads."""
+    for letter, sign in (("\\", "\\"), ("n", "\n"), ("t", "\t")):
+        text = text.replace(sign, "\\" + letter)
+    return text
 
 
 def _none_if_meant(method: type[Method], name: str, value: Any) -> Any:
@@ -160,14 +172,15 @@ def _as_yaml(value: Any) -> str:
     return value if body.parse_value(value) == value else json.dumps(value, ensure_ascii=False)
 
 
-def _resolved(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part of a JSON schema, or the definition that it refers to."""
     reference = part.get("$ref")
     return definitions[reference.rpartition("/")[2]] if reference else part
 
 
 def _choices(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
     """The words that a setting with this JSON schema may be."""
-    part = _resolved(part, definitions)
+    part = resolved(part, definitions)
     if "anyOf" in part:
         return [word for branch in part["anyOf"] for word in _choices(branch, definitions)]
     if "enum" in part:
@@ -179,7 +192,7 @@ def _choices(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[st
 
 def _allowed(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     """A JSON schema in words: "a whole number of at least 1"."""
-    part = _resolved(part, definitions)
+    part = resolved(part, definitions)
     if "anyOf" in part:
         words = [_allowed(branch, definitions) for branch in part["anyOf"]]
         return ", or ".join(dict.fromkeys(words))

@@ -44,18 +44,22 @@ def thread_name(run: Run) -> str:
     return f"nbadapt-view-{run.id}"
 
 
-def view_of(run: Run) -> View:
+def view_of(run: Run, slot: Any = None) -> View:
     """The view that fits, or the one that NBADAPT_UI names: live (the widget), static (no widget) or text.
 
     Outside a kernel it is always text. In a kernel it is the widget where somebody may be there to see it: a
     front end that takes no input, such as nbclient, executes for nobody, and would save the widget's state.
+
+    Args:
+        run: what is shown.
+        slot: the handle of a display to show it in; None: a new one in the running cell.
     """
     from IPython.core.getipython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None or os.environ.get("NBADAPT_UI") == "text":
         return TextView(run)
-    return KernelView(run, live=has_front_end())
+    return KernelView(run, live=has_front_end(), slot=slot)
 
 
 def has_front_end() -> bool:
@@ -167,9 +171,9 @@ class KernelView(View):
     static one every tenth of the work instead.
     """
 
-    def __init__(self, run: Run, *, live: bool) -> None:
+    def __init__(self, run: Run, *, live: bool, slot: Any = None) -> None:
         super().__init__(run)
-        self._handle: Any = None
+        self._handle: Any = slot
         self._dashboard: Dashboard | None = None
         self._wanted = live
         self._static = False  # the widget is not on display any more
@@ -205,6 +209,9 @@ class KernelView(View):
         from IPython.display import display
 
         content = self._content()
+        if self._handle is not None:
+            self._handle.update(content, raw=True)
+            return
         self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
 
     def _content(self) -> dict[str, Any]:

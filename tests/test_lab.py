@@ -49,8 +49,8 @@ save_steps: 100000"""
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path, *options: str) -> Iterator[str]:
-    """A JupyterLab server on a free port whose notebooks lie in `folder`: its address."""
+def jupyterlab(folder: Path, *options: str, module: str = "jupyterlab") -> Iterator[str]:
+    """A JupyterLab server, or one of `module`, on a free port whose notebooks lie in `folder`: its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def jupyterlab(folder: Path, *options: str) -> Iterator[str]:
         path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), encoding="utf-8")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", *options]
     environment = {
         **{name: value for name, value in os.environ.items() if name != "NBADAPT_RUNS"},

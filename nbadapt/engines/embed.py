@@ -286,8 +286,7 @@ def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict
     config.use_cache = False
     tokenizer = models.load_tokenizer(job.model)
     limit = length_limit(config, job.config.max_length)
-    texts = {row["text"]: row for table in tables for row in table.rows}  # each is embedded once
-    once = dataclasses.replace(tables[0], rows=tuple({**row, "label": "0"} for row in texts.values()))
+    once = models.remembered(("once", *tables), lambda: _once(tables))
     rows = longest_rows(once, 4 * BATCH, tokenizer, {"0": 0}, limit)
     lengths = [len(row["input_ids"]) for row in rows]
     largest = max(batches(lengths), key=lambda batch: len(batch) * max(lengths[i] for i in batch))
@@ -297,8 +296,14 @@ def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict
     return {
         "weights": weights,
         "activations": _batch_peak(model, batch, job),
-        "vectors": (len(texts) + sum(map(len, tables))) * config.get_text_config().hidden_size * 4,
+        "vectors": (len(once) + sum(map(len, tables))) * config.get_text_config().hidden_size * 4,
     }
+
+
+def _once(tables: Sequence[Examples]) -> Examples:
+    """The texts of all tables, each once: so they are embedded."""
+    texts = {row["text"]: row for table in tables for row in table.rows}
+    return dataclasses.replace(tables[0], rows=tuple({**row, "label": "0"} for row in texts.values()))
 
 
 def _batch_peak(model: PreTrainedModel, batch: dict[str, torch.Tensor], job: Job) -> int:

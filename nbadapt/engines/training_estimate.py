@@ -48,8 +48,6 @@ def estimate(
     from nbadapt.engines.training_config import optimizer_steps
 
     trainable, total = count_parameters(model)
-    rows = len(job.data) if job.data else 0
-    steps = optimizer_steps(job.config, rows)
     trained = [p for p in model.parameters() if p.requires_grad]
     kept = {id(t): t for t in (*base, *model.buffers(), *(p for p in model.parameters() if not p.requires_grad))}
     memory = {
@@ -66,6 +64,7 @@ def estimate(
     except Exception:  # noqa: BLE001 - whatever code a model brings: the estimate goes on without
         needed, notes = _guess(model, job), (ROUGH,)
     memory["activations"] = max(0, needed - memory["gradients"])
+    steps = optimizer_steps(job.config, len(job.data) if job.data else 0)
     return Estimate(trainable, total, memory, 4 * trainable, steps, notes=notes)
 
 
@@ -116,8 +115,18 @@ def longest_rows(
     table: Examples, count: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
 ) -> list[Row]:
     """The `count` longest rows of a table, tokenised, the longest first; letters tell which are worth tokenising."""
-    encoded = encode(most_letters(table, count), tokenizer, label2id, limit).rows
-    return sorted(encoded, key=lambda row: -len(row["input_ids"]))[:count]
+    from nbadapt import models
+
+    most = max(LOOKED_AT, count)
+    key = ("longest", table, most, tokenizer.name_or_path, tuple(label2id or ()), limit)
+    return models.remembered(key, lambda: _longest(table, most, tokenizer, label2id, limit))[:count]
+
+
+def _longest(
+    table: Examples, most: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
+) -> list[Row]:
+    encoded = encode(most_letters(table, most), tokenizer, label2id, limit).rows
+    return sorted(encoded, key=lambda row: -len(row["input_ids"]))
 
 
 def most_letters(table: Examples, count: int) -> Examples:

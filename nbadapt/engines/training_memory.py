@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nbadapt.engines.causal_loss import causal_loss, keeps_logits, learned_positions, quick_attention
+from nbadapt.engines.encoding import virtual_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +35,54 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Batch = dict[str, torch.Tensor]
+
+
+class Unmeasured(Exception):  # noqa: N818 - no failure: the caller has a rougher way
+    """Nothing like this was measured yet."""
+
+
+@dataclass
+class Scaling:
+    """Peaks that were measured once, and what they tell of batches of other sizes. For a form, which cannot wait.
+
+    What a step holds beside the gradients is taken to grow with the tokens of its batch.
+
+    Attributes:
+        measures: whether steps are gone through and kept; otherwise what was kept is scaled.
+        check: called for every module while measuring; it may raise to break the measurement off.
+        same: whether what was kept is of the very same step; nothing is scaled then.
+        on_keep: called when something is kept.
+        asked: whether anything was scaled.
+    """
+
+    measures: bool = False
+    check: Callable[[], None] | None = None
+    same: bool = False
+    on_keep: Callable[[], None] | None = None
+    asked: bool = False
+    kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # what -> (tokens, bytes)
+
+    def keep(self, what: str, tokens: int, peak: int) -> None:
+        """Remember a measured peak."""
+        self.kept[what] = (tokens, peak)
+        if self.on_keep is not None:
+            self.on_keep()
+
+    def tell(self, what: str, tokens: int) -> int:
+        """The peak for so many tokens.
+
+        Raises:
+            Unmeasured: there is nothing to go by.
+        """
+        self.asked = self.asked or not self.same
+        if what not in self.kept:
+            raise Unmeasured
+        measured, peak = self.kept[what]
+        return peak * tokens // max(measured, 1)
+
+
+scaling: ContextVar[Scaling | None] = ContextVar("scaling", default=None)
+"""The one that `step_peak` and `forward_peak` work with; None: they go through every step themselves."""
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
@@ -122,6 +173,28 @@ def step_peak(
         job: its task, device and dtype decide what is computed.
         own: the loss, where it is not the task's; the batches are then what it takes, whole numbers.
     """
+    known = scaling.get()
+    if known is None:
+        return _step_peak(model, batch, held_out, job, own)
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    tokens = [0 if b is None else _positions(model, b) for b in (batch, held_out)]
+    if not known.measures:
+        return gradients + known.tell("training", tokens[0]), known.tell("evaluation", tokens[1])
+    training, evaluation = _step_peak(model, batch, held_out, job, own)
+    known.keep("training", tokens[0], max(0, training - gradients))
+    known.keep("evaluation", tokens[1], evaluation)
+    return training, evaluation
+
+
+def _positions(model: PreTrainedModel, batch: Batch) -> int:
+    """Positions that a batch takes, learned ones too; of a loss with inputs of its own those of the largest one."""
+    largest = max(batch.values(), key=torch.Tensor.numel)
+    return largest.numel() + len(largest) * virtual_tokens(model)
+
+
+def _step_peak(
+    model: PreTrainedModel, batch: Batch, held_out: Batch | None, job: Any, own: Loss | None
+) -> tuple[int, int]:
     causal = own is None and job.task != "classification"
     autocast = autocasts(model, job)
     bfloat16 = autocast or model.dtype == torch.bfloat16
@@ -156,11 +229,16 @@ def step_peak(
 
 def forward_peak(model: PreTrainedModel, batch: Batch, forward: Callable[..., Any], device: str) -> int:
     """Bytes beside the weights that `forward(**batch)` holds at its peak, without gradients."""
+    known, tokens = scaling.get(), batch["input_ids"].numel()
+    if known is not None and not known.measures:
+        return known.tell("forward", tokens)
     kind = device.partition(":")[0]
     with faked(model, kind) as live, torch.no_grad():
         model.eval()
         forward(**_fake(live, batch, None)[0])
-        return live.peak
+    if known is not None:
+        known.keep("forward", tokens, live.peak)
+    return live.peak
 
 
 def _fake(live: Live, batch: Batch, positions: torch.Tensor | None) -> tuple[Batch, torch.Tensor | None]:
@@ -175,15 +253,37 @@ def faked(model: torch.nn.Module, device: str) -> Iterator[Live]:
 
     The model is of no use afterwards.
     """
+    known = scaling.get()
+    if known is not None and not known.measures:  # for one who goes through steps of his own
+        known.asked = True
+        raise Unmeasured
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for module in model.modules():
             for table in (module._parameters, module._buffers, vars(module)):
                 _replace(table, made, device)
+        if known is not None and known.check is not None:
+            _check_on_the_way(model, known.check)
         live = Live(device)
         live.leave_out(fake for _, fake in made.values())
         with live:
             yield live
+
+
+def _check_on_the_way(model: torch.nn.Module, check: Callable[[], None]) -> None:
+    """Call `check` after the forward and before the backward of every module.
+
+    Not inside an operation: some call back into Python from where no exception may come.
+    """
+
+    def after(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        check()
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, torch.Tensor) and first.requires_grad:
+            first.register_hook(lambda _gradient: check())  # type: ignore[no-untyped-call]
+
+    for module in model.modules():
+        module.register_forward_hook(after)
 
 
 def _replace(table: Mapping[str, Any], made: dict[int, tuple[torch.Tensor, torch.Tensor]], device: str) -> None:

@@ -15,6 +15,7 @@ from nbadapt.method import CONTRACT, Config, Method, Task, Verb
 from nbadapt.testing.subject import Subject, UnusableError
 
 LONGEST_SUMMARY = 100  # characters
+LONGEST_FAMILY = 30
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "ipywidgets", "anywidget")
 
 
@@ -31,7 +32,9 @@ def verb(subject: Subject) -> Iterator[str]:
 
 
 def summary(subject: Subject) -> Iterator[str]:
-    """The summary is one line of at most 100 characters."""
+    """The summary is one line of at most 100 characters, and the family, where there is one, a few words."""
+    if not isinstance(subject.method.family, str) or len(subject.method.family) > LONGEST_FAMILY:
+        yield f"family is {subject.method.family!r}"
     text = getattr(subject.method, "summary", "")
     if not isinstance(text, str) or not text.strip():
         yield "there is none"

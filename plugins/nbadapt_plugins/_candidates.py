@@ -21,7 +21,7 @@ from pydantic import Field
 
 from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Stage
-from nbadapt.method import Adapted, Emit, Estimate, Job, ModelRef, Outcome
+from nbadapt.method import ADVANCED, Adapted, Emit, Estimate, Job, ModelRef, Outcome
 from nbadapt.options import DTYPES
 from nbadapt_plugins._prompting import (
     PROMPT,
@@ -54,12 +54,19 @@ class CandidateConfig(PromptConfig):
         ge=FEWEST,
         le=10_000,
         description="fewest rows that every prompt is scored on before the weaker half of them is dropped",
+        json_schema_extra=ADVANCED,
     )
     better: Literal["higher", "lower"] = Field(
-        "higher", description="which figure of --metric is the better one: the higher or the lower"
+        "higher",
+        description="which figure of --metric is the better one: the higher or the lower",
+        json_schema_extra=ADVANCED,
     )
     separator: str = Field(
-        "\n\n", min_length=1, max_length=100, description="text between demonstrations, for models without chat"
+        "\n\n",
+        min_length=1,
+        max_length=100,
+        description="text between demonstrations, for models without chat",
+        json_schema_extra=ADVANCED,
     )
 
 

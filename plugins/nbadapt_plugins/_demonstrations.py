@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from nbadapt.errors import RequestError
+from nbadapt.method import ADVANCED
 from nbadapt_plugins._prompting import PromptConfig, PromptMethod
 
 if TYPE_CHECKING:
@@ -44,14 +45,20 @@ class DemonstrationConfig(PromptConfig):
         "selected",
         description="in which order they are shown: as selected (of the nearest ones the nearest last), the other way "
         "round, shuffled by the seed, or the shortest first",
+        json_schema_extra=ADVANCED,
     )
     embedding_model: str = Field(
         "minilm",
         min_length=1,
         description="model that compares texts for the selection nearest: a name, folder or hub id",
+        json_schema_extra=ADVANCED,
     )
     separator: str = Field(
-        "\n\n", min_length=1, max_length=100, description="text between demonstrations, for models without chat"
+        "\n\n",
+        min_length=1,
+        max_length=100,
+        description="text between demonstrations, for models without chat",
+        json_schema_extra=ADVANCED,
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from nbadapt.errors import DataError, RequestError, Stopped
 from nbadapt.events import Notice, Progress, Sample, Stage
-from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt.method import ADVANCED, Adapted, Config, Emit, Estimate, Job, Method, Outcome
 from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
@@ -37,18 +37,42 @@ class PromptConfig(Config):
         0.0, ge=0, le=10, description="0: the most probable token each time; above: drawn, flatter when higher"
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
+        1.0,
+        gt=0,
+        le=1,
+        description="draw from the likeliest tokens that together have this probability",
+        json_schema_extra=ADVANCED,
     )
     batch_size: int = Field(16, ge=1, le=4096, description="prompts in one forward pass")
-    parallel: int = Field(8, ge=1, le=256, description="questions under way at a time, where an endpoint is asked")
+    parallel: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="questions under way at a time, where an endpoint is asked",
+        json_schema_extra=ADVANCED,
+    )
     timeout: float = Field(
-        60.0, gt=0, le=3600, description="seconds for one answer of an endpoint, before it is asked again"
+        60.0,
+        gt=0,
+        le=3600,
+        description="seconds for one answer of an endpoint, before it is asked again",
+        json_schema_extra=ADVANCED,
     )
     retries: int = Field(
-        6, ge=0, le=100, description="how often an endpoint is asked again when it is busy or out of reach"
+        6,
+        ge=0,
+        le=100,
+        description="how often an endpoint is asked again when it is busy or out of reach",
+        json_schema_extra=ADVANCED,
     )
-    samples: int = Field(5, ge=0, le=100, description="rows whose answers are shown at the end")
-    cache: bool = Field(True, description="keep answers, and take those that were given to the same prompt before")
+    samples: int = Field(
+        5, ge=0, le=100, description="rows whose answers are shown at the end", json_schema_extra=ADVANCED
+    )
+    cache: bool = Field(
+        True,
+        description="keep answers, and take those that were given to the same prompt before",
+        json_schema_extra=ADVANCED,
+    )
 
 
 class PromptMethod(Method):

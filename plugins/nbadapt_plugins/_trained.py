@@ -18,7 +18,7 @@ from nbadapt import store
 from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.errors import Stopped
 from nbadapt.events import Stage
-from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
+from nbadapt.method import ADVANCED, Adapted, Emit, Estimate, Job, Method, Outcome
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,9 @@ class FrozenBaseConfig(TrainingConfig):
     """The settings that all methods with a frozen base share."""
 
     base_dropout: bool = Field(
-        False, description="keep the dropout that the model's own layers have: slower, and the frozen base needs none"
+        False,
+        description="keep the dropout that the model's own layers have: slower, and the frozen base needs none",
+        json_schema_extra=ADVANCED,
     )
 
 

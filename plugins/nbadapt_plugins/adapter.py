@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from nbadapt.errors import RequestError, UnsuitedError
-from nbadapt.method import Job, Outcome
+from nbadapt.method import ADVANCED, Job, Outcome
 from nbadapt_plugins._trained import FrozenBaseConfig, TrainedMethod, head_modules
 
 if TYPE_CHECKING:
@@ -52,13 +52,21 @@ class AdapterSettings(FrozenBaseConfig):
     placement: Literal["houlsby", "pfeiffer"] = Field(
         "houlsby", description="two adapters a block (houlsby), or one, after the feed-forward (pfeiffer)"
     )
-    activation: Literal["gelu", "relu", "silu", "tanh"] = Field("gelu", description="function between the matrices")
-    init_scale: float = Field(
-        1e-2, gt=0, le=1, description="standard deviation of the matrices at the start, cut off at two of it"
+    activation: Literal["gelu", "relu", "silu", "tanh"] = Field(
+        "gelu", description="function between the matrices", json_schema_extra=ADVANCED
     )
-    layer_norms: bool = Field(True, description="train the body's norms too, as the paper does")
+    init_scale: float = Field(
+        1e-2,
+        gt=0,
+        le=1,
+        description="standard deviation of the matrices at the start, cut off at two of it",
+        json_schema_extra=ADVANCED,
+    )
+    layer_norms: bool = Field(
+        True, description="train the body's norms too, as the paper does", json_schema_extra=ADVANCED
+    )
     layers_to_transform: list[int] | None = Field(
-        None, description="numbers of the blocks that get adapters, from 0; none: all"
+        None, description="numbers of the blocks that get adapters, from 0; none: all", json_schema_extra=ADVANCED
     )
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of AdamW")
 
@@ -68,6 +76,7 @@ class Adapter(TrainedMethod):
 
     name = "adapter"
     verb = "finetune"
+    family = "Adapters"
     summary = "two small bottlenecks in each block, and the norms (Houlsby), or one (Pfeiffer)"
     reference = "https://arxiv.org/abs/1902.00751"
     exports = frozenset({"adapter"})

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from nbadapt.method import ADVANCED
 from nbadapt.options import DTYPES
 from nbadapt_plugins import _proposing
 from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Load, Search
@@ -56,18 +57,36 @@ class AutoPromptSettings(CandidateConfig):
         "", max_length=500, description="model that writes the instructions, as --model takes it; empty: the same one"
     )
     proposer_base_url: str = Field(
-        "", max_length=2000, description="where the proposer's endpoint is; empty: as for --model, if they share it"
+        "",
+        max_length=2000,
+        description="where the proposer's endpoint is; empty: as for --model, if they share it",
+        json_schema_extra=ADVANCED,
     )
     proposer_key_env: str = Field(
-        "", max_length=200, description="environment variable that holds the key of the proposer's endpoint"
+        "",
+        max_length=200,
+        description="environment variable that holds the key of the proposer's endpoint",
+        json_schema_extra=ADVANCED,
     )
-    proposal_examples: int = Field(5, ge=1, le=100, description="answered examples that an instruction is written from")
+    proposal_examples: int = Field(
+        5, ge=1, le=100, description="answered examples that an instruction is written from", json_schema_extra=ADVANCED
+    )
     proposal_temperature: float = Field(
-        0.9, gt=0, le=10, description="how freely instructions are drawn; flatter when higher"
+        0.9,
+        gt=0,
+        le=10,
+        description="how freely instructions are drawn; flatter when higher",
+        json_schema_extra=ADVANCED,
     )
-    instruction_tokens: int = Field(64, ge=4, le=2048, description="longest instruction, in tokens")
+    instruction_tokens: int = Field(
+        64, ge=4, le=2048, description="longest instruction, in tokens", json_schema_extra=ADVANCED
+    )
     racing_rows: int = Field(
-        20, ge=FEWEST, le=10_000, description="rows that every instruction is scored on before the race of the best"
+        20,
+        ge=FEWEST,
+        le=10_000,
+        description="rows that every instruction is scored on before the race of the best",
+        json_schema_extra=ADVANCED,
     )
 
 
@@ -76,6 +95,7 @@ class AutoPrompt(CandidateMethod):
 
     name = "auto-prompt"
     verb = "prompt"
+    family = "Search for a prompt"
     summary = "let a model propose instructions from examples; the best one on rows with answers is kept"
     reference = "https://arxiv.org/abs/2211.01910"
     tasks = frozenset({"classification", "generation"})

@@ -47,6 +47,7 @@ class BitFit(CopiedMethod):
 
     name = "bitfit"
     verb = "finetune"
+    family = "The model's own layers"
     summary = "only the biases: under a thousandth of the weights; for models that have biases (no Llama)"
     reference = "https://arxiv.org/abs/2106.10199"
     Config = BitFitSettings

@@ -135,6 +135,7 @@ class ChainOfThought(DemonstrationMethod):
 
     name = "chain-of-thought"
     verb = "prompt"
+    family = "With examples"
     summary = "let the model reason before it answers; several reasonings may vote"
     reference = "https://arxiv.org/abs/2201.11903"
     tasks = frozenset({"classification", "generation", "text"})

@@ -71,6 +71,7 @@ class Dpo(PairMethod):
     """LoRA trained to make the preferred answers likelier than the others, measured against the base."""
 
     name = "dpo"
+    family = "Human feedback"
     summary = "direct preference optimisation: learns from preferred answers without a reward model"
     reference = "https://arxiv.org/abs/2305.18290"
     Config: ClassVar[type[PairSettings]] = DpoSettings

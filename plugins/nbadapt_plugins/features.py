@@ -27,7 +27,7 @@ from pydantic import Field
 from nbadapt import store
 from nbadapt.errors import DataError, DependencyError, RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Sample, Stage
-from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt.method import ADVANCED, Adapted, Config, Emit, Estimate, Job, Method, Outcome
 from nbadapt.metrics import accuracy, macro_f1
 from nbadapt_plugins._trained import ADAPTER, skeleton
 
@@ -77,7 +77,9 @@ class FeaturesSettings(Config):
     max_length: int | None = Field(
         None, ge=8, description="tokens kept of a row; none: the model's limit, at most 1024"
     )
-    samples: int = Field(3, ge=0, le=20, description="held-out rows answered and shown at the end")
+    samples: int = Field(
+        3, ge=0, le=20, description="held-out rows answered and shown at the end", json_schema_extra=ADVANCED
+    )
 
 
 class Features(Method):
@@ -85,6 +87,7 @@ class Features(Method):
 
     name = "features"
     verb = "finetune"
+    family = "Frozen model"
     summary = "a scikit-learn classifier on a frozen model's vectors: the quickest, and the baseline to beat"
     reference = "https://arxiv.org/abs/1810.04805"
     tasks = frozenset({"classification"})

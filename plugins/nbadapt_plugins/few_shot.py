@@ -24,6 +24,7 @@ class FewShot(DemonstrationMethod):
 
     name = "few-shot"
     verb = "prompt"
+    family = "With examples"
     summary = "show the model a few answered examples before each prompt"
     reference = "https://arxiv.org/abs/2005.14165"
     tasks = frozenset({"classification", "generation", "text"})

@@ -46,6 +46,7 @@ class Full(TrainedMethod):
 
     name = "full"
     verb = "finetune"
+    family = "The model's own layers"
     summary = "all layers (finetuning II), on a float32 copy of the model: by far the most memory and disk"
     reference = "https://arxiv.org/abs/1801.06146"
     exports = frozenset({"merged"})

@@ -57,6 +57,7 @@ class Ia3(PeftMethod):
 
     name = "ia3"
     verb = "finetune"
+    family = "Adapters"
     summary = "learned factors on keys, values and inner activations: ten times smaller than LoRA"
     reference = "https://arxiv.org/abs/2205.05638"
     Config = Ia3Settings

@@ -48,6 +48,7 @@ class LlamaAdapter(PeftMethod):
 
     name = "llama-adapter"
     verb = "finetune"
+    family = "Learned prompts"
     summary = "learned prompts in the top blocks' attention, behind gates that start closed"
     reference = "https://arxiv.org/abs/2303.16199"
     tasks = frozenset({"generation", "text"})

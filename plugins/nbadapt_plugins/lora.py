@@ -27,7 +27,7 @@ from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import RequestError
-from nbadapt.method import Estimate, Job, Outcome
+from nbadapt.method import ADVANCED, Estimate, Job, Outcome
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
 from nbadapt_plugins._trained import FrozenBaseConfig, own_weights, seeded
 
@@ -60,13 +60,18 @@ class LowRankSettings(FrozenBaseConfig):
         description="linear layers to adapt: auto (attention), all-linear, or a list of names",
         examples=["auto", "all-linear"],
     )
-    rslora: bool = Field(False, description="scale by alpha / sqrt(r), steadier at high rank (rsLoRA)")
-    dora: bool = Field(False, description="train the columns' lengths apart from their directions (DoRA)")
+    rslora: bool = Field(
+        False, description="scale by alpha / sqrt(r), steadier at high rank (rsLoRA)", json_schema_extra=ADVANCED
+    )
+    dora: bool = Field(
+        False, description="train the columns' lengths apart from their directions (DoRA)", json_schema_extra=ADVANCED
+    )
     loraplus_lr_ratio: float | None = Field(
         None,
         ge=1,
         le=1000,
         description="B, and what has one dimension, learns this many times as fast (LoRA+, such as 16); none: as fast",
+        json_schema_extra=ADVANCED,
     )
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak learning rate of AdamW")
 
@@ -78,6 +83,7 @@ class LoraSettings(LowRankSettings):
         "kaiming",
         description="how the two matrices start: drawn at random, from the weights' main directions (pissa), "
         "or from those of the data (eva); each start equals the base model",
+        json_schema_extra=ADVANCED,
     )
 
 
@@ -86,6 +92,7 @@ class Lora(PeftMethod):
 
     name = "lora"
     verb = "finetune"
+    family = "Low-rank"
     summary = "low-rank matrices beside frozen weights: small, quick, near the quality of training all layers"
     reference = "https://arxiv.org/abs/2106.09685"
     Config: ClassVar[type[LowRankSettings]] = LoraSettings

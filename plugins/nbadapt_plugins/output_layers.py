@@ -82,6 +82,7 @@ class OutputLayers(Method):
 
     name = "output-layers"
     verb = "finetune"
+    family = "Frozen model"
     summary = "new output layers (finetuning I): the backbone runs once, without dropout; epochs are nearly free"
     reference = "https://arxiv.org/abs/1801.06146"
     tasks = frozenset({"classification"})

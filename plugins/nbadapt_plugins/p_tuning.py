@@ -53,6 +53,7 @@ class PTuning(SoftPromptMethod):
 
     name = "p-tuning"
     verb = "finetune"
+    family = "Learned prompts"
     summary = "learned tokens before the input, made by a small network that is thrown away afterwards"
     reference = "https://arxiv.org/abs/2103.10385"
     Config = PTuningSettings

@@ -61,6 +61,7 @@ class Ppo(PeftMethod):
 
     name = "ppo"
     verb = "finetune"
+    family = "Human feedback"
     summary = "reinforcement learning: write what a reward run or your own function scores high (with LoRA)"
     reference = "https://arxiv.org/abs/1707.06347"
     tasks = frozenset({"generation", "preference", "text"})

@@ -51,6 +51,7 @@ class PrefixTuning(PromptLearningMethod):
 
     name = "prefix-tuning"
     verb = "finetune"
+    family = "Learned prompts"
     summary = "learned keys and values before the text in every block, started from real tokens"
     reference = "https://arxiv.org/abs/2101.00190"
     Config = PrefixTuningSettings

@@ -48,6 +48,7 @@ class PromptSearch(CandidateMethod):
 
     name = "prompt-search"
     verb = "prompt"
+    family = "Search for a prompt"
     summary = "try several templates (--- between them) on rows with answers; the best one is kept"
     reference = "https://arxiv.org/abs/1502.07943"
     tasks = frozenset({"classification", "generation"})

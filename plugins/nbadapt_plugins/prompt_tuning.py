@@ -43,6 +43,7 @@ class PromptTuning(SoftPromptMethod):
 
     name = "prompt-tuning"
     verb = "finetune"
+    family = "Learned prompts"
     summary = "learned tokens before the input: a few thousand numbers, every block stays as it is"
     reference = "https://arxiv.org/abs/2104.08691"
     Config = PromptTuningSettings

@@ -59,6 +59,7 @@ class Qlora(Lora):
     """LoRA on a base that is kept in 4 bits."""
 
     name = "qlora"
+    family = "Low-rank"
     summary = "LoRA on a base in 4 bits: a quarter of the memory for the weights, slower steps"
     reference = "https://arxiv.org/abs/2305.14314"
     requires = ("peft", "transformers", "bitsandbytes")

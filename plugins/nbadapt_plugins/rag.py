@@ -63,6 +63,7 @@ class Rag(PromptMethod):
 
     name = "rag"
     verb = "prompt"
+    family = "Your documents"
     summary = "answer from your documents, with numbered sources: needs an index"
     reference = "https://arxiv.org/abs/2005.11401"
     tasks = frozenset({"classification", "generation", "text"})

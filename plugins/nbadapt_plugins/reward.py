@@ -48,6 +48,7 @@ class Reward(PairMethod):
     """LoRA and a head of one output, trained to score the preferred answer higher."""
 
     name = "reward"
+    family = "Human feedback"
     summary = "reward model: scores answers, learned from pairs of which one is preferred"
     reference = "https://arxiv.org/abs/2203.02155"
     Config: ClassVar[type[PairSettings]] = RewardSettings

@@ -52,6 +52,7 @@ class TopLayers(CopiedMethod):
 
     name = "top-layers"
     verb = "finetune"
+    family = "The model's own layers"
     summary = "the last k blocks and the head; the rest is frozen, without dropout, and computed once"
     reference = "https://arxiv.org/abs/1801.06146"
     Config = TopLayersSettings

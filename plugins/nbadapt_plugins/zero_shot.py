@@ -33,6 +33,7 @@ class ZeroShot(PromptMethod):
 
     name = "zero-shot"
     verb = "prompt"
+    family = "Plain prompts"
     summary = "ask the model as it is: one prompt, or every row of a table with figures of quality"
     reference = "https://arxiv.org/abs/2005.14165"
     tasks = frozenset({"classification", "generation", "text"})

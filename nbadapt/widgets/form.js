@@ -1,0 +1,440 @@
+// The method form, an anywidget module. widgets/form.py says what the messages are.
+// Data reaches the page through textContent and values of inputs only, never as HTML.
+
+const TYPED_MS = 250; // of rest after a key, before the kernel is told
+const SLID_MS = 30;
+const SILENT_MS = 4000; // without any message by then, say so
+const OTHER = "\u0000other"; // no name holds this character
+const WIDGET = "application/vnd.jupyter.widget-view+json";
+const METHOD = "method";
+const PROMPT = "prompt-text";
+
+let count = 0; // ids are the page's: several forms may be on it
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className.split(" ").map((name) => `nbadapt-${name}`).join(" ");
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function option(value, text) {
+  const element = make("option", "", text ?? value);
+  element.value = value;
+  return element;
+}
+
+function button(className, text) {
+  const element = make("button", className, text);
+  element.type = "button";
+  return element;
+}
+
+/** The elements of the form, empty. */
+function build() {
+  const ui = { root: make("section"), fields: new Map() };
+  ui.root.className = "nbadapt nbadapt-form";
+  ui.root.addEventListener("keydown", (event) => {
+    // Keys here are not JupyterLab's, but for those that leave the form or save the notebook.
+    if (event.key === "Enter" || !(event.ctrlKey || event.metaKey || event.key === "Escape")) event.stopPropagation();
+  });
+  ui.root.setAttribute("aria-label", "Method form");
+  ui.head = make("div", "form-head");
+  ui.methodLabel = make("label", "", "method");
+  ui.method = make("select");
+  ui.method.id = ui.methodLabel.htmlFor = `nbadapt-form-${++count}`;
+  ui.summary = make("div", "summary");
+  const first = make("div");
+  first.append(ui.methodLabel, ui.method);
+  ui.head.append(first, ui.summary);
+  ui.mainOptions = make("div", "grid");
+  ui.prompt = make("div", "field");
+  ui.mainSettings = make("div", "grid");
+  const folded = (title) => {
+    const box = make("details");
+    const grid = make("div", "grid");
+    box.append(make("summary", "", title), grid);
+    return [box, grid];
+  };
+  [ui.moreSettings, ui.moreSettingsGrid] = folded("More settings of the method");
+  [ui.moreOptions, ui.moreOptionsGrid] = folded("More options");
+  ui.hint = make("div", "hint");
+  ui.hint.setAttribute("aria-hidden", "true"); // screen readers have it with the field itself
+  buildCosts(ui);
+  ui.acts = make("div", "acts");
+  ui.run = button("run", "Run");
+  ui.insert = button("insert", "Insert cell");
+  ui.copy = button("copy", "Copy cell");
+  ui.insert.hidden = true;
+  ui.run.disabled = true;
+  ui.said = make("div", "said");
+  ui.said.setAttribute("role", "status");
+  ui.said.textContent = "connecting …";
+  ui.acts.append(ui.run, ui.insert, ui.copy, ui.said);
+  ui.cellBox = make("details");
+  ui.cell = make("pre", "cell");
+  ui.cell.tabIndex = 0;
+  ui.cell.setAttribute("aria-label", "The cell that does the same");
+  ui.cellBox.open = true;
+  ui.cellBox.append(make("summary", "", "The cell that does the same"), ui.cell);
+  ui.root.append(ui.head, ui.mainOptions, ui.prompt, ui.mainSettings, ui.moreSettings, ui.moreOptions);
+  ui.root.append(ui.hint, ui.costs, ui.acts, ui.cellBox);
+  return ui;
+}
+
+function buildCosts(ui) {
+  ui.costs = make("div", "costs");
+  ui.costs.setAttribute("role", "region");
+  ui.costs.hidden = true;
+  ui.costs.setAttribute("aria-label", "What it will cost");
+  ui.rows = make("dl");
+  ui.rows.setAttribute("aria-live", "polite");
+  ui.bar = make("div", "bar");
+  ui.bar.setAttribute("role", "meter");
+  ui.bar.setAttribute("aria-label", "Predicted peak memory of what is free");
+  ui.bar.append(make("div"));
+  ui.remarks = make("ul");
+  ui.costs.append(make("h4", "", "What it will cost"), ui.rows, ui.bar, ui.remarks);
+}
+
+// ---------------------------------------------------------------------------------------------- fields
+
+/** Each maker gives {elements, read, write}: write(value) shows a raw value, read() is the one that is there. */
+const makers = {
+  switch() {
+    const box = make("input");
+    box.type = "checkbox";
+    return { main: box, elements: [box], read: () => String(box.checked), write: (v) => (box.checked = v === "true") };
+  },
+  choice(field) {
+    const menu = make("select");
+    if (field.optional) menu.append(option("", "none"));
+    menu.append(...field.choices.map((word) => option(word)));
+    return { main: menu, elements: [menu], read: () => menu.value, write: (v) => (menu.value = v) };
+  },
+  slider(field) {
+    const text = typed(field);
+    const range = make("input");
+    const stops = field.stops.map(Number);
+    Object.assign(range, { type: "range", min: 0, max: stops.length - 1, step: 1 });
+    const follow = (value) => {
+      const number = value === "" ? NaN : Number(value);
+      const at = Number.isNaN(number) ? 0 : nearest(stops, number);
+      range.value = at;
+      range.setAttribute("aria-valuetext", value === "" ? "none" : value);
+    };
+    range.addEventListener("input", () => {
+      text.value = field.stops[range.value];
+      range.setAttribute("aria-valuetext", text.value);
+    });
+    text.addEventListener("input", () => follow(text.value));
+    const write = (v) => {
+      text.value = v;
+      follow(v);
+    };
+    range.setAttribute("aria-label", `${field.label}, slider`);
+    return { main: text, elements: [range, text], slid: true, read: () => text.value, write };
+  },
+  text(field) {
+    const text = typed(field);
+    return { main: text, elements: [text], read: () => text.value, write: (v) => (text.value = v) };
+  },
+  area() {
+    const area = make("textarea");
+    area.rows = 4;
+    return { main: area, elements: [area], read: () => area.value, write: (v) => (area.value = v) };
+  },
+  /** A menu of what is there, whose last entry lets something else be typed. */
+  menu(field, offers) {
+    const menu = make("select");
+    const text = typed(field);
+    text.setAttribute("aria-label", `${field.label}, typed`);
+    text.hidden = true;
+    const offer = (words, value = read()) => {
+      const known = words.filter((word) => !word.endsWith("/") && !word.endsWith(":"));
+      menu.replaceChildren();
+      if (field.optional) menu.append(option("", "–"));
+      menu.append(...known.map((word) => option(word)), option(OTHER, "other …"));
+      const listed = known.includes(value) || (value === "" && field.optional);
+      menu.value = listed ? value : OTHER;
+      text.hidden = listed;
+    };
+    const read = () => (menu.value === OTHER ? text.value : menu.value);
+    const write = (value) => {
+      text.value = value;
+      const listed = [...menu.options].some((entry) => entry.value === value && value !== OTHER);
+      menu.value = listed ? value : OTHER;
+      text.hidden = listed;
+    };
+    menu.addEventListener("input", () => {
+      text.hidden = menu.value !== OTHER;
+      if (!text.hidden) {
+        text.value = "";
+        text.focus();
+      }
+    });
+    offer(offers, "");
+    return { main: menu, elements: [menu, text], menu: true, read, write, offer };
+  },
+};
+
+function typed(field) {
+  const text = make("input");
+  text.type = "text";
+  text.autocomplete = "off";
+  text.spellcheck = false;
+  if (["integer", "number"].includes(field.kind)) text.inputMode = field.kind === "integer" ? "numeric" : "decimal";
+  if (field.optional) text.placeholder = field.option ? "" : "none";
+  return text;
+}
+
+function nearest(stops, value) {
+  let best = 0;
+  stops.forEach((stop, i) => {
+    if (Math.abs(stop - value) < Math.abs(stops[best] - value)) best = i;
+  });
+  return best;
+}
+
+function kindOf(field) {
+  if (["switch", "choice", "area"].includes(field.kind)) return field.kind;
+  if (field.kind === "menu" || field.choices.length) return "menu";
+  return field.stops.length ? "slider" : "text";
+}
+
+/** One field with its label, its help and room for what is wrong with it. */
+function buildField(field, offers, onInput) {
+  const box = make("div", "field");
+  box.dataset.name = field.name;
+  const kind = kindOf(field);
+  box.dataset.kind = kind;
+  const made = makers[kind](field, offers ?? field.choices);
+  const id = `nbadapt-form-${++count}`;
+  const label = make("label", "", field.label);
+  label.htmlFor = made.main.id = id;
+  const help = make("div", "help", field.allowed ? `${field.help} (${field.allowed})` : field.help);
+  help.id = `${id}-help`;
+  help.setAttribute("role", "tooltip");
+  const error = make("div", "error");
+  error.id = `${id}-error`;
+  const control = make("div", "control");
+  control.classList.toggle("nbadapt-slid", Boolean(made.slid));
+  control.classList.toggle("nbadapt-menu", Boolean(made.menu));
+  control.append(...made.elements);
+  for (const element of made.elements) {
+    element.setAttribute("aria-describedby", `${error.id} ${help.id}`);
+    if (element.type !== "text") element.dataset.lmSuppressShortcuts = "true"; // arrows: asked of the element alone
+    element.addEventListener("input", () => onInput(field.name, element.type.startsWith("text")));
+  }
+  box.append(label, control, error, help);
+  const mark = (message) => {
+    error.textContent = message ?? "";
+    for (const element of made.elements) element.setAttribute("aria-invalid", String(Boolean(message)));
+  };
+  return { ...made, field, box, mark };
+}
+
+const PROMPT_FIELD = {
+  name: PROMPT,
+  label: "prompt",
+  kind: "area",
+  help: "what the model reads; {{name}} stands for a variable or a column",
+  allowed: "",
+  choices: [],
+  stops: [],
+};
+
+// ---------------------------------------------------------------------------------------------- messages
+
+function drawForm(ui, message, onInput) {
+  ui.verb = message.verb;
+  ui.id = message.id;
+  ui.root.setAttribute("aria-label", `Form of %${message.verb}`);
+  ui.method.replaceChildren(
+    ...message.menu.map(({ family, items }) => {
+      const group = make("optgroup");
+      group.label = family;
+      group.append(...items.map(([name, summary, ready]) => option(name, `${name} – ${summary}${ready ? "" : " (not installed)"}`)));
+      return group;
+    }),
+  );
+  ui.method.value = message.method;
+  ui.fields.clear();
+  const places = [ui.mainOptions, ui.mainSettings, ui.moreOptionsGrid, ui.moreSettingsGrid];
+  for (const place of places) place.replaceChildren();
+  for (const field of message.fields) {
+    const made = buildField(field, message.offers[field.name], onInput);
+    made.write(message.values[field.name]);
+    places[(field.advanced ? 2 : 0) + (field.option ? 0 : 1)].append(made.box);
+    ui.fields.set(field.name, made);
+  }
+  ui.summary.textContent = message.summary;
+  ui.moreSettings.hidden = !ui.moreSettingsGrid.children.length;
+  ui.prompt.replaceChildren();
+  ui.prompt.hidden = message.verb !== "prompt";
+  if (message.verb === "prompt") {
+    const made = buildField(PROMPT_FIELD, [], onInput);
+    made.write(message.values[PROMPT]);
+    ui.prompt.append(made.box);
+    ui.fields.set(PROMPT, made);
+  }
+}
+
+function drawState(ui, message) {
+  for (const [name, made] of ui.fields) {
+    const error = message.errors[name];
+    made.mark(error);
+    if (error && made.field.advanced) made.box.closest("details").open = true;
+  }
+  ui.run.disabled = !message.ready;
+  ui.said.textContent = message.pending ? "Working out what it will cost …" : message.reason;
+  ui.cell.textContent = message.cell || "It appears when the marked fields are mended.";
+  ui.insert.disabled = ui.copy.disabled = !message.cell;
+  ui.costs.dataset.stale = String(!message.figures.length); // the last ones stay, dimmed: nothing jumps
+  ui.costs.dataset.working = String(message.working);
+  if (!message.figures.length) return;
+  ui.costs.hidden = false;
+  const rows = message.figures.map(([label, text]) => {
+    const box = make("div");
+    box.append(make("dt", "", label), make("dd", "", text));
+    return box;
+  });
+  ui.rows.replaceChildren(...rows);
+  ui.bar.hidden = !message.bar;
+  if (message.bar) {
+    const [peak, free] = message.bar;
+    ui.bar.firstChild.style.width = `${Math.min(100, (100 * peak) / Math.max(free, 1))}%`;
+    ui.bar.dataset.over = String(peak > free);
+    ui.bar.setAttribute("aria-valuemin", "0");
+    ui.bar.setAttribute("aria-valuemax", String(free));
+    ui.bar.setAttribute("aria-valuenow", String(Math.min(peak, free)));
+    ui.bar.setAttribute("aria-valuetext", `${Math.round((100 * peak) / Math.max(free, 1))} % of what is free`);
+  }
+  ui.remarks.replaceChildren(...message.remarks.map((text) => make("li", "", text)));
+}
+
+/** Light or dark, by the colour that the page gives to text. */
+function followTheme(ui) {
+  const parts = getComputedStyle(ui.root).color.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0];
+  ui.root.dataset.theme = 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] > 140 ? "dark" : "light";
+}
+
+// ---------------------------------------------------------------------------------------------- the cell
+
+/** The notebook that holds the form, where the host's widget manager gives it: JupyterLab 4 and Notebook 7 do. */
+function notebookOf(model) {
+  const notebook = model.widget_manager?.context?.model?.sharedModel;
+  return typeof notebook?.insertCell === "function" ? notebook : null;
+}
+
+/** Put a new cell below the one that shows the form. */
+function insertCell(notebook, id, source) {
+  const shows = (cell) => cell.toJSON().outputs?.some((output) => output.data?.[WIDGET]?.model_id === id);
+  const at = notebook.cells.findIndex(shows);
+  notebook.insertCell(at < 0 ? notebook.cells.length : at + 1, { cell_type: "code", source, metadata: {} });
+}
+
+async function copyText(ui) {
+  try {
+    await navigator.clipboard.writeText(ui.cell.textContent);
+  } catch {
+    ui.cellBox.open = true; // no clipboard without a secure page: mark the text, and copy it the old way
+    getSelection().selectAllChildren(ui.cell);
+    if (!document.execCommand("copy")) return "The text is marked: copy it with Ctrl+C.";
+  }
+  return "Copied.";
+}
+
+// ---------------------------------------------------------------------------------------------- the host
+
+function render({ model, el }) {
+  const ui = build();
+  el.append(ui.root);
+  const view = `${Date.now()}-${Math.random()}`; // of several pages that show this form
+  const sent = { seq: 0, waiting: false, changes: {}, timer: 0, told: false };
+
+  const flush = () => {
+    clearTimeout(sent.timer);
+    if (sent.waiting || !Object.keys(sent.changes).length) return; // one question at a time: the answer sends the next
+    sent.waiting = true;
+    model.send({ type: "set", view, seq: ++sent.seq, values: sent.changes });
+    sent.changes = {};
+  };
+  const onInput = (name, slowly) => {
+    sent.changes[name] = ui.fields.get(name).read();
+    clearTimeout(sent.timer);
+    sent.timer = setTimeout(flush, slowly ? TYPED_MS : SLID_MS);
+  };
+  const takeValues = (values) => {
+    for (const [name, made] of ui.fields) {
+      const held = made.box.contains(document.activeElement) || name in sent.changes;
+      if (!held && made.read() !== values[name]) made.write(values[name]);
+    }
+  };
+  const onMessage = (message) => {
+    sent.told = true;
+    if (message.type === "form") {
+      drawForm(ui, message, onInput);
+    } else if (message.type === "offers") {
+      for (const [name, words] of Object.entries(message.offers)) {
+        const made = ui.fields.get(name);
+        if (made && !made.box.contains(document.activeElement)) made.offer(words);
+      }
+    } else if (message.type === "state") {
+      if (message.view === view && message.seq === sent.seq) sent.waiting = false;
+      drawState(ui, message);
+      if (!sent.waiting) takeValues(message.values);
+      flush();
+    }
+  };
+  ui.root.addEventListener("focusin", (event) => {
+    const box = event.target.closest(".nbadapt-field");
+    ui.hint.textContent = box ? `${box.querySelector("label").textContent}: ${box.querySelector(".nbadapt-help").textContent}` : "";
+  });
+  ui.method.addEventListener("input", () => {
+    sent.changes[METHOD] = ui.method.value;
+    flush();
+  });
+  let asked = -Infinity;
+  ui.root.addEventListener("pointerenter", () => {
+    if (performance.now() - asked < 3000 || sent.waiting) return; // tables may have been made since
+    asked = performance.now();
+    model.send({ type: "offers" });
+  });
+  ui.run.addEventListener("click", () => {
+    ui.run.disabled = true; // until the kernel answers
+    ui.said.textContent = "starting …";
+    clearTimeout(sent.timer);
+    model.send({ type: "run", view, seq: ++sent.seq, values: sent.changes });
+    sent.changes = {};
+    sent.waiting = true;
+  });
+  ui.insert.addEventListener("click", () => {
+    const notebook = notebookOf(model);
+    if (notebook) insertCell(notebook, ui.id, ui.cell.textContent);
+    ui.said.textContent = notebook ? "Inserted below." : "This page gives no way to insert: copy the cell.";
+  });
+  ui.copy.addEventListener("click", async () => {
+    ui.said.textContent = await copyText(ui);
+  });
+  ui.insert.hidden = !notebookOf(model);
+
+  const recolour = () => followTheme(ui);
+  ui.root.addEventListener("transitionend", recolour);
+  const theme = new MutationObserver(recolour); // JupyterLab and VS Code mark the theme here
+  for (const element of [document.documentElement, document.body]) theme.observe(element, { attributes: true });
+  const silent = setTimeout(() => {
+    if (!sent.told) ui.said.textContent = "The kernel does not answer: it is busy or gone.";
+  }, SILENT_MS);
+  model.on("msg:custom", onMessage);
+  followTheme(ui);
+  model.send({ type: "hello", view, seq: 0 });
+  return () => {
+    clearTimeout(silent);
+    clearTimeout(sent.timer);
+    theme.disconnect();
+    model.off("msg:custom", onMessage);
+  };
+}
+
+export default { render };
