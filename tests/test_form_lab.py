@@ -159,6 +159,7 @@ def look_at_the_saved_notebook(path: Path) -> None:
     assert len(text) < 60_000
 
 
+@pytest.mark.slow
 def test_the_form_in_notebook_7(folder: Path, page: Page):
     write_notebook(folder, "seven.ipynb", "new", BEGINNING, "%finetune lora", "print('after')")
     with jupyterlab(folder, module="notebook") as address:
