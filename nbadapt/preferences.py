@@ -183,6 +183,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
             records, restarted = self._journal.new()
             if restarted:
                 self._votes, self._known, self._lines = {}, set(), {}
+                self._seen = None  # rows of votes that are gone are rows from elsewhere now: read them
             for record in records:
                 self._take(record)
             self._read_file()

@@ -177,6 +177,17 @@ def test_files_that_were_removed_are_begun_anew(prefs: Preferences):
     assert triples(prefs.path) == [("b", "1", "2")]
 
 
+@pytest.mark.parametrize("content", [None, ""], ids=["deleted", "emptied"])
+def test_votes_that_were_removed_take_no_rows_with_them(prefs: Preferences, content: str | None):
+    for i in range(3):
+        prefs.add(str(i), ["1", "2"], place=0)
+    votes = prefs.beside("votes")
+    votes.unlink() if content is None else votes.write_text(content)
+    prefs.add("new", ["1", "2"], place=1)
+    assert [prompt for prompt, *_ in triples(prefs.path)] == ["0", "1", "2", "new"]
+    assert [row["prompt"] for row in prefs] == ["0", "1", "2", "new"]
+
+
 # ------------------------------------------------------------------------------------------------ kills
 
 
