@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -450,6 +451,13 @@ def test_deletion_tells_who_needs_the_run():
     store.write_json(prompted.directory / "request.json", request)
     assert f"its model is used by {prompted.id}" in str(deletion.ask([base]))
     assert "used by" not in str(deletion.ask([base, prompted]))
+
+
+def test_nothing_outside_the_folder_of_runs_is_deleted(runs: Path, tmp_path: Path):
+    run, elsewhere_ = keep(1), tmp_path / "elsewhere"
+    shutil.copytree(run.directory, elsewhere_ / run.id)
+    assert "does not lie in the folder of runs" in Shell().run(f"%nbadapt delete {elsewhere_ / run.id} --yes").err
+    assert (elsewhere_ / run.id / "request.json").is_file()
 
 
 def test_a_kill_while_deleting_leaves_no_half_run(runs: Path):

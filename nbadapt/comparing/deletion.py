@@ -84,6 +84,10 @@ def delete(runs: Sequence[Run]) -> Question:
 def _check(run: Run) -> None:
     if not (run.directory / "request.json").is_file():
         raise RequestError(f"there is no run in {run.directory}: it was removed already")
+    if run.directory.parent.resolve() != store.root().resolve():
+        raise RequestError(
+            f"{run.directory} does not lie in the folder of runs, {store.root()}: remove that folder yourself"
+        )
     if run.alive:
         raise RequestError(f"the run {run.id} is at work: stop it first, with  %nbadapt stop")
     if run.state not in FINISHED:
