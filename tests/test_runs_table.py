@@ -460,6 +460,15 @@ def test_nothing_outside_the_folder_of_runs_is_deleted(runs: Path, tmp_path: Pat
     assert (elsewhere_ / run.id / "request.json").is_file()
 
 
+def test_a_run_that_is_a_link_stays_whole(runs: Path, tmp_path: Path):
+    run, there = keep(1), tmp_path / "there"
+    run.directory.rename(there)
+    run.directory.symlink_to(there)
+    assert "is a link to" in Shell().run(f"%nbadapt delete {run.id} --yes").err
+    assert (run.directory / "request.json").is_file()
+    assert run.directory.is_symlink()
+
+
 def test_a_kill_while_deleting_leaves_no_half_run(runs: Path):
     left, run = keep(1), keep(2)
     left.directory.rename(runs / f"{deletion.TRASH}{left.id}.1")

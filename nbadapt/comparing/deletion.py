@@ -88,6 +88,10 @@ def _check(run: Run) -> None:
         raise RequestError(
             f"{run.directory} does not lie in the folder of runs, {store.root()}: remove that folder yourself"
         )
+    if run.directory.is_symlink():
+        raise RequestError(
+            f"the run {run.id} is a link to {run.directory.resolve()}: remove the link, and that folder, yourself"
+        )
     if run.alive:
         raise RequestError(f"the run {run.id} is at work: stop it first, with  %nbadapt stop")
     if run.state not in FINISHED:
