@@ -453,6 +453,17 @@ def test_deletion_tells_who_needs_the_run():
     assert "used by" not in str(deletion.ask([base, prompted]))
 
 
+@pytest.mark.parametrize("how", ["id", "name", "directory"])
+def test_deletion_tells_whose_setting_names_the_run(how: str):
+    judge = keep(1, method="reward", name="judge")
+    word = str(getattr(judge, how))
+    keep(2, settings={"reward": word, "schedule": word})  # of a method without such a setting
+    assert "named" not in str(deletion.ask([judge]))
+    trained = keep(3, method="ppo", settings={"reward": word})
+    keep(4, method="ppo", settings={"reward": "a_function"})
+    assert f"it is named in the settings of {trained.id}, which" in str(deletion.ask([judge]))
+
+
 def test_nothing_outside_the_folder_of_runs_is_deleted(runs: Path, tmp_path: Path):
     run, elsewhere_ = keep(1), tmp_path / "elsewhere"
     shutil.copytree(run.directory, elsewhere_ / run.id)
