@@ -282,6 +282,22 @@ def test_what_cannot_be_written_is_one_line_and_not_kept(prefs: Preferences, mon
     assert not list(prefs.path.parent.glob(".prefs.jsonl*")), "no temporary file stays"
 
 
+def test_a_choice_is_kept_where_only_the_preference_file_cannot_be_written(prefs: Preferences):
+    first = prefs.add("a", ["1", "2"], place=0)
+    prefs.path.unlink()
+    prefs.path.mkdir()  # in the way
+    vote = prefs.add("b", ["1", "2"], place=0)
+    prefs.undo(first)
+    assert "is kept, but" in prefs.late
+    assert "follows with the next choice" in prefs.late
+    assert [line.get("prompt", "undo") for line in lines(prefs.beside("votes"))] == ["a", "b", "undo"]
+    assert prefs.votes == [vote]
+    prefs.path.rmdir()
+    prefs.add("c", ["1", "2"], place=0)
+    assert prefs.late == ""
+    assert [prompt for prompt, *_ in triples(prefs.path)] == ["b", "c"]
+
+
 # ------------------------------------------------------------------------------------------------ agreement
 
 

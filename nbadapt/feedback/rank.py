@@ -96,6 +96,8 @@ def rank(asked: Asked) -> tuple[Preferences, bool]:
         judge(session, asked.function, getattr(asked.function, "__name__", "the rater"))
         for note in supply.notes:
             _say(note)
+        if preferences.late:
+            _say(preferences.late)
         return preferences, False
     if view.has_front_end():
         from nbadapt.widgets.ranker import show

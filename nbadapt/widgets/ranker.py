@@ -112,7 +112,7 @@ class Ranker(anywidget.AnyWidget):
             "ready": len(session.supply.ready),
             "undo": session.can_undo,
             "card": None if card is None else _card(card.key, card.prompt, card.answers),
-            "problem": clip(self._problem or session.supply.failure, NOTE_BYTES),
+            "problem": clip(self._problem or session.preferences.late or session.supply.failure, NOTE_BYTES),
             "notes": [clip(note, NOTE_BYTES) for note in session.supply.notes],
         }
 
