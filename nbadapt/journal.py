@@ -3,8 +3,9 @@
 ::
 
     append: lock ──> cut off what a kill left half-written ──> write ──> fsync ──> unlock
-    new:    every whole line since the last call; a last line without its end does not count
+    new:    every whole line since the last call; a last line that was cut short does not count
 
+A last line that lacks only its newline, which some editors take away, is whole: no shorter part of a record is JSON.
 A record is there for good when `append` returns. Several records that are appended at once are there one by one:
 what must be whole goes into one record.
 """
@@ -78,21 +79,23 @@ class Journal:
             return [], restarted
         except OSError as error:
             raise StoreError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        whole = content[: content.rfind(b"\n") + 1]
+        *whole, last = content.split(b"\n")
         records = []
-        for line in whole.split(b"\n")[:-1]:
+        for line in whole:
             self._lines += 1
             if line.strip():
                 records.append(self._record(line))
-        self._offset += len(whole)
+        self._offset += len(content)
+        record = _parsed(last)
+        if record is None:
+            self._offset -= len(last)
+        else:
+            records.append(record)  # its line is counted with its newline
         return records, restarted
 
     def _record(self, line: bytes) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
+        record = _parsed(line)
+        if record is None:
             raise DataError(f"{self.path}, line {self._lines}: no JSON object: mend or remove the line")
         return record
 
@@ -117,6 +120,15 @@ class Journal:
                 raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
 
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None where it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def _write(file: Any, data: bytes) -> None:
     """Write all of it, in one call of the system where that takes it."""
     view = memoryview(data)
@@ -125,7 +137,10 @@ def _write(file: Any, data: bytes) -> None:
 
 
 def _cut_torn_end(file: Any) -> int:
-    """Remove a last line without its end, which nobody was told of: its writer was killed. The size that is left."""
+    """Remove a last line that was cut short, which nobody was told of: its writer was killed. The size that is left.
+
+    One that lacks only its newline gets it.
+    """
     size: int = file.seek(0, os.SEEK_END)
     end = size
     while end > 0:
@@ -136,8 +151,13 @@ def _cut_torn_end(file: Any) -> int:
             end = start + found + 1
             break
         end = start
-    if end < size:
-        file.truncate(end)
+    if end == size:
+        return size
+    file.seek(end)
+    if _parsed(file.read(size - end)) is not None:
+        _write(file, b"\n")
+        return size + 1
+    file.truncate(end)
     return end
 
 

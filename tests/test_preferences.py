@@ -195,7 +195,7 @@ def test_a_line_that_a_kill_cut_short_does_not_count(prefs: Preferences):
     prefs.add("a", ["1", "2"], place=0)
     votes = prefs.beside("votes")
     whole = votes.read_bytes()
-    for cut in (1, len(whole) // 2, len(whole) - 1):
+    for cut in (1, len(whole) // 2, len(whole) - 2):
         votes.write_bytes(whole + whole[:cut])
         again = Preferences(prefs.path)
         assert len(again) == 1
@@ -203,6 +203,23 @@ def test_a_line_that_a_kill_cut_short_does_not_count(prefs: Preferences):
         assert [line.get("prompt") for line in lines(votes)] == ["a", "b"]
         again.undo(vote)
         votes.write_bytes(whole)
+
+
+def test_a_last_vote_that_lost_only_its_newline_counts(prefs: Preferences):
+    for prompt in "ab":
+        prefs.add(prompt, ["1", "2"], place=0)
+    votes = prefs.beside("votes")
+    votes.write_bytes(votes.read_bytes().removesuffix(b"\n"))  # as some editors do
+    again = Preferences(prefs.path)
+    assert [vote.prompt for vote in again.votes] == ["a", "b"]
+    again.add("c", ["1", "2"], place=0)
+    for told in (prefs, again, Preferences(prefs.path)):
+        assert [row["prompt"] for row in told] == ["a", "b", "c"]
+    assert [line["prompt"] for line in lines(votes)] == ["a", "b", "c"]
+    with votes.open("a") as file:
+        file.write("spoilt\n")
+    with pytest.raises(DataError, match=r"votes\.jsonl, line 4:"):
+        len(again)
 
 
 def test_a_kill_between_vote_and_rows_is_mended(prefs: Preferences):
