@@ -23,6 +23,8 @@ from typing import Any
 from nbadapt.errors import DataError, StoreError
 
 WAIT = 20.0  # seconds for another process that writes
+REMEMBERED = 256  # bytes of the end of what was read, by which another file in its place is known
+_NOTHING: tuple[tuple[int, int], bytes] = (0, 0), b""  # which file was read, and the last bytes of what was
 
 
 class Journal:
@@ -38,6 +40,7 @@ class Journal:
 
         self.path = path
         self._offset = self._lines = 0
+        self._read = _NOTHING
         self._lock = filelock.FileLock(lock or path.with_name(f".{path.name}.lock"), timeout=WAIT)
 
     @contextlib.contextmanager
@@ -67,36 +70,37 @@ class Journal:
             DataError: a line is no JSON object; names it.
             StoreError: the file cannot be read.
         """
+        offset, lines, (known, last) = self._offset, self._lines, self._read
         try:
             with self.path.open("rb") as file:
-                restarted = file.seek(0, os.SEEK_END) < self._offset
+                state = os.fstat(file.fileno())
+                which = state.st_dev, state.st_ino
+                file.seek(offset - len(last))
+                restarted = offset > 0 and (which != known or file.read(len(last)) != last)
                 if restarted:
-                    self._offset = self._lines = 0
-                file.seek(self._offset)
+                    offset, lines, last = 0, 0, b""
+                file.seek(offset)
                 content = file.read()
         except FileNotFoundError:
-            restarted, self._offset, self._lines = self._offset > 0, 0, 0
-            return [], restarted
+            self._offset, self._lines, self._read = 0, 0, _NOTHING
+            return [], offset > 0
         except OSError as error:
             raise StoreError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        *whole, last = content.split(b"\n")
-        records = []
-        for line in whole:
-            self._lines += 1
-            if line.strip():
-                records.append(self._record(line))
-        self._offset += len(content)
-        record = _parsed(last)
+        *whole, torn = content.split(b"\n")
+        records = [self._record(line, number) for number, line in enumerate(whole, lines + 1) if line.strip()]
+        record = _parsed(torn)
         if record is None:
-            self._offset -= len(last)
+            content = content.removesuffix(torn)
         else:
             records.append(record)  # its line is counted with its newline
+        self._offset, self._lines = offset + len(content), lines + len(whole)
+        self._read = which, (last + content[-REMEMBERED:])[-REMEMBERED:]
         return records, restarted
 
-    def _record(self, line: bytes) -> dict[str, Any]:
+    def _record(self, line: bytes, number: int) -> dict[str, Any]:
         record = _parsed(line)
         if record is None:
-            raise DataError(f"{self.path}, line {self._lines}: no JSON object: mend or remove the line")
+            raise DataError(f"{self.path}, line {number}: no JSON object: mend or remove the line")
         return record
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -188,6 +188,24 @@ def test_votes_that_were_removed_take_no_rows_with_them(prefs: Preferences, cont
     assert [row["prompt"] for row in prefs] == ["0", "1", "2", "new"]
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("longer", [False, True])
+def test_votes_that_were_replaced_are_read_from_their_beginning(prefs: Preferences, longer: bool, in_place: bool):
+    other = Preferences(prefs.path.with_name("other.jsonl"))
+    prefs.add("a", ["1", "2"], place=0)
+    other.add("b", ["1", "2"], place=0)
+    if longer:
+        other.add("c", ["1", "2"], place=0)
+    votes, new = prefs.beside("votes"), other.beside("votes")
+    votes.write_bytes(new.read_bytes()) if in_place else new.replace(votes)
+    assert [row["prompt"] for row in prefs] == ["a", "b", "c"][: 2 + longer]
+    assert [vote.prompt for vote in prefs.votes] == ["b", "c"][: 1 + longer]
+    votes.write_text("spoilt\n")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"votes\.jsonl, line 1:"):
+            len(prefs)
+
+
 # ------------------------------------------------------------------------------------------------ kills
 
 
