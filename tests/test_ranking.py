@@ -363,6 +363,7 @@ def test_generation_runs_ahead_but_not_without_end(monkeypatch: pytest.MonkeyPat
         ("--prompts table --as prefs more", "unexpected 'more'"),
         ("--prompts table --as prefs --rater", "--rater needs a value: write  --rater NAME"),
         ("--prompts table --as prefs", "nobody can rank here, without a notebook's front end: .*--rater-function NAME"),
+        ("prefs --report --rater ann --again", "--report stands alone: leave out --rater, --again"),
         ("nothing --report", "no variable nothing with preferences, and no file nothing.jsonl"),
     ],
 )
