@@ -40,7 +40,7 @@ class Asked:
         rater: the name of who chooses.
         function: chooses in the place of a person.
         again: judge anew, in another order, what this rater has judged.
-        sampling: how answers are generated; None for the usual way.
+        sampling: how answers are generated.
 
     Raises:
         RequestError: a name that none can be.
