@@ -3,8 +3,9 @@
 ::
 
     append: lock ──> cut off what a kill left half-written ──> write ──> fsync ──> unlock
-    new:    every whole line since the last call; a last line without its end does not count
+    new:    every whole line since the last call; a last line that was cut short does not count
 
+A last line that lacks only its newline, which some editors take away, is whole: no shorter part of a record is JSON.
 A record is there for good when `append` returns. Several records that are appended at once are there one by one:
 what must be whole goes into one record.
 """
@@ -22,6 +23,8 @@ from typing import Any
 from nbadapt.errors import DataError, StoreError
 
 WAIT = 20.0  # seconds for another process that writes
+REMEMBERED = 256  # bytes of the end of what was read, by which another file in its place is known
+_NOTHING: tuple[tuple[int, int], bytes] = (0, 0), b""  # which file was read, and the last bytes of what was
 
 
 class Journal:
@@ -37,6 +40,7 @@ class Journal:
 
         self.path = path
         self._offset = self._lines = 0
+        self._read = _NOTHING
         self._lock = filelock.FileLock(lock or path.with_name(f".{path.name}.lock"), timeout=WAIT)
 
     @contextlib.contextmanager
@@ -66,34 +70,37 @@ class Journal:
             DataError: a line is no JSON object; names it.
             StoreError: the file cannot be read.
         """
+        offset, lines, (known, last) = self._offset, self._lines, self._read
         try:
             with self.path.open("rb") as file:
-                restarted = file.seek(0, os.SEEK_END) < self._offset
+                state = os.fstat(file.fileno())
+                which = state.st_dev, state.st_ino
+                file.seek(offset - len(last))
+                restarted = offset > 0 and (which != known or file.read(len(last)) != last)
                 if restarted:
-                    self._offset = self._lines = 0
-                file.seek(self._offset)
+                    offset, lines, last = 0, 0, b""
+                file.seek(offset)
                 content = file.read()
         except FileNotFoundError:
-            restarted, self._offset, self._lines = self._offset > 0, 0, 0
-            return [], restarted
+            self._offset, self._lines, self._read = 0, 0, _NOTHING
+            return [], offset > 0
         except OSError as error:
             raise StoreError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        whole = content[: content.rfind(b"\n") + 1]
-        records = []
-        for line in whole.split(b"\n")[:-1]:
-            self._lines += 1
-            if line.strip():
-                records.append(self._record(line))
-        self._offset += len(whole)
+        *whole, torn = content.split(b"\n")
+        records = [self._record(line, number) for number, line in enumerate(whole, lines + 1) if line.strip()]
+        record = _parsed(torn)
+        if record is None:
+            content = content.removesuffix(torn)
+        else:
+            records.append(record)  # its line is counted with its newline
+        self._offset, self._lines = offset + len(content), lines + len(whole)
+        self._read = which, (last + content[-REMEMBERED:])[-REMEMBERED:]
         return records, restarted
 
-    def _record(self, line: bytes) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise DataError(f"{self.path}, line {self._lines}: no JSON object: mend or remove the line")
+    def _record(self, line: bytes, number: int) -> dict[str, Any]:
+        record = _parsed(line)
+        if record is None:
+            raise DataError(f"{self.path}, line {number}: no JSON object: mend or remove the line")
         return record
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -117,6 +124,15 @@ class Journal:
                 raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
 
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None where it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def _write(file: Any, data: bytes) -> None:
     """Write all of it, in one call of the system where that takes it."""
     view = memoryview(data)
@@ -125,7 +141,10 @@ def _write(file: Any, data: bytes) -> None:
 
 
 def _cut_torn_end(file: Any) -> int:
-    """Remove a last line without its end, which nobody was told of: its writer was killed. The size that is left."""
+    """Remove a last line that was cut short, which nobody was told of: its writer was killed. The size that is left.
+
+    One that lacks only its newline gets it.
+    """
     size: int = file.seek(0, os.SEEK_END)
     end = size
     while end > 0:
@@ -136,8 +155,13 @@ def _cut_torn_end(file: Any) -> int:
             end = start + found + 1
             break
         end = start
-    if end < size:
-        file.truncate(end)
+    if end == size:
+        return size
+    file.seek(end)
+    if _parsed(file.read(size - end)) is not None:
+        _write(file, b"\n")
+        return size + 1
+    file.truncate(end)
     return end
 
 

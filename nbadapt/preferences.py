@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nbadapt.tables import Page
 
 COLUMNS = ("prompt", "chosen", "rejected")
+_FOLLOWS = "mend that, and it follows with the next choice"
 Verdict = Literal["best", "tie", "skip"]
 
 
@@ -152,6 +153,9 @@ class Preferences(Sequence[Mapping[str, Any]]):
     Args:
         path: of the preference file, ending in .jsonl; it need not be there yet.
 
+    Attributes:
+        late: why the preference file does not have the last choices, which are kept; "" where it has them.
+
     Raises:
         DataError: there is such a file, of another form.
         StoreError: it cannot be read.
@@ -162,6 +166,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.name = path.stem
+        self.late = ""
         self._journal = Journal(self.beside("votes"))
         self._mutex = threading.RLock()  # a widget is drawn in another thread than the one that chooses
         self._votes: dict[str, Vote] = {}  # all that were not taken back, in their order
@@ -183,6 +188,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
             records, restarted = self._journal.new()
             if restarted:
                 self._votes, self._known, self._lines = {}, set(), {}
+                self._seen = None  # rows of votes that are gone are rows from elsewhere now: read them
             for record in records:
                 self._take(record)
             self._read_file()
@@ -290,7 +296,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
         rater: str = "me",
         turn: int = 1,
     ) -> Vote:
-        """Keep a choice; it is on the disk when this returns.
+        """Keep a choice; it is on the disk when this returns, in the preference file too unless `late` says why not.
 
         Args:
             prompt: what was answered.
@@ -321,7 +327,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
         return vote
 
     def undo(self, vote: Vote) -> None:
-        """Take a choice back, with its rows; that is on the disk when this returns.
+        """Take a choice back, with its rows; that is on the disk when this returns, but for what `late` tells.
 
         Raises:
             StoreError: it cannot be written; the choice stands then.
@@ -331,7 +337,10 @@ class Preferences(Sequence[Mapping[str, Any]]):
     def _write(self, record: Mapping[str, Any]) -> None:
         with self._mutex, self._journal.turn():
             self._journal.append([record])
-            self.publish()
+            try:
+                self.publish()
+            except NbadaptError as error:  # nobody should choose again for that
+                self.late = f"the choice is kept, but {self.path.name} is not up to date: {error}; {_FOLLOWS}"
 
     def publish(self) -> None:
         """Make the preference file what the votes say, where it is not: a kill may have come between the two.
@@ -346,6 +355,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
                 return  # all of it is from elsewhere
             others = self._others
             content = b"".join([*(line + b"\n" for line in others), *map(self._lines_of, self.counting())])
+            self.late = ""
             if self._is_content(content):
                 return
             replace(self.path, content)

@@ -177,6 +177,35 @@ def test_files_that_were_removed_are_begun_anew(prefs: Preferences):
     assert triples(prefs.path) == [("b", "1", "2")]
 
 
+@pytest.mark.parametrize("content", [None, ""], ids=["deleted", "emptied"])
+def test_votes_that_were_removed_take_no_rows_with_them(prefs: Preferences, content: str | None):
+    for i in range(3):
+        prefs.add(str(i), ["1", "2"], place=0)
+    votes = prefs.beside("votes")
+    votes.unlink() if content is None else votes.write_text(content)
+    prefs.add("new", ["1", "2"], place=1)
+    assert [prompt for prompt, *_ in triples(prefs.path)] == ["0", "1", "2", "new"]
+    assert [row["prompt"] for row in prefs] == ["0", "1", "2", "new"]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("longer", [False, True])
+def test_votes_that_were_replaced_are_read_from_their_beginning(prefs: Preferences, longer: bool, in_place: bool):
+    other = Preferences(prefs.path.with_name("other.jsonl"))
+    prefs.add("a", ["1", "2"], place=0)
+    other.add("b", ["1", "2"], place=0)
+    if longer:
+        other.add("c", ["1", "2"], place=0)
+    votes, new = prefs.beside("votes"), other.beside("votes")
+    votes.write_bytes(new.read_bytes()) if in_place else new.replace(votes)
+    assert [row["prompt"] for row in prefs] == ["a", "b", "c"][: 2 + longer]
+    assert [vote.prompt for vote in prefs.votes] == ["b", "c"][: 1 + longer]
+    votes.write_text("spoilt\n")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"votes\.jsonl, line 1:"):
+            len(prefs)
+
+
 # ------------------------------------------------------------------------------------------------ kills
 
 
@@ -184,7 +213,7 @@ def test_a_line_that_a_kill_cut_short_does_not_count(prefs: Preferences):
     prefs.add("a", ["1", "2"], place=0)
     votes = prefs.beside("votes")
     whole = votes.read_bytes()
-    for cut in (1, len(whole) // 2, len(whole) - 1):
+    for cut in (1, len(whole) // 2, len(whole) - 2):
         votes.write_bytes(whole + whole[:cut])
         again = Preferences(prefs.path)
         assert len(again) == 1
@@ -192,6 +221,23 @@ def test_a_line_that_a_kill_cut_short_does_not_count(prefs: Preferences):
         assert [line.get("prompt") for line in lines(votes)] == ["a", "b"]
         again.undo(vote)
         votes.write_bytes(whole)
+
+
+def test_a_last_vote_that_lost_only_its_newline_counts(prefs: Preferences):
+    for prompt in "ab":
+        prefs.add(prompt, ["1", "2"], place=0)
+    votes = prefs.beside("votes")
+    votes.write_bytes(votes.read_bytes().removesuffix(b"\n"))  # as some editors do
+    again = Preferences(prefs.path)
+    assert [vote.prompt for vote in again.votes] == ["a", "b"]
+    again.add("c", ["1", "2"], place=0)
+    for told in (prefs, again, Preferences(prefs.path)):
+        assert [row["prompt"] for row in told] == ["a", "b", "c"]
+    assert [line["prompt"] for line in lines(votes)] == ["a", "b", "c"]
+    with votes.open("a") as file:
+        file.write("spoilt\n")
+    with pytest.raises(DataError, match=r"votes\.jsonl, line 4:"):
+        len(again)
 
 
 def test_a_kill_between_vote_and_rows_is_mended(prefs: Preferences):
@@ -269,6 +315,22 @@ def test_what_cannot_be_written_is_one_line_and_not_kept(prefs: Preferences, mon
         prefs.add("b", ["1", "2"], place=0)
     assert prefs.path.read_bytes() == before
     assert not list(prefs.path.parent.glob(".prefs.jsonl*")), "no temporary file stays"
+
+
+def test_a_choice_is_kept_where_only_the_preference_file_cannot_be_written(prefs: Preferences):
+    first = prefs.add("a", ["1", "2"], place=0)
+    prefs.path.unlink()
+    prefs.path.mkdir()  # in the way
+    vote = prefs.add("b", ["1", "2"], place=0)
+    prefs.undo(first)
+    assert "is kept, but" in prefs.late
+    assert "follows with the next choice" in prefs.late
+    assert [line.get("prompt", "undo") for line in lines(prefs.beside("votes"))] == ["a", "b", "undo"]
+    assert prefs.votes == [vote]
+    prefs.path.rmdir()
+    prefs.add("c", ["1", "2"], place=0)
+    assert prefs.late == ""
+    assert [prompt for prompt, *_ in triples(prefs.path)] == ["b", "c"]
 
 
 # ------------------------------------------------------------------------------------------------ agreement

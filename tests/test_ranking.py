@@ -363,6 +363,7 @@ def test_generation_runs_ahead_but_not_without_end(monkeypatch: pytest.MonkeyPat
         ("--prompts table --as prefs more", "unexpected 'more'"),
         ("--prompts table --as prefs --rater", "--rater needs a value: write  --rater NAME"),
         ("--prompts table --as prefs", "nobody can rank here, without a notebook's front end: .*--rater-function NAME"),
+        ("prefs --report --rater ann --again", "--report stands alone: leave out --rater, --again"),
         ("nothing --report", "no variable nothing with preferences, and no file nothing.jsonl"),
     ],
 )
@@ -452,6 +453,29 @@ def test_messages_of_no_form_change_nothing(ranker: Any, wire: Any, choice: Any)
     state = hear(ranker, wire, type="vote", card=key, choice=choice)
     assert (state["done"], state["card"]["key"]) == (0, key)
     assert hear(ranker, wire, type="nonsense")["done"] == 0
+
+
+def test_a_spoilt_preference_file_is_told_and_the_widget_goes_on_and_closes(ranker: Any, wire: Any):
+    key = hear(ranker, wire, type="hello")["card"]["key"]
+    Path("prefs.jsonl").write_text("spoilt\n")
+    state = hear(ranker, wire, type="vote", card=key, choice=0)
+    assert state["problem"].startswith("the choice is kept, but prefs.jsonl is not up to date")
+    assert state["done"] == 1
+    assert state["card"]["key"] != key
+    state = hear(ranker, wire, type="hello")
+    assert "another form" in state["problem"]
+    ended: list[bool] = []
+    ranker._session.supply.close = lambda: ended.append(True)
+    ranker._place = ranker._picture = Place()
+    assert hear(ranker, wire, type="close")["state"] == "closed"
+    assert ended == [True]
+
+
+class Place:
+    """A display that takes what it is given."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        pass
 
 
 def test_a_choice_that_cannot_be_written_is_told_and_the_card_stays(ranker: Any, wire: Any, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -450,6 +451,33 @@ def test_deletion_tells_who_needs_the_run():
     store.write_json(prompted.directory / "request.json", request)
     assert f"its model is used by {prompted.id}" in str(deletion.ask([base]))
     assert "used by" not in str(deletion.ask([base, prompted]))
+
+
+@pytest.mark.parametrize("how", ["id", "name", "directory"])
+def test_deletion_tells_whose_setting_names_the_run(how: str):
+    judge = keep(1, method="reward", name="judge")
+    word = str(getattr(judge, how))
+    keep(2, settings={"reward": word, "schedule": word})  # of a method without such a setting
+    assert "named" not in str(deletion.ask([judge]))
+    trained = keep(3, method="ppo", settings={"reward": word})
+    keep(4, method="ppo", settings={"reward": "a_function"})
+    assert f"it is named in the settings of {trained.id}, which" in str(deletion.ask([judge]))
+
+
+def test_nothing_outside_the_folder_of_runs_is_deleted(runs: Path, tmp_path: Path):
+    run, elsewhere_ = keep(1), tmp_path / "elsewhere"
+    shutil.copytree(run.directory, elsewhere_ / run.id)
+    assert "does not lie in the folder of runs" in Shell().run(f"%nbadapt delete {elsewhere_ / run.id} --yes").err
+    assert (elsewhere_ / run.id / "request.json").is_file()
+
+
+def test_a_run_that_is_a_link_stays_whole(runs: Path, tmp_path: Path):
+    run, there = keep(1), tmp_path / "there"
+    run.directory.rename(there)
+    run.directory.symlink_to(there)
+    assert "is a link to" in Shell().run(f"%nbadapt delete {run.id} --yes").err
+    assert (run.directory / "request.json").is_file()
+    assert run.directory.is_symlink()
 
 
 def test_a_kill_while_deleting_leaves_no_half_run(runs: Path):

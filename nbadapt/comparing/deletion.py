@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbadapt import store
-from nbadapt.errors import RequestError, StoreError
+from nbadapt import named, registry, store
+from nbadapt.errors import NbadaptError, RequestError, StoreError
 from nbadapt.events import FINISHED
 from nbadapt.memory import gibibytes
 from nbadapt.run import Run
@@ -51,9 +51,13 @@ def ask(runs: Sequence[Run]) -> Question:
         held = f", with {', '.join(parts)}" if parts else ""
         called = f" ({run.name})" if run.name else ""
         lines.append(f"{run.id}{called}, {run.state}: {gibibytes(size)}{held}")
-        needed_by = [other.id for other in store.runs() if other not in runs and _needs(other, run)]
+        others = [other for other in store.runs() if other not in runs]
+        needed_by = [other.id for other in others if _needs(other, run)]
         if needed_by:
             lines.append(f"  its model is used by {', '.join(needed_by[:3])}, which could not be asked again")
+        named_by = [other.id for other in others if _names(other, run)]
+        if named_by:
+            lines.append(f"  it is named in the settings of {', '.join(named_by[:3])}, which could not be resumed")
     return Question(tuple(runs), total, tuple(lines))
 
 
@@ -84,6 +88,14 @@ def delete(runs: Sequence[Run]) -> Question:
 def _check(run: Run) -> None:
     if not (run.directory / "request.json").is_file():
         raise RequestError(f"there is no run in {run.directory}: it was removed already")
+    if run.directory.parent.resolve() != store.root().resolve():
+        raise RequestError(
+            f"{run.directory} does not lie in the folder of runs, {store.root()}: remove that folder yourself"
+        )
+    if run.directory.is_symlink():
+        raise RequestError(
+            f"the run {run.id} is a link to {run.directory.resolve()}: remove the link, and that folder, yourself"
+        )
     if run.alive:
         raise RequestError(f"the run {run.id} is at work: stop it first, with  %nbadapt stop")
     if run.state not in FINISHED:
@@ -96,6 +108,24 @@ def _needs(other: Run, run: Run) -> bool:
         model: dict[str, Any] = other.request["model"]
         return model["kind"] == "run" and Path(model["path"]) == run.directory
     return False
+
+
+def _names(other: Run, run: Run) -> bool:
+    """Whether a setting of the other one that may name a run names this one."""
+    with contextlib.suppress(NbadaptError, KeyError, AttributeError):  # a method that is not installed resumes nothing
+        words = {name: word for name, word in other.request["settings"].items() if _may_mean(word, run)}
+        if not words:  # the usual case, and no reason to import the method
+            return False
+        found = [words[name] for name in named.settings_of(registry.load(other.method)) if name in words]
+        return any(store.open(word).directory == run.directory for word in found)
+    return False
+
+
+def _may_mean(word: Any, run: Run) -> bool:
+    """Whether `nbadapt.store.open` may take this word for the run."""
+    if not isinstance(word, str) or not word:
+        return False
+    return word in {run.name, str(run.directory)} or run.id.startswith(word) or run.id.endswith(word)
 
 
 def _bytes(folder: Path) -> int:

@@ -175,6 +175,9 @@ def _function(word: str, namespace: Mapping[str, Any]) -> Any:
 
 def _reported(given: Mapping[str, Any], rest: list[str], namespace: Mapping[str, Any]) -> Preferences:
     """The preferences that ``--report`` is about: of a variable, of --as, or of a file."""
+    other = [flag for flag, option in OPTIONS.items() if option.field in given.keys() - {"path", "name"}]
+    if other:
+        raise RequestError(f"--report stands alone: leave out {', '.join(other)}")
     if len(rest) > 1:
         raise RequestError(f"unexpected {rest[1]!r}: write  %nbadapt rank prefs --report")
     word = rest[0] if rest else given.get("path") or given.get("name")

@@ -40,7 +40,7 @@ class Asked:
         rater: the name of who chooses.
         function: chooses in the place of a person.
         again: judge anew, in another order, what this rater has judged.
-        sampling: how answers are generated; None for the usual way.
+        sampling: how answers are generated.
 
     Raises:
         RequestError: a name that none can be.
@@ -96,6 +96,8 @@ def rank(asked: Asked) -> tuple[Preferences, bool]:
         judge(session, asked.function, getattr(asked.function, "__name__", "the rater"))
         for note in supply.notes:
             _say(note)
+        if preferences.late:
+            _say(preferences.late)
         return preferences, False
     if view.has_front_end():
         from nbadapt.widgets.ranker import show

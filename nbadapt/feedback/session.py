@@ -25,11 +25,10 @@ class Session:
 
     Args:
         preferences: takes the choices.
-        supply: gives the comparisons; started here.
+        supply: gives the comparisons; `start` starts it.
         rater: who chooses.
         turn: which pass over the pairs it is, from 1.
         seed: decides the order in which answers are shown.
-        changed: called when something new is there, perhaps in another thread.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ a run of nbadapt holds a cell, by its message pump. While any other cell runs th
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ class Ranker(anywidget.AnyWidget):
         super().__init__()
         self.hello, self.closed = 0, False
         self._session = session
-        self._sequence = 0
+        self._sequence = self._saved = 0
         self._problem = ""
         self._lock = threading.RLock()  # answers come in another thread than clicks
         self._place: Any = None  # of the widget in the notebook
@@ -76,8 +77,10 @@ class Ranker(anywidget.AnyWidget):
             if self.closed:
                 return
             self.closed = True
+        try:
             self.push()
-        self._session.close()
+        finally:
+            self._session.close()  # without the lock: it waits for a thread that may be about to push
         if self._place is not None:
             self._place.update({"text/plain": "", "text/html": ""}, raw=True)
             self._draw_picture()
@@ -88,7 +91,8 @@ class Ranker(anywidget.AnyWidget):
     def _draw_picture(self) -> None:
         if self._picture is not None:
             finished = self.closed or self._session.state == "done"
-            self._picture.update(preferences.bundle(self._session.preferences, finished=finished), raw=True)
+            with contextlib.suppress(NbadaptError):  # of a spoilt file the last picture stays; `_state` tells why
+                self._picture.update(preferences.bundle(self._session.preferences, finished=finished), raw=True)
 
     # ------------------------------------------------------------------ messages
 
@@ -102,17 +106,22 @@ class Ranker(anywidget.AnyWidget):
         session = self._session
         state = session.state
         card = session.current
+        problem = self._problem or session.preferences.late
+        try:
+            self._saved = len(session.preferences)
+        except NbadaptError as error:  # such as a line that somebody spoilt
+            problem = problem or str(error)
         return {
             "state": "closed" if self.closed else state,
             "rater": session.rater + (f", pass {session.turn}" if session.turn > 1 else ""),
             "file": session.preferences.path.name,
-            "saved": len(session.preferences),
+            "saved": self._saved,
             "done": session.done,
             "total": session.supply.total,
             "ready": len(session.supply.ready),
             "undo": session.can_undo,
             "card": None if card is None else _card(card.key, card.prompt, card.answers),
-            "problem": clip(self._problem or session.supply.failure, NOTE_BYTES),
+            "problem": clip(problem or session.supply.failure, NOTE_BYTES),
             "notes": [clip(note, NOTE_BYTES) for note in session.supply.notes],
         }
 
