@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 
 from nbadapt import store
 from nbadapt.engines import ppo_math
-from nbadapt.engines.causal_loss import quick_attention
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo_config import PpoConfig, ppo_steps
@@ -314,8 +313,7 @@ def minibatch_loss(
     """The loss of the answers in `rows` (b,), and what it is made of."""
     rollout, old = experience.rollout, experience.old
     tokens, mask = rollout.tokens[rows], rollout.drawn[rows]
-    with quick_attention(tokens, model.policy.dtype == torch.bfloat16):
-        new, values = model(tokens, rollout.mask[rows], mask.shape[1])
+    new, values = model(tokens, rollout.mask[rows], mask.shape[1])
     ours, clipped = ppo_math.policy_loss(new, old.policy[rows], experience.advantages[rows], mask, config.clip)
     reach = math.inf if config.value_clip is None else config.value_clip
     theirs = ppo_math.value_loss(values, old.values[rows], experience.returns[rows], mask, reach)

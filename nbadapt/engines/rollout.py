@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nbadapt.engines.batches import inference, keep, left_padded
-from nbadapt.engines.causal_loss import keeps_logits
+from nbadapt.engines.causal_loss import keeps_logits, quick_attention
 
 Tick = Callable[[], None]
 
@@ -108,7 +108,9 @@ class ActorCritic(torch.nn.Module):
         more: dict[str, Any] = {"logits_to_keep": columns} if self._keeps else {}
         if self._takes_positions:  # padding on the left takes none
             more["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        with self._hidden_states() as kept:
+        # The same kernel with gradients and without: in bfloat16 another one would move the first ratio away from 1.
+        attention = quick_attention(tokens, self.policy.dtype == torch.bfloat16, always=True)
+        with self._hidden_states() as kept, attention:
             output = self.policy(input_ids=tokens, attention_mask=mask, use_cache=False, **more)
         logits, hidden = output.logits, kept.pop()
         if not self._keeps:
