@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from nbadapt import models, store
 from nbadapt.data import Examples
@@ -214,6 +215,22 @@ def test_drawing_follows_the_models_distribution_and_the_seed() -> None:
     assert chi < len(chances) + 4 * math.sqrt(2 * len(chances))
     again = draw(model, tokenizer, [[7, 8, 9]] * 4, seed=1, **kwargs)
     assert torch.equal(again.tokens, draw(model, tokenizer, [[7, 8, 9]] * 4, seed=1, **kwargs).tokens)
+
+
+def test_generation_settings_that_a_model_was_published_with_bend_no_drawing(tmp_path) -> None:
+    trainer = trainer_of(make_job(tmp_path))
+    plain = trainer.draw(trainer.prompts[:4], "test")
+    width = plain.drawn.shape[1]
+    bent = {
+        "suppress_tokens": plain.tokens[:, -width:].unique().tolist(),
+        "min_new_tokens": width,
+        "no_repeat_ngram_size": 1,
+    }
+    for policy in (trainer.model.policy, trainer.model.policy.get_base_model()):
+        policy.generation_config = transformers.GenerationConfig(**bent)
+    again = trainer.draw(trainer.prompts[:4], "test")
+    assert torch.equal(again.tokens, plain.tokens)
+    assert trainer.model.policy.get_base_model().generation_config.min_new_tokens == width  # it stays as it was
 
 
 def test_a_prompt_keeps_its_end_and_a_room_too_large_is_refused(tmp_path) -> None:
@@ -594,7 +611,6 @@ PAYS = {"left": 1.0, "right": 0.3}
 @pytest.fixture(scope="module")
 def two_arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of five words."""
-    import transformers
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
 
