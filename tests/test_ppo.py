@@ -19,7 +19,7 @@ from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, PpoTrainer, encode_prompts, minibatch_loss
 from nbadapt.engines.rollout import draw, look_at, picked
 from nbadapt.errors import NbadaptError, RequestError, RunError, Stopped
-from nbadapt.events import Event, Metric, Notice, Panel, Progress, Sample
+from nbadapt.events import Event, Metric, Notice, Panel, Progress, Sample, Stage
 from nbadapt.method import Job
 from nbadapt.testing.memory import allocated_peak
 from nbadapt_plugins.ppo import Ppo, likes_e
@@ -364,6 +364,39 @@ def test_a_stop_while_answers_are_drawn_keeps_the_step_before(tmp_path) -> None:
     assert outcome.artifacts
 
 
+def test_a_stop_between_two_updates_goes_back_to_the_start_of_the_step(tmp_path) -> None:
+    whole, told = run(make_job(tmp_path / "whole"))
+    job = make_job(tmp_path / "broken")
+    updates, stops = [0], [0]
+
+    def stop(_event: Event) -> None:
+        if updates[0] >= 6 and not stops[0]:  # a step has 4
+            stops[0] = 1
+            raise Stopped
+
+    trainer = trainer_of(job, stop)
+
+    def count(*_: Any) -> None:
+        updates[0] += 1
+
+    trainer.optimizer.register_step_post_hook(count)
+    trainer.train()
+    assert updates == [6]
+    checkpoint = store.last_checkpoint(job.directory)
+    assert store.checkpoint_step(checkpoint) == 1
+    again, after = run(dataclasses.replace(job, checkpoint=checkpoint))
+    assert again.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    assert train_metrics(after, "loss") == pytest.approx(train_metrics(told, "loss")[1:], rel=1e-4)
+
+
+def test_an_evaluation_can_be_stopped_while_it_draws_and_while_it_looks(tmp_path) -> None:
+    events: list[Event] = []
+    trainer = trainer_of(make_job(tmp_path, max_new_tokens=1, samples=0), events.append)
+    trainer.evaluator.evaluate(0)
+    # at the start, for the one token drawn, and for each of two minibatches
+    assert [e for e in events if isinstance(e, Stage)] == [Stage("evaluating")] * 4
+
+
 def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
     job = make_job(tmp_path, max_steps=5, save_steps=1)
     run(job)
@@ -485,6 +518,9 @@ def test_a_reward_run_judges_on_the_same_weights_in_memory(architecture, tmp_pat
     job = dataclasses.replace(job, config=job.config.model_copy(update={"reward": judge.id}))
     asked, said = ["1. Say", "2. Say"], ["good", "bad bad"]
     assert judging.load(job)(asked, said).tolist() == pytest.approx(judge.reward(asked, said).tolist(), rel=1e-5)
+    ticks: list[int] = []
+    judging.load(job)(asked, said, lambda: ticks.append(1))
+    assert ticks
     models.free()
     trainer = trainer_of(job)
     theirs = trainer.judge._ask.__self__.model

@@ -54,6 +54,7 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
         "adapter": sum(p.nbytes for p in trained),
         "gradients": sum(p.nbytes for p in trained),
         "optimizer": 2 * sum(p.nbytes for p in trained),  # AdamW keeps two moments
+        "copies": 3 * sum(p.nbytes for p in trained),  # of weights and moments, for a Stop within a step
     }
     if judge is not None:
         memory["reward"], note = _judge_bytes(judge, job)

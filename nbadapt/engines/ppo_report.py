@@ -72,16 +72,20 @@ class Evaluator:
         trainer, prompts = self._trainer, self._prompts
         if not prompts:
             return
-        trainer.emit(Stage("evaluating"))
+
+        def tick() -> None:
+            trainer.emit(Stage("evaluating"))
+
+        tick()
         rewards: list[float] = []
         kls: list[float] = []
         lengths: list[float] = []
         size = trainer.config.batch_size
         for place in range(0, len(prompts), size):
             asked = prompts[place : place + size]
-            rollout = trainer.draw(asked, f"evaluation {place}")
-            rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts).tolist()
-            seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, lambda: None)
+            rollout = trainer.draw(asked, f"evaluation {place}", tick)
+            rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts, tick).tolist()
+            seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, tick)
             kls += torch.where(rollout.drawn, seen.policy - seen.reference, 0.0).sum(dim=1).tolist()
             lengths += rollout.lengths.tolist()
         found = {
