@@ -243,6 +243,17 @@ def test_a_prompt_keeps_its_end_and_a_room_too_large_is_refused(tmp_path) -> Non
         encode_prompts(job.data, language, job.config.model_copy(update={"max_new_tokens": 600}))
 
 
+def test_the_samples_answer_held_out_prompts_as_they_are_cut(tmp_path) -> None:
+    job = make_job(tmp_path)
+    rows = ({"prompt": "long " * 1000, "completion": "x"},)  # more than the model has room for
+    events: list[Event] = []
+    trainer = trainer_of(dataclasses.replace(job, evaluation=Examples("generation", rows)), events.append)
+    trainer.evaluator.evaluate(0)
+    (sample,) = [e for e in events if isinstance(e, Sample)]
+    (prompt,) = encode_prompts(Examples("generation", rows), trainer.language, job.config)[0]
+    assert [sample.output] == trainer.language.generate_ids([prompt.ids], max_new_tokens=6)
+
+
 # ------------------------------------------------------------------ what must hold of the engine
 
 

@@ -104,11 +104,11 @@ class Evaluator:
         self._show_samples(step)
 
     def _show_samples(self, step: int) -> None:
-        """Some answers, each the most probable token by token, as ``run.generate`` gives them; and those of before."""
+        """Some answers, each the most probable token by token, to the prompts as they are cut; and those of before."""
         trainer, shown = self._trainer, self._prompts[: self._trainer.config.samples]
         room = min(ANSWER_TOKENS, trainer.config.max_new_tokens)
-        said = trainer.language.generate(
-            [prompt.asked for prompt in shown], max_new_tokens=room, tick=lambda: trainer.emit(Stage("evaluating"))
+        said = trainer.language.generate_ids(
+            [prompt.ids for prompt in shown], max_new_tokens=room, tick=lambda: trainer.emit(Stage("evaluating"))
         )
         if step == 0:
             self.start["texts"] = said
