@@ -477,7 +477,14 @@ def test_a_reward_that_fails_on_the_way_costs_no_step(tmp_path) -> None:
 
 
 def test_a_reward_may_be_a_tensor_or_an_array(tmp_path) -> None:
-    for kind in (torch.tensor, lambda x: torch.tensor(x, requires_grad=True), tuple):
+    kinds: list[Any] = [
+        torch.tensor,
+        lambda x: torch.tensor(x, requires_grad=True),
+        lambda x: torch.tensor(x, dtype=torch.bfloat16),
+        lambda x: [torch.tensor(one, dtype=torch.bfloat16, requires_grad=True) for one in x],
+        tuple,
+    ]
+    for kind in kinds:
         judge = judging.Judge("mine", lambda p, c, kind=kind: kind([1.0, 2.0]))
         assert judge(["a", "b"], ["c", "d"]).tolist() == [1.0, 2.0]
 

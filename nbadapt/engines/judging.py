@@ -95,7 +95,7 @@ class Judge:
 
         try:
             said = self._ask(list(prompts), list(completions), **({"tick": tick} if self._ticks else {}))
-            found = np.asarray(said.detach().cpu() if isinstance(said, torch.Tensor) else said)
+            found = np.asarray(_plain(said))
         except NbadaptError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a user's function raises becomes one line
@@ -115,6 +115,16 @@ class Judge:
                 "it must give a finite number for every answer, also for an empty one"
             )
         return torch.from_numpy(found.astype(np.float32))
+
+
+def _plain(said: Any) -> Any:
+    """What numpy can read, where there are tensors: none of a GPU, with gradients or in bfloat16."""
+    import torch
+
+    if isinstance(said, torch.Tensor):
+        held = said.detach().cpu()
+        return (held.double() if held.is_floating_point() else held).numpy()
+    return [_plain(one) for one in said] if isinstance(said, (list, tuple)) else said
 
 
 def _check_signature(name: str, function: Callable[..., Any]) -> None:
