@@ -17,6 +17,7 @@ from nbadapt.data import Examples
 from nbadapt.engines import judging, ppo_math
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, PpoTrainer, encode_prompts, minibatch_loss
+from nbadapt.engines.ppo_config import ppo_steps
 from nbadapt.engines.rollout import draw, look_at, picked
 from nbadapt.errors import NbadaptError, RequestError, RunError, Stopped
 from nbadapt.events import Event, Metric, Notice, Panel, Progress, Sample, Stage
@@ -646,6 +647,11 @@ def test_the_predicted_peak_is_within_15_percent_of_the_measured_one(dtype, batc
     peak = allocated_peak(lambda: run(dataclasses.replace(job, directory=tmp_path / "second")))
     assert estimate.peak == pytest.approx(peak + estimate.memory["weights"], rel=0.15)
     assert not any("rough guess" in note for note in estimate.notes)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 2), (3.0, 4), (0.1, 1), (4.0, 5)])
+def test_an_epoch_may_end_within_a_step(epochs, steps) -> None:
+    assert ppo_steps(Ppo.Config(epochs=epochs, batch_size=32), 40) == steps
 
 
 def test_the_estimate_counts_the_adapter_and_the_value_head(tmp_path) -> None:

@@ -69,5 +69,5 @@ class PpoConfig(Config):
 
 
 def ppo_steps(config: PpoConfig, rows: int) -> int:
-    """The steps of drawing and learning that so many prompts take."""
-    return config.max_steps or max(1, math.ceil(config.epochs * math.ceil(rows / config.batch_size)))
+    """The steps of drawing and learning that so many prompts take; one may reach into the next epoch."""
+    return config.max_steps or max(1, math.ceil(config.epochs * rows / config.batch_size))
