@@ -441,6 +441,12 @@ def test_a_reward_that_is_hacked_gives_rise_to_alarms(tmp_path) -> None:
     assert all(notice.level == "warning" for notice in (kl, length, room))
 
 
+def test_a_coefficient_of_0_cannot_be_steered() -> None:
+    with pytest.raises(ValueError, match="kl_coef is 0, which adaptive never leaves: add kl: fixed"):
+        Ppo.Config(kl_coef=0)
+    assert Ppo.Config(kl_coef=0, kl="fixed").kl_coef == 0
+
+
 # ------------------------------------------------------------------ rewards
 
 

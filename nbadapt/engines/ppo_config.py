@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nbadapt.method import Config
 from nbadapt.named import RUN_OR_FUNCTION
@@ -66,6 +66,12 @@ class PpoConfig(Config):
     eval_rows: int = Field(32, ge=1, le=100_000, description="held-out prompts that are answered at each evaluation")
     save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; none: each minute")
     samples: int = Field(3, ge=0, le=20, description="held-out prompts whose answers are shown, before and after")
+
+    @model_validator(mode="after")
+    def _coefficient_can_be_steered(self) -> Self:
+        if self.kl == "adaptive" and not self.kl_coef:
+            raise ValueError("kl_coef is 0, which adaptive never leaves: add kl: fixed, or a kl_coef above 0")
+        return self
 
 
 def ppo_steps(config: PpoConfig, rows: int) -> int:
