@@ -13,6 +13,7 @@ from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, encode_prompts, minibatch_loss
 from nbadapt.engines.ppo_config import PpoConfig, ppo_steps
 from nbadapt.engines.rollout import ActorCritic, Rollout
+from nbadapt.engines.tokens import as_openings
 from nbadapt.engines.training_estimate import ROUGH, count_parameters
 from nbadapt.engines.training_memory import Live, faked
 from nbadapt.errors import NbadaptError
@@ -41,8 +42,7 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
     assert job.data is not None
     rows = len(job.data)
     tokenizer = models.load_tokenizer(job.model)
-    if job.task == "text":
-        tokenizer.chat_template = None
+    as_openings(tokenizer, job)
     prompts, _ = encode_prompts(job.data, LanguageModel(model.policy, tokenizer), config)
     longest = max(len(prompt.ids) for prompt in prompts)
     notes = [
