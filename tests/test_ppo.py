@@ -601,7 +601,7 @@ def test_a_function_of_the_notebook_is_the_reward(tmp_path) -> None:
     assert asked.functions == {"reward": likes_e}
     with pytest.raises(RequestError, match="--reward score: that variable holds 7: give a run or a function"):
         request.parse("finetune", line, body, {"rows": openings(), "score": 7})
-    with pytest.raises(RequestError, match="--reward score: that variable holds .*: give a run or a function"):
+    with pytest.raises(RequestError, match=r"--reward score: that variable holds .*: give a run or a function"):
         request.parse("finetune", line, body, {"rows": openings(), "score": dict})
     run = nbadapt.finetune("ppo", model=folder, data=openings(), reward=likes_e, **FEW)
     assert run.state == "done"
