@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from nbadapt.cells import brief
 from nbadapt.errors import RequestError
@@ -52,7 +52,7 @@ def resolve(
         if isinstance(value, Run):
             here = value.directory.parent == store.root()
             found[name] = value.id if here else str(value.directory)
-        elif callable(value):
+        elif _is_function(value):
             functions[name] = value
             found[name] = given if isinstance(given, str) else _name_of(value, name)
         elif isinstance(value, str):
@@ -70,8 +70,12 @@ def again(method: type[Method], settings: Mapping[str, Any], namespace: Mapping[
     return {
         name: namespace[word]
         for name, word in named.items()
-        if isinstance(word, str) and callable(namespace.get(word)) and not isinstance(namespace[word], type)
+        if isinstance(word, str) and _is_function(namespace.get(word))
     }
+
+
+def _is_function(value: Any) -> TypeGuard[Callable[..., Any]]:
+    return callable(value) and not isinstance(value, type)
 
 
 def _name_of(function: Any, otherwise: str) -> str:

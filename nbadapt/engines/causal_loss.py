@@ -47,10 +47,18 @@ def causal_loss(
     return loss, outputs
 
 
-def quick_attention(input_ids: torch.Tensor, bfloat16: bool) -> contextlib.AbstractContextManager[None]:
-    """The quickest attention for a training step on input ids (B, T), where torch chooses another."""
+def quick_attention(
+    input_ids: torch.Tensor, bfloat16: bool, *, always: bool = False
+) -> contextlib.AbstractContextManager[None]:
+    """The quickest attention for a training step on input ids (B, T), where torch chooses another.
+
+    Args:
+        input_ids: what the model will be given.
+        bfloat16: whether it computes in that.
+        always: also without gradients, so that what is found can be compared with what the training step finds.
+    """
     short = input_ids.device.type == "cpu" and input_ids.shape[1] <= SHORT
-    if short and bfloat16 and torch.is_grad_enabled():
+    if short and bfloat16 and (always or torch.is_grad_enabled()):
         attention: contextlib.AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
         return attention
     return contextlib.nullcontext()

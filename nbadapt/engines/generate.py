@@ -62,8 +62,23 @@ class LanguageModel(Adapted):
             ModelError: a prompt that leaves no room in the model's context.
             RequestError: a setting out of its bounds.
         """
-        _check_sampling(max_new_tokens, temperature, top_p)
         ids = [self._prompt_ids(prompt) for prompt in prompts]
+        return self.generate_ids(
+            ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, tick=tick
+        )
+
+    def generate_ids(
+        self,
+        ids: Sequence[list[int]],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        tick: Tick | None = None,
+    ) -> list[str]:
+        """What `generate` gives, for the token ids of n prompts."""
+        _check_sampling(max_new_tokens, temperature, top_p)
         room = [self.room(len(tokens), max_new_tokens) for tokens in ids]
         answers = [""] * len(ids)
         with inference(self.model):

@@ -62,7 +62,7 @@ def load(job: Job) -> Judge:
     adapted: Any = registry.load(run.method)().load(outcome, stored)
     if SETTING not in adapted.abilities:
         raise _no_judge(run)
-    return Judge(run.id, adapted.reward)
+    return Judge(run.id, adapted.reward, ticks=True)
 
 
 class Judge:
@@ -71,13 +71,21 @@ class Judge:
     Args:
         name: what the user calls it.
         ask: (prompts, completions) -> n numbers.
+        ticks: whether `ask` takes a keyword tick, which it calls between batches.
     """
 
-    def __init__(self, name: str, ask: Callable[[list[Prompt], list[str]], Any]) -> None:
-        self.name, self._ask = name, ask
+    def __init__(self, name: str, ask: Callable[..., Any], *, ticks: bool = False) -> None:
+        self.name, self._ask, self._ticks = name, ask, ticks
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> torch.Tensor:
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], tick: Callable[[], None] | None = None
+    ) -> torch.Tensor:
         """(n,) scores in float32, on the CPU. A function is given conversations as texts.
+
+        Args:
+            prompts: n texts or conversations.
+            completions: an answer to each.
+            tick: called while a run judges; may raise to leave early.
 
         Raises:
             RequestError: it fails, or gives anything but a finite number for each.
@@ -86,8 +94,8 @@ class Judge:
         import torch
 
         try:
-            said = self._ask(list(prompts), list(completions))
-            found = np.asarray(said.detach().cpu() if isinstance(said, torch.Tensor) else said)
+            said = self._ask(list(prompts), list(completions), **({"tick": tick} if self._ticks else {}))
+            found = np.asarray(_plain(said))
         except NbadaptError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a user's function raises becomes one line
@@ -107,6 +115,16 @@ class Judge:
                 "it must give a finite number for every answer, also for an empty one"
             )
         return torch.from_numpy(found.astype(np.float32))
+
+
+def _plain(said: Any) -> Any:
+    """What numpy can read, where there are tensors: none of a GPU, with gradients or in bfloat16."""
+    import torch
+
+    if isinstance(said, torch.Tensor):
+        held = said.detach().cpu()
+        return (held.double() if held.is_floating_point() else held).numpy()
+    return [_plain(one) for one in said] if isinstance(said, (list, tuple)) else said
 
 
 def _check_signature(name: str, function: Callable[..., Any]) -> None:

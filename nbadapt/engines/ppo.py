@@ -29,12 +29,11 @@ from safetensors.torch import load_file, save_file
 
 from nbadapt import store
 from nbadapt.engines import ppo_math
-from nbadapt.engines.causal_loss import quick_attention
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo_config import PpoConfig, ppo_steps
 from nbadapt.engines.ppo_report import Alarms, Evaluator
-from nbadapt.engines.rollout import ActorCritic, Rollout, Seen, draw, look_at
+from nbadapt.engines.rollout import ActorCritic, Rollout, Seen, Tick, draw, look_at
 from nbadapt.engines.tokens import as_text, context_length, encode_prompt
 from nbadapt.engines.trainer import TRAINED, load_trained, no_number, trained_tensors
 from nbadapt.engines.training_estimate import count_parameters
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"  # in a checkpoint, beside TRAINED
 KEPT = 2  # checkpoints
+Start = dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]  # see PpoTrainer._start
 PANELS = (
     Panel("reward", "Reward", spread="reward_spread"),
     Panel("kl", "KL to the base (nats an answer)"),
@@ -89,7 +89,7 @@ class PpoTrainer:
         tokenizer: with the chat template that the prompts are to be given, or none.
         judge: gives the scores.
         job: its config is a PpoConfig; its checkpoint, if any, is where training goes on from.
-        emit: told of every step; a Stop it raises ends training between two steps, with a checkpoint.
+        emit: told of every step; a Stop it raises ends training with a checkpoint of the last whole step.
     """
 
     def __init__(self, model: ActorCritic, tokenizer: Any, judge: Judge, job: Job, emit: Emit) -> None:
@@ -146,7 +146,7 @@ class PpoTrainer:
                 if self.done < self.total and self._must_save():
                     self.save()
             self.evaluator.evaluate(self.done)
-        except Stopped:  # told before a step changed anything, or after it: what `done` counts is complete
+        except Stopped:  # what a half step changed was undone: what `done` counts is complete
             self.save()
         except NbadaptError:
             with contextlib.suppress(Stopped, NbadaptError):
@@ -159,7 +159,7 @@ class PpoTrainer:
         number = self.done + 1
         asked = self._asked(number)
         rollout = self.draw(asked, f"step {number}")
-        scores = self.judge([prompt.asked for prompt in asked], rollout.texts)
+        scores = self.judge([prompt.asked for prompt in asked], rollout.texts, self._tick)
         old = look_at(self.model, rollout, self.config.minibatch_size, self._tick)
         per_token = ppo_math.kl_per_token(old.policy, old.reference, self.config.kl_estimator)
         kl = float(torch.where(rollout.drawn, old.policy - old.reference, 0.0).sum(dim=1).mean())
@@ -168,8 +168,14 @@ class PpoTrainer:
             self.emit(Notice(f"{told}: training ended after step {self.done} of {self.total}"))
             return False
         experience = self._experience(rollout, old, scores, per_token)
+        start = self._start()
         self._between_steps = False
-        figures = self._learn(experience, number)
+        try:
+            figures = self._learn(experience, number)
+        except Stopped:  # half a step cannot be gone on from
+            self._go_back(start)
+            self._between_steps = True
+            raise
         mask = rollout.drawn
         figures |= {
             "reward": float(scores.mean()),
@@ -192,7 +198,7 @@ class PpoTrainer:
         self.emit(Progress(number, self.total, examples / len(self.prompts), examples, self._tokens))
         return True
 
-    def draw(self, prompts: Sequence[Prompt], salt: str) -> Rollout:
+    def draw(self, prompts: Sequence[Prompt], salt: str, tick: Tick | None = None) -> Rollout:
         """One answer a prompt, from the policy as it is; drawn by the job's seed and the salt."""
         return draw(
             self.model.policy,
@@ -202,7 +208,7 @@ class PpoTrainer:
             room=self.config.max_new_tokens,
             temperature=self.config.temperature,
             seed=self._seed(f"draw {salt}"),
-            tick=self._tick,
+            tick=tick or self._tick,
         )
 
     def _tick(self) -> None:
@@ -246,6 +252,7 @@ class PpoTrainer:
         for _ in range(self.config.ppo_epochs):
             order = torch.randperm(len(experience.advantages), generator=generator)
             for place in range(0, len(order), self.config.minibatch_size):
+                self._tick()
                 rows = order[place : place + self.config.minibatch_size].to(self.model.policy.device)
                 measured.append(self._update(experience, rows, number))
         return {name: math.fsum(m[name] for m in measured) / len(measured) for name in measured[0]}
@@ -264,6 +271,20 @@ class PpoTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return figures
+
+    def _start(self) -> Start:
+        """Copies of what a step changes: name -> weights, and the optimizer's moments of them."""
+        kept = {}
+        for name, parameter in self.named.items():
+            moments = self.optimizer.state.get(parameter, {})
+            kept[name] = (parameter.detach().clone(), {what: tensor.clone() for what, tensor in moments.items()})
+        return kept
+
+    def _go_back(self, start: Start) -> None:
+        with torch.no_grad():
+            for name, (values, moments) in start.items():
+                self.named[name].copy_(values)
+                self.optimizer.state[self.named[name]] = moments
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -314,8 +335,7 @@ def minibatch_loss(
     """The loss of the answers in `rows` (b,), and what it is made of."""
     rollout, old = experience.rollout, experience.old
     tokens, mask = rollout.tokens[rows], rollout.drawn[rows]
-    with quick_attention(tokens, model.policy.dtype == torch.bfloat16):
-        new, values = model(tokens, rollout.mask[rows], mask.shape[1])
+    new, values = model(tokens, rollout.mask[rows], mask.shape[1])
     ours, clipped = ppo_math.policy_loss(new, old.policy[rows], experience.advantages[rows], mask, config.clip)
     reach = math.inf if config.value_clip is None else config.value_clip
     theirs = ppo_math.value_loss(values, old.values[rows], experience.returns[rows], mask, reach)

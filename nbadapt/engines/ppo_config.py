@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nbadapt.method import Config
 from nbadapt.named import RUN_OR_FUNCTION
@@ -67,7 +67,13 @@ class PpoConfig(Config):
     save_steps: int | None = Field(None, ge=1, description="steps between checkpoints; none: each minute")
     samples: int = Field(3, ge=0, le=20, description="held-out prompts whose answers are shown, before and after")
 
+    @model_validator(mode="after")
+    def _coefficient_can_be_steered(self) -> Self:
+        if self.kl == "adaptive" and not self.kl_coef:
+            raise ValueError("kl_coef is 0, which adaptive never leaves: add kl: fixed, or a kl_coef above 0")
+        return self
+
 
 def ppo_steps(config: PpoConfig, rows: int) -> int:
-    """The steps of drawing and learning that so many prompts take."""
-    return config.max_steps or max(1, math.ceil(config.epochs * math.ceil(rows / config.batch_size)))
+    """The steps of drawing and learning that so many prompts take; one may reach into the next epoch."""
+    return config.max_steps or max(1, math.ceil(config.epochs * rows / config.batch_size))

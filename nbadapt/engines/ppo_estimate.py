@@ -13,6 +13,7 @@ from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, encode_prompts, minibatch_loss
 from nbadapt.engines.ppo_config import PpoConfig, ppo_steps
 from nbadapt.engines.rollout import ActorCritic, Rollout
+from nbadapt.engines.tokens import as_openings
 from nbadapt.engines.training_estimate import ROUGH, count_parameters
 from nbadapt.engines.training_memory import Live, faked
 from nbadapt.errors import NbadaptError
@@ -41,10 +42,9 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
     assert job.data is not None
     rows = len(job.data)
     tokenizer = models.load_tokenizer(job.model)
-    if job.task == "text":
-        tokenizer.chat_template = None
+    as_openings(tokenizer, job)
     prompts, _ = encode_prompts(job.data, LanguageModel(model.policy, tokenizer), config)
-    longest = sorted((len(prompt.ids) for prompt in prompts), reverse=True)[: config.batch_size]
+    longest = max(len(prompt.ids) for prompt in prompts)
     notes = [
         f"one frozen trunk for policy, value and reference; {config.batch_size} answers of up to "
         f"{config.max_new_tokens} tokens a step"
@@ -54,6 +54,7 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
         "adapter": sum(p.nbytes for p in trained),
         "gradients": sum(p.nbytes for p in trained),
         "optimizer": 2 * sum(p.nbytes for p in trained),  # AdamW keeps two moments
+        "copies": 3 * sum(p.nbytes for p in trained),  # of weights and moments, for a Stop within a step
     }
     if judge is not None:
         memory["reward"], note = _judge_bytes(judge, job)
@@ -69,20 +70,20 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
     return Estimate(trainable, total, memory, stored, ppo_steps(config, rows), notes=tuple(notes))
 
 
-def _peaks(model: ActorCritic, lengths: list[int], config: PpoConfig, device: str) -> tuple[int, int, int]:
+def _peaks(model: ActorCritic, longest: int, config: PpoConfig, device: str) -> tuple[int, int, int]:
     """Bytes beside weights and optimizer at the peaks of drawing, of looking at the answers, and of learning.
 
     Args:
         model: on the meta device.
-        lengths: tokens of a batch's prompts, the longest first; as many as a minibatch has at least, if there are.
+        longest: tokens of the longest prompt.
         config: the settings.
         device: where it will work.
     """
     room, size = config.max_new_tokens, min(config.minibatch_size, config.batch_size)
-    width = lengths[0] + room
+    width = longest + room
     kind = device.partition(":")[0]
     with faked(model, kind) as live:
-        drawing = _drawing(model, live, lengths[0], config)
+        drawing = _drawing(model, live, longest, config)
         tokens, mask = (live.fake(torch.ones(size, width, dtype=torch.long, device="cpu")) for _ in range(2))
         drawn = live.fake(torch.ones(size, room, dtype=torch.bool, device="cpu"))
         live.peak = live.now
@@ -124,11 +125,11 @@ def _judge_bytes(judge: Run, job: Job) -> tuple[int, str]:
     return own + weights, f"the reward model {judge.id} is on another base, {base.name}, which is in memory beside"
 
 
-def _guess(model: ActorCritic, lengths: list[int], job: Job) -> int:
+def _guess(model: ActorCritic, longest: int, job: Job) -> int:
     """Bytes of a minibatch in all blocks (Korthikanti et al. 2022, eq. 1, without attention), and its logits."""
     config: PpoConfig = job.config
     text = model.policy.config.get_text_config()
     hidden, layers, words = (getattr(text, name, 0) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    tokens = config.minibatch_size * (lengths[0] + config.max_new_tokens)
+    tokens = config.minibatch_size * (longest + config.max_new_tokens)
     width = 4 if job.dtype == "float32" else 2
     return int(17 * tokens * hidden * layers * width + config.minibatch_size * config.max_new_tokens * words * 12)

@@ -72,16 +72,20 @@ class Evaluator:
         trainer, prompts = self._trainer, self._prompts
         if not prompts:
             return
-        trainer.emit(Stage("evaluating"))
+
+        def tick() -> None:
+            trainer.emit(Stage("evaluating"))
+
+        tick()
         rewards: list[float] = []
         kls: list[float] = []
         lengths: list[float] = []
         size = trainer.config.batch_size
         for place in range(0, len(prompts), size):
             asked = prompts[place : place + size]
-            rollout = trainer.draw(asked, f"evaluation {place}")
-            rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts).tolist()
-            seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, lambda: None)
+            rollout = trainer.draw(asked, f"evaluation {place}", tick)
+            rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts, tick).tolist()
+            seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, tick)
             kls += torch.where(rollout.drawn, seen.policy - seen.reference, 0.0).sum(dim=1).tolist()
             lengths += rollout.lengths.tolist()
         found = {
@@ -100,11 +104,11 @@ class Evaluator:
         self._show_samples(step)
 
     def _show_samples(self, step: int) -> None:
-        """Some answers, each the most probable token by token, as ``run.generate`` gives them; and those of before."""
+        """Some answers, each the most probable token by token, to the prompts as they are cut; and those of before."""
         trainer, shown = self._trainer, self._prompts[: self._trainer.config.samples]
         room = min(ANSWER_TOKENS, trainer.config.max_new_tokens)
-        said = trainer.language.generate(
-            [prompt.asked for prompt in shown], max_new_tokens=room, tick=lambda: trainer.emit(Stage("evaluating"))
+        said = trainer.language.generate_ids(
+            [prompt.ids for prompt in shown], max_new_tokens=room, tick=lambda: trainer.emit(Stage("evaluating"))
         )
         if step == 0:
             self.start["texts"] = said

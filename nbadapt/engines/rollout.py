@@ -12,6 +12,7 @@ the last hidden states of the policy.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from nbadapt.engines.batches import inference, keep, left_padded
-from nbadapt.engines.causal_loss import keeps_logits
+from nbadapt.engines.causal_loss import keeps_logits, quick_attention
 
 Tick = Callable[[], None]
 
@@ -108,7 +109,9 @@ class ActorCritic(torch.nn.Module):
         more: dict[str, Any] = {"logits_to_keep": columns} if self._keeps else {}
         if self._takes_positions:  # padding on the left takes none
             more["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        with self._hidden_states() as kept:
+        # The same kernel with gradients and without: in bfloat16 another one would move the first ratio away from 1.
+        attention = quick_attention(tokens, self.policy.dtype == torch.bfloat16, always=True)
+        with self._hidden_states() as kept, attention:
             output = self.policy(input_ids=tokens, attention_mask=mask, use_cache=False, **more)
         logits, hidden = output.logits, kept.pop()
         if not self._keeps:
@@ -174,18 +177,16 @@ def draw(
     from transformers import GenerationConfig
 
     tokens, mask = left_padded(prompts, model.device)  # (B, P)
-    settings = GenerationConfig(  # nothing that the model was published with may bend the distribution
+    settings = GenerationConfig(
         max_new_tokens=room,
         do_sample=False,  # _Draw leaves one token to choose
         num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         use_cache=True,
         eos_token_id=list(ends) or None,
         pad_token_id=ends[0] if ends else 0,
     )
     with inference(model):
-        output = model.generate(
+        output = _unbent(model).generate(
             input_ids=tokens,
             attention_mask=mask,
             generation_config=settings,
@@ -199,6 +200,20 @@ def draw(
     for row, whole, ended in zip(answers.tolist(), drawn.sum(dim=1).tolist(), (ending & drawn).any(1), strict=True):
         texts.append(str(tokenizer.decode(row[: whole - int(ended)], skip_special_tokens=True)).strip())
     return Rollout(output, torch.cat([mask, drawn.to(mask)], dim=1), drawn, texts)
+
+
+def _unbent(model: Any) -> Any:
+    """The same model without the generation settings it was published with.
+
+    They would fill what `draw` leaves open, and bend the distribution that is drawn from (suppress_tokens,
+    sequence_bias, ...) but not the one that is learned from. A shallow copy, since the model may be in use elsewhere;
+    of what is in the peft wrapper, which would hand its own settings on to the shared model.
+    """
+    from transformers import GenerationConfig
+
+    inner = copy.copy(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    inner.generation_config = GenerationConfig()
+    return inner
 
 
 class _Draw:

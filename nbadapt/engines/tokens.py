@@ -17,7 +17,15 @@ from nbadapt.errors import RequestError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from nbadapt.method import Job
+
 Prompt = str | Sequence[Mapping[str, str]]
+
+
+def as_openings(tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
+    """Where the rows are texts, leave the chat template away: it would make messages of them."""
+    if job.task == "text":
+        tokenizer.chat_template = None
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:

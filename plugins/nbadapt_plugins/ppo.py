@@ -28,6 +28,7 @@ from pydantic import Field
 
 from nbadapt import store
 from nbadapt.engines.ppo_config import PpoConfig
+from nbadapt.engines.tokens import as_openings
 from nbadapt.errors import Stopped
 from nbadapt.events import Stage
 from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
@@ -128,12 +129,6 @@ class Ppo(PeftMethod):
         model, tokenizer = super().restored(outcome, job)
         as_openings(tokenizer, job)
         return model, tokenizer
-
-
-def as_openings(tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
-    """Where the rows are texts, leave the chat template away: it would make messages of them."""
-    if job.task == "text":
-        tokenizer.chat_template = None
 
 
 def likes_e(_prompts: list[str], completions: list[str]) -> list[float]:
