@@ -73,7 +73,7 @@ FINETUNE = {
     ),
     "preferences that differ behind the limit": Row(
         "%%finetune dpo --model causal --data late_difference",
-        ("late_difference, row 3", "the same in the 8 tokens", "raise max_length"),
+        ("late_difference, the row with the prompt 'a', chosen 'b b b", "the same in the 8 tokens", "raise max_length"),
         "max_length: 8",
     ),
     "a table without preferences": Row(

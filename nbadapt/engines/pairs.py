@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbadapt.cells import brief
 from nbadapt.engines.tokens import as_text, encode_completion, encode_prompt
 from nbadapt.errors import DataError
 
@@ -81,10 +82,10 @@ def encode_pairs(
         DataError: two answers that are the same tokens, perhaps because they were cut; names the row.
     """
     rows, cut = [], 0
-    for number, row in enumerate(examples.rows, 1):
+    for row in examples.rows:
         pair, shortened = _pair(row, tokenizer, limit, one_prompt)
         if pair.chosen == pair.rejected:
-            raise _same(number, examples, limit if shortened else None)
+            raise _same(row, examples, limit if shortened else None)
         cut += shortened
         rows.append(pair)
     return EncodedPairs(rows, cut, limit)
@@ -128,12 +129,12 @@ def check_pairs(examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: i
     Raises:
         DataError: names the row.
     """
-    for number, row in enumerate(examples.rows, 1):
+    for row in examples.rows:
         if LETTER * _alike(row["chosen"], row["rejected"]) < limit - 1:
             continue
         (_, chosen), (_, rejected) = fitted(*_ids(row, tokenizer), limit)
         if chosen == rejected:
-            raise _same(number, examples, limit)
+            raise _same(row, examples, limit)
 
 
 def _alike(a: str, b: str) -> int:
@@ -141,8 +142,10 @@ def _alike(a: str, b: str) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _same(number: int, examples: Examples, limit: int | None) -> DataError:
-    where = f"{examples.source}, row {number} (counted from 1): 'chosen' and 'rejected' are the same"
+def _same(row: Mapping[str, Any], examples: Examples, limit: int | None) -> DataError:
+    """The error for a row, which its text names: the rows here are a part of the source's."""
+    start = f"prompt {brief(as_text(row['prompt']))}, chosen {brief(as_text(row['chosen']))}"
+    where = f"{examples.source}, the row with the {start}: 'chosen' and 'rejected' are the same"
     if limit is None:
         return DataError(f"{where} tokens to this model: correct the row or drop it")
     return DataError(f"{where} in the {limit:,} tokens that are kept: raise max_length, shorten them or drop the row")
