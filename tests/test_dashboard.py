@@ -272,7 +272,7 @@ def test_sources_and_reasonings_are_told_while_the_run_works(wire: Wire) -> None
     first, second = (content for content, _ in wire.take())
     assert first["sources"] == {"more": 2, "items": [[n, f"file {n}.md", f"passage {n}"] for n in range(1, 9)]}
     assert "sources" not in second
-    items = [["asked", "said", None, "First this, then that."], ["asked too", "said too", None, ""]]
+    items = [["asked", "said", None, "First this, then that.", None], ["asked too", "said too", None, "", None]]
     assert second["samples"]["items"] == items
     run.tell(*(Source(n, HOSTILE * 90, HOSTILE * 90) for n in range(1, 31)), *(Notice(HOSTILE * 90) for _ in range(9)))
     run.tell(*(Sample(2, HOSTILE * 90, HOSTILE * 90, HOSTILE * 90, HOSTILE * 90) for _ in range(9)))

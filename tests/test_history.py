@@ -35,6 +35,7 @@ EXAMPLES = [
     Panel("reward", "Reward", spread="reward_spread"),
     Source(1, "a.pdf, page 2", "passage"),
     events.Candidate(2, 1, "Label: {{text}}", "accuracy", 0.5, 0.25, 0.75, 40, 12, "dropped"),
+    events.Reliability(3, (0.25, 0.75), (0.5, 1.0), (4, 2)),
     Notice("said", "warning"),
     Checkpoint(3, "checkpoints/checkpoint-3"),
 ]
