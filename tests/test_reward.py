@@ -218,13 +218,13 @@ def test_a_long_text_loses_the_start_of_its_prompt_and_then_the_end_of_its_answe
 def test_answers_that_differ_only_behind_the_limit_or_not_at_all_for_the_model_name_their_row():
     tokenizer = models.load_tokenizer(models.resolve(str(folder("llama"))))
     late = table(("a", "b", "c"), ("a", "the film " * 20 + "x", "the film " * 20 + "y"))
-    with pytest.raises(DataError, match=r"prefs, row 2 .* the same in the 16 tokens that are kept: raise max_length"):
+    with pytest.raises(DataError, match=r"prefs, .* 'the film .* the same in the 16 tokens that are kept"):
         check_pairs(late, tokenizer, 16)
     check_pairs(late, tokenizer, 512)
-    with pytest.raises(DataError, match=r"row 2 .* 16 tokens"):
+    with pytest.raises(DataError, match=r"'the film .* 16 tokens"):
         encode_pairs(late, tokenizer, 16, one_prompt=False)
     lower = models.load_tokenizer(models.resolve(str(folder("bert"))))
-    with pytest.raises(DataError, match=r"row 1 .* are the same tokens to this model"):
+    with pytest.raises(DataError, match=r"'Haus': .* are the same tokens to this model"):
         encode_pairs(table(("a", "Haus", "haus")), lower, 512, one_prompt=False)
 
 
