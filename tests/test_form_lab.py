@@ -10,13 +10,14 @@ import nbformat
 import pytest
 import tiny_models
 from kernels import WIDGET
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
-from test_lab import (
-    ARGUMENTS,
+from playwright.sync_api import Browser, Locator, Page, expect
+from test_lab import (  # noqa: F401 - fixtures among them
     BEGINNING,
     TOKEN,
+    browser,
     connected,
     jupyterlab,
+    lab,
     menu,
     open_notebook,
     picture,
@@ -34,22 +35,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def lab(folder: Path) -> Iterator[str]:
-    with jupyterlab(folder) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:  # noqa: F811
     context = browser.new_context(viewport={"width": 1000, "height": 1250})
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -74,7 +61,7 @@ def theme(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["new", pytest.param("old", marks=pytest.mark.slow)])
-def test_a_form_is_filled_in_inserted_and_run(lab: str, folder: Path, page: Page, kernel: str):
+def test_a_form_is_filled_in_inserted_and_run(lab: str, folder: Path, page: Page, kernel: str):  # noqa: F811
     name = f"form-{kernel}.ipynb"
     write_notebook(folder, name, kernel, BEGINNING, "%finetune bitfit", "print('the next cell runs')")
     open_notebook(page, lab, name)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import tiny_models
 from shells import Shell
+from test_dashboard_page import browser  # noqa: F401 - a fixture
 from test_form import Desk
 from watching import HOSTILE, make_wire
 
@@ -17,7 +18,6 @@ from nbadapt.widgets.form import FormWidget
 wire = pytest.fixture(make_wire)
 pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ADDRESS = "http://form.test/"
 
 # The part of the anywidget host that the module uses.
@@ -69,18 +69,8 @@ class FormPage:
         return self.page.locator(".nbadapt-form").nth(view).locator(f'.nbadapt-field[data-name="{name}"]')
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+def page(browser: Any) -> Iterator[Any]:  # noqa: F811
     page = browser.new_page(viewport={"width": 900, "height": 900})
     body = "<!doctype html><meta charset=utf-8>"
     page.route(ADDRESS, lambda route: route.fulfill(content_type="text/html", body=body))
