@@ -22,6 +22,7 @@ from test_lab import (  # noqa: F401 - fixtures among them
     open_notebook,
     picture,
     save,
+    theme,
     write_notebook,
 )
 
@@ -52,12 +53,6 @@ def field(page: Page, name: str) -> Locator:
 
 def cost(page: Page, name: str) -> Locator:
     return page.locator(".nbadapt-costs dl > div", has=page.locator("dt", has_text=name)).locator("dd")
-
-
-def theme(page: Page, name: str) -> None:
-    page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.locator(".lm-Menu-item", has_text="Theme").first.hover()
-    page.locator(".lm-Menu-item", has_text=name).first.click()
 
 
 @pytest.mark.parametrize("kernel", ["new", pytest.param("old", marks=pytest.mark.slow)])

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -120,6 +121,16 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     yield page
     picture(page, f"last-{request.node.name}")
     context.close()
+
+
+def theme(page: Page, name: str) -> None:
+    """Choose a theme in JupyterLab's menu, and wait until its curtain is gone."""
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    for item in ("Theme", name):
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{item}$")).click()
+    page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+    page.wait_for_timeout(300)
 
 
 def write_notebook(folder: Path, name: str, kernel: str, *sources: str) -> Path:

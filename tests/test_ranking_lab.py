@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from kernels import WIDGET
 from playwright.sync_api import Page, expect
-from test_lab import browser, connected, folder, lab, menu, open_notebook, page, picture, save, write_notebook  # noqa: F401
+from test_lab import browser, connected, folder, lab, menu, open_notebook, page, picture, save, theme, write_notebook  # noqa: F401
 
 from nbadapt import data
 
@@ -37,14 +36,6 @@ def votes(folder: Path) -> list[dict]:  # noqa: F811
 
 def judged(page: Page, done: int) -> None:  # noqa: F811
     expect(page.locator(".nbadapt-rank-count")).to_contain_text(f"{done} of 6", timeout=15_000)
-
-
-def theme(page: Page, name: str) -> None:  # noqa: F811
-    page.get_by_role("menuitem", name="Settings", exact=True).click()
-    for item in ("Theme", name):
-        page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{item}$")).click()
-    page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
-    page.wait_for_timeout(300)
 
 
 def test_clicks_and_keys_become_preferences(lab: str, folder: Path, page: Page):  # noqa: F811
