@@ -505,7 +505,7 @@ def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, An
     from nbadapt import named, registry
 
     if not isinstance(method, str):
-        raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
+        raise RequestError(f"the method is {method!r:.40}: give its name, which nbadapt.methods() lists")
     loaded = registry.load(method, verb)
     known = loaded.Config.model_fields
     if "prompt" in settings and verb == "prompt" and "prompt" not in known:

@@ -123,7 +123,7 @@ class Provider(ABC):
     base_url_env: ClassVar[str] = ""
     key_env: ClassVar[str] = ""
     requires: ClassVar[tuple[str, ...]] = ()
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int] = 1  # the first one, where a plugin states none
 
     @abstractmethod
     def connect(self, model: ModelRef, key: str | None, tell: Tell) -> Connection:
