@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nbadapt.api import (
         cache,
+        check,
         clear_cache,
         compare_runs,
         delete,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         index,
         indexes,
         methods,
+        new_plugin,
         prompt,
         rank,
         resume,
@@ -46,6 +48,7 @@ __all__ = [
     "NbadaptError",
     "Run",
     "cache",
+    "check",
     "clear_cache",
     "compare_runs",
     "delete",
@@ -55,6 +58,7 @@ __all__ = [
     "index",
     "indexes",
     "methods",
+    "new_plugin",
     "prompt",
     "rank",
     "resume",

@@ -6,11 +6,12 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.options import COLUMNS
-from nbadapt.request import Request, example
+from nbadapt.request import Request
 
 if TYPE_CHECKING:
     from nbadapt.answer_cache import Size
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
+    from nbadapt.testing.kit import Report
 
 
 @overload
@@ -536,6 +538,35 @@ def help(method: str) -> Page:  # noqa: A001 - nbadapt.help reads as what it doe
     from nbadapt import manual
 
     return manual.method_page(method)
+
+
+def check(name: str) -> Report:
+    """Whether what is installed under a name keeps the contract of plugins: every rule, on tiny models.
+
+    Args:
+        name: of a method, a store of indexes, a provider or a packaged model.
+
+    Raises:
+        NbadaptError: there is no such thing, it is broken, or a run is at work here.
+    """
+    from nbadapt.testing import command
+
+    return command.run(name)
+
+
+def new_plugin(name: str, parent: str | Path | None = None) -> Page:
+    """Write a plugin to begin with: the folder ``nbadapt-NAME``, which installs and works as it is.
+
+    Args:
+        name: the word that is to come after the magic.
+        parent: the folder to write it into; None for the current one.
+
+    Raises:
+        RequestError: the name cannot be used, or the folder is there.
+    """
+    from nbadapt import scaffold
+
+    return scaffold.create(name, None if parent is None else Path(parent))
 
 
 def runs(search: str = "", sort: str = "") -> Table[Run]:

@@ -170,6 +170,10 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
     match COMMANDS[before[0]].argument.strip("[]"):
         case "METHOD":
             return [m.name for m in _methods(None)]
+        case "NAME":
+            from nbadapt.testing import command
+
+            return command.names()
         case "clear":
             return ["clear"]
         case "RUN":

@@ -353,7 +353,9 @@ class Method(ABC):
 
     @abstractmethod
     def estimate(self, job: Job) -> Estimate:
-        """What the job will cost. Loads no weights and runs before `run`, on the main thread.
+        """What the job will cost. Loads no weights, prints nothing, and runs before `run`, in a thread of its own.
+
+        It is to be quick, a second or so: a form asks again and again, and after a minute nobody waits any more.
 
         Raises:
             NbadaptError: a setting that this model or this data cannot satisfy.

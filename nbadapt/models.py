@@ -106,12 +106,17 @@ def generators() -> list[str]:
     found = []
     for name in names():
         with contextlib.suppress(ModelError):
-            if getattr(_load_package(name), "generates", True):
+            if getattr(load_package(name), "generates", True):
                 found.append(name)
     return found
 
 
-def _load_package(name: str) -> PackagedModel:
+def load_package(name: str) -> PackagedModel:
+    """The packaged model of a short name.
+
+    Raises:
+        ModelError: its package is broken.
+    """
     point = _packaged()[name]
     try:
         package: PackagedModel = point.load()
@@ -124,7 +129,7 @@ def _packages_to_install() -> str:
     lines = []
     for name in names():
         with contextlib.suppress(ModelError):
-            lines.append(f"{_load_package(name).install} brings {name}")
+            lines.append(f"{load_package(name).install} brings {name}")
     return "; ".join(lines)
 
 
@@ -152,7 +157,7 @@ def resolve(
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
         return ModelRef(name, "folder", str(folder), trust_remote_code)
     if name in _packaged():
-        package = _load_package(name)
+        package = load_package(name)
         found = package.folder()
         if found is None:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")

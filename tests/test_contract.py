@@ -1,7 +1,7 @@
 """What plugins may rely on: the public names are pinned, and nbadapt knows no method by its name.
 
 A change of the contract is made on purpose: say why in docs/contract.md and CHANGELOG.md, then run
-``python tests/test_contract.py``, which writes tests/contract.txt anew.
+``python -m tests.test_contract``, which writes tests/contract.txt anew.
 """
 
 from __future__ import annotations
@@ -67,11 +67,15 @@ def _described(path: str, value: Any) -> Iterator[str]:
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             default = field.default if field.default is not dataclasses.MISSING else field.default_factory
-            yield f"{path}.{field.name}: {field.type}" + ("" if default is dataclasses.MISSING else f" = {_value(default)}")
+            yield f"{path}.{field.name}: {field.type}" + (
+                "" if default is dataclasses.MISSING else f" = {_value(default)}"
+            )
     if hasattr(value, "model_fields"):
-        yield from (f"{path}.{name}: {field.annotation}" for name, field in value.model_fields.items() if _new(value, name))
+        yield from (
+            f"{path}.{name}: {field.annotation}" for name, field in value.model_fields.items() if _new(value, name)
+        )
     fields = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
-    for name in value.__dict__.get("__annotations__", {}):
+    for name in inspect.get_annotations(value):
         if not (name.startswith("_") or name in fields or name in vars(value) or hasattr(value, "model_fields")):
             yield f"{path}.{name}, which a subclass declares"
     for name, member in sorted(vars(value).items()):
@@ -83,12 +87,12 @@ def _described(path: str, value: Any) -> Iterator[str]:
             abstract = "abstract " if getattr(member, "__isabstractmethod__", False) else ""
             if name != "__init__" or not dataclasses.is_dataclass(value):
                 yield f"{abstract}{path}.{name}{_signature(getattr(value, name))}"
-        elif name in value.__dict__.get("__annotations__", {}) and not dataclasses.is_dataclass(value):
+        elif name in inspect.get_annotations(value) and not dataclasses.is_dataclass(value):
             yield f"{path}.{name} = {_value(member)}"
 
 
 def _new(value: Any, name: str) -> bool:
-    return name in value.__dict__.get("__annotations__", {})
+    return name in inspect.get_annotations(value)
 
 
 def _signature(value: Any) -> str:
@@ -111,7 +115,9 @@ def _value(value: Any) -> str:
 def test_the_public_names_are_those_of_contract_version_1() -> None:
     known, now = PINNED.read_text(encoding="utf-8").splitlines(), surface().splitlines()
     gone, new = sorted({*known} - {*now}), sorted({*now} - {*known})
-    assert (gone, new) == ([], []), "changed on purpose? docs/contract.md says what may change; see the top of this file"
+    assert (gone, new) == ([], []), (
+        "changed on purpose? docs/contract.md says what may change; see the top of this file"
+    )
     assert len(known) == len({*known})
     assert (method.CONTRACT, provider.CONTRACT) == (1, 1)
 
