@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbadapt import endpoints, models, registry, runner
+from nbadapt.capture import quiet_libraries
 from nbadapt.errors import RequestError, did_you_mean
 from nbadapt.indexing import store as stores
 from nbadapt.tables import Page
@@ -46,7 +47,8 @@ def run(name: str) -> Report:
         raise RequestError(f"the run {busy.id} is still going on here, and a check would disturb it: wait for it")
     line = _Line(name)
     try:
-        return check(plugin, progress=line)
+        with quiet_libraries():
+            return check(plugin, progress=line)
     finally:
         line.end()
 
