@@ -26,6 +26,7 @@ Argument = Literal[
     "RUN [TEXT]",
     "RUN [TAG...] [-TAG...]",
     "RUN... [--yes]",
+    "[--full]",
 ]
 
 
@@ -201,6 +202,13 @@ def _index(given: list[str], _namespace: Mapping[str, Any]) -> Any:
     return api.index(paths, progress=IndexingLine(options["name"]), **options)
 
 
+def _doctor(given: list[str], _namespace: Mapping[str, Any]) -> Any:
+    unknown = [word for word in given if word != "--full"]
+    if unknown:
+        raise RequestError(f"unexpected {unknown[0]!r}: write  %nbadapt doctor  or  %nbadapt doctor --full")
+    return api.doctor(full="--full" in given)
+
+
 def _rank(given: list[str], namespace: Mapping[str, Any]) -> Any:
     from nbadapt.feedback import line
 
@@ -241,6 +249,12 @@ COMMANDS: Mapping[str, Command] = {
             parse=_rank,
         ),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
+        Command(
+            "doctor",
+            "[--full]",
+            "what is here, what is wrong and how it is mended; --full imports torch for the GPU",
+            parse=_doctor,
+        ),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
 }

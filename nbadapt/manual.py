@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import registry
+from nbadapt import origins, registry
 from nbadapt.options import COLUMNS, options, setting_flag
 from nbadapt.settings import Setting, describe
 from nbadapt.tables import Code, Page, Table
@@ -26,7 +26,7 @@ class MethodInfo:
         summary: what it does.
         tasks: the tasks it can do.
         source: the distribution that brings it, with its version.
-        status: "ready", what to install, or what is wrong.
+        status: "ready", what to install, what is wrong, or that its package may bring no plugins.
     """
 
     name: str
@@ -38,8 +38,9 @@ class MethodInfo:
 
 
 def method_table() -> Table[MethodInfo]:
-    """All declared methods, the broken ones with what is wrong with them."""
+    """All declared methods: the broken ones with what is wrong with them, those that may not be loaded too."""
     found = [_info(same_name) for same_name in registry.entries().values()]
+    found += [_refused(entry) for entry in registry.refused()]
     columns = {
         "method": lambda info: info.name,
         "magic": lambda info: f"%%{info.verb}" if info.verb else "",
@@ -57,6 +58,10 @@ def _info(same_name: tuple[registry.Entry, ...]) -> MethodInfo:
     if isinstance(found, registry.Problem):
         return MethodInfo(found.name, "", "", (), source, f"broken: {found.message}")
     return MethodInfo(found.name, found.verb, found.summary, tuple(sorted(found.tasks)), source, _status(found))
+
+
+def _refused(entry: registry.Entry) -> MethodInfo:
+    return MethodInfo(entry.name, "", "", (), entry.owner, f"not loaded: {origins.VARIABLE} leaves its package out")
 
 
 def _status(method: type[Method]) -> str:

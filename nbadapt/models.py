@@ -15,13 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from nbadapt import endpoints, hub
+from nbadapt import consent, endpoints, hub, origins
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import ModelError, did_you_mean, first_line
+from nbadapt.errors import ModelError, StoreError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _is_table(part: Any) -> bool:
 
 
 def _packaged() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in origins.allowed(GROUP)}
 
 
 def names() -> list[str]:
@@ -106,12 +105,17 @@ def generators() -> list[str]:
     found = []
     for name in names():
         with contextlib.suppress(ModelError):
-            if getattr(_load_package(name), "generates", True):
+            if getattr(packaged(name), "generates", True):
                 found.append(name)
     return found
 
 
-def _load_package(name: str) -> PackagedModel:
+def packaged(name: str) -> PackagedModel:
+    """The declaration of a model that a package may carry; it need not be installed.
+
+    Raises:
+        ModelError: what declares it is broken.
+    """
     point = _packaged()[name]
     try:
         package: PackagedModel = point.load()
@@ -124,7 +128,7 @@ def _packages_to_install() -> str:
     lines = []
     for name in names():
         with contextlib.suppress(ModelError):
-            lines.append(f"{_load_package(name).install} brings {name}")
+            lines.append(f"{packaged(name).install} brings {name}")
     return "; ".join(lines)
 
 
@@ -141,22 +145,29 @@ def resolve(
 
     Raises:
         ModelError: there is no such model, or it is out of reach; the message says what would bring one.
-        NbadaptError: what else `nbadapt.endpoints.find` raises.
+        NbadaptError: what else `nbadapt.endpoints.find` and `nbadapt.consent.settle` raise.
     """
-    behind = endpoints.find(name, base_url, key_env)
-    if behind is not None:
-        return behind
+    found = endpoints.find(name, base_url, key_env) or _with_weights(name, trust_remote_code)
+    consent.settle(found)
+    return found
+
+
+def _with_weights(name: str, trust_remote_code: bool) -> ModelRef:
+    """A model whose weights are loaded here."""
     folder = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves ~nobody as it is, where Path raises
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
         return ModelRef(name, "folder", str(folder), trust_remote_code)
     if name in _packaged():
-        package = _load_package(name)
+        package = packaged(name)
         found = package.folder()
         if found is None:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")
         return ModelRef(name, "package", str(found), trust_remote_code)
+    refused = origins.explain("model", name, origins.refused(GROUP))
+    if refused is not None:
+        raise refused
     if folder.exists():
         raise ModelError(f"{name!r} is a file: --model takes a folder, a hub name or one of {', '.join(names())}")
     return ModelRef(name, "hub", _on_hub(name), trust_remote_code)
@@ -218,11 +229,15 @@ def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
 
 def base_ref(ref: ModelRef) -> ModelRef:
     """The base model behind a model: itself, or what a run was finetuned from."""
-    if ref.kind != "run":
-        return ref
     from nbadapt import store
 
-    return base_ref(ModelRef(**store.read_json(Path(ref.path) / "request.json")["model"]))
+    seen = set[str]()
+    while ref.kind == "run":
+        if ref.path in seen:
+            raise StoreError(f"the model of the run {Path(ref.path).name} is that run itself: its request is damaged")
+        seen.add(ref.path)
+        ref = store.read_model(Path(ref.path))
+    return ref
 
 
 def _auto_class(head: Head) -> Any:
@@ -508,6 +523,7 @@ def _read_weights(
     import torch
 
     check_head(ref, read_config(ref), head)
+    _check_no_adapter(ref)
     try:
         # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
@@ -527,6 +543,17 @@ def _read_weights(
         _keep_gradients(model)
         return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _check_no_adapter(ref: ModelRef) -> None:
+    """Refuse an adapter beside the weights: transformers would put it on them, in whatever format it is."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(ref.path) is not None:
+        raise ModelError(
+            f"the model {ref.name!r} has a peft adapter beside its weights (adapter_config.json): merge it into them, "
+            "or take that file away to use the weights alone"
+        )
 
 
 def _quantized(ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import origins
 from nbadapt.errors import PluginError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -57,12 +58,20 @@ class Problem:
 
 
 def entries() -> dict[str, tuple[Entry, ...]]:
-    """Every declared method by name, in alphabetical order; several entries where a name is taken twice."""
+    """Every declared method by name, in alphabetical order; several entries where a name is taken twice.
+
+    Those of distributions that `nbadapt.origins.VARIABLE` leaves out are not among them: see `refused`.
+    """
     found: dict[str, dict[tuple[str, str], Entry]] = {}
-    for point in entry_points(group=GROUP):
+    for point in origins.allowed(GROUP):
         entry = _entry(point)
         found.setdefault(entry.name, {})[entry.distribution, entry.value] = entry
     return {name: tuple(sorted(found[name].values(), key=lambda e: e.owner)) for name in sorted(found)}
+
+
+def refused() -> list[Entry]:
+    """The methods of distributions that may bring none, sorted by name."""
+    return [_entry(point) for point in origins.refused(GROUP)]
 
 
 def _entry(point: EntryPoint) -> Entry:
@@ -85,6 +94,9 @@ def load(name: str, verb: Verb | None = None) -> type[Method]:
     """
     found = entries()
     if name not in found:
+        not_allowed = origins.explain("method", name, origins.refused(GROUP))
+        if not_allowed is not None:
+            raise not_allowed
         valid = [m.name for m in methods(verb)]
         kind = f"%%{verb} methods" if verb else "methods"
         raise RequestError(f"unknown method {name!r}: {did_you_mean(name, valid, kind=kind)}")

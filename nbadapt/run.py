@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbadapt import notes, store
+from nbadapt import consent, guard, notes, store
 from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
@@ -308,7 +308,7 @@ class Run:
         """
         if self._adapted is None:
             outcome = self._usable_outcome()
-            with quiet_libraries():
+            with quiet_libraries(), consent.stored():
                 self._adapted = self._method().load(outcome, self.job())
         return self._adapted
 
@@ -319,6 +319,7 @@ class Run:
         if outcome is None or (self.verb == "finetune" and not outcome.artifacts):
             hint = "continue it with  %nbadapt resume " + self.id
             raise RunError(f"the run {self.id} ({self.state}) left no model: {hint}")
+        guard.check(self.directory, outcome.artifacts.values())
         return outcome
 
     def forget(self) -> None:
@@ -403,7 +404,7 @@ class Run:
             raise RequestError(f"{target} exists already: give another folder to export to")
         job = self.job(tables=kind == "script")
         try:
-            with quiet_libraries(), store.new_folder(target) as temporary:
+            with quiet_libraries(), consent.stored(), store.new_folder(target) as temporary:
                 method.export(kind, outcome, job, temporary)
         except OSError as error:
             raise StoreError(f"the run {self.id} could not be exported to {target}: {error}") from None

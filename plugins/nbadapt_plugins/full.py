@@ -80,7 +80,7 @@ class Full(TrainedMethod):
         import torch
 
         with quiet_libraries():
-            stored: PreTrainedModel = type(model).from_pretrained(folder, dtype=torch.float32)
+            stored: PreTrainedModel = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         heads = head_modules(model) if job.task == "classification" else []
         for name in heads:  # the new model's heads take float32 whatever the body gives
             head = model.get_submodule(name)
