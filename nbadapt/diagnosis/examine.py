@@ -19,12 +19,13 @@ def examine(*, full: bool = False) -> Report:
     from nbadapt.diagnosis import front_end, machine, software
 
     started = time.monotonic()
+    hub = machine.Hub(os.environ)
     looks: dict[str, Callable[[], Iterator[Finding]]] = {
         "Front end": front_end.front_end,
         "Machine": lambda: machine.hardware(full),
         "Plugins": software.plugins,
-        "Network": machine.network,
         "Disk": machine.disk,
+        "Network": lambda: iter([hub.finding()]),
         "Settings": lambda: machine.settings(os.environ),
         "Extras": software.extras,
         "Versions": software.versions,

@@ -57,7 +57,7 @@ def _servers() -> str:
 
 
 def _widgets() -> Iterator[Finding]:
-    """The libraries of the widgets, and the extension that shows them, where a server is installed beside the kernel."""
+    """The widgets' library, and the extension that shows them where a server is installed beside the kernel."""
     if too_old("ipywidgets", 8):
         value = f"ipywidgets {installed('ipywidgets')}: JupyterLab 4 cannot show it"
         yield Finding(TOPIC, "widgets", value, "problem", 'pip install "ipywidgets>=8.1"')

@@ -119,13 +119,13 @@ def disk() -> Iterator[Finding]:
     root = store.root()
     yield _room(root)
     runs = sum(1 for _ in root.glob("*/request.json")) if root.is_dir() else 0
-    yield Finding(topic, "runs", f"{runs} in {root}, {_size(root)}")
+    yield Finding(topic, "runs", f"{runs} in {root}, {_size(root)}, with indexes and rows")
     hub = os.environ.get("HF_HUB_CACHE") or os.path.join(  # noqa: PTH118 - as the hub's client does it
         os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface"), "hub"
     )
     for name, folder, clear in (
         ("answers", answer_cache.file().parent, "%nbadapt cache clear"),
-        ("embeddings", embedding_cache.root(), "remove the folder"),
+        ("embeddings", embedding_cache.root(), "remove the folder: features and indexes embed anew"),
         ("converted models", packaged_models.cache(), "remove the folder: they are converted anew"),
         ("hub cache", Path(hub).expanduser(), "hf cache prune"),
     ):
@@ -154,7 +154,7 @@ def _size(folder: Path) -> str:
     for place, _, files in os.walk(folder):
         for name in files:
             try:
-                total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH116, PTH118 - thousands of them
+                total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 - thousands of them
             except OSError:
                 continue
         if time.monotonic() > end:
@@ -165,38 +165,39 @@ def _size(folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------ network and settings
 
 
-def network() -> Iterator[Finding]:
-    """Whether the hub answers; nobody is asked where the environment says offline."""
-    told = [name for name in OFFLINE if os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"}]
-    if told:
-        value = f"offline, as {told[0]} says: nobody was asked; models come from folders, packages and the hub's cache"
-        yield Finding("Network", "hub", value)
-        return
-    address = os.environ.get("HF_ENDPOINT", HUB)
-    started = time.monotonic()
-    if _answers(address):
-        yield Finding("Network", "hub", f"online: {address} answered in {time.monotonic() - started:.1f} s")
-        return
-    value = f"offline: {address} did not answer within {NETWORK_SECONDS:.0f} s"
-    yield Finding("Network", "hub", value, "note", "models come from folders, packages and the hub's cache meanwhile")
+class Hub:
+    """Asks the hub whether it is there, in a thread of its own while others look: looking a name up can hang.
 
+    Nobody is asked where the environment says offline.
+    """
 
-def _answers(address: str) -> bool:
-    """Whether there is an answer of any kind in time; looking a name up can hang, so a thread of its own asks."""
-    answered = threading.Event()
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._offline = next((n for n in OFFLINE if environment.get(n, "").upper() in {"1", "TRUE", "YES", "ON"}), "")
+        self._address = environment.get("HF_ENDPOINT") or HUB
+        self._end = time.monotonic() + NETWORK_SECONDS
+        self._answered = threading.Event()
+        if not self._offline:
+            threading.Thread(target=self._ask, daemon=True, name="nbadapt-doctor").start()
 
-    def ask() -> None:
+    def _ask(self) -> None:
         try:
-            request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the hub's address, as its client has it
+            request = urllib.request.Request(self._address, method="HEAD")  # noqa: S310 - where the hub's client goes
             with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):  # noqa: S310
-                answered.set()
+                self._answered.set()
         except urllib.error.HTTPError:
-            answered.set()
+            self._answered.set()
         except (OSError, ValueError):
             return
 
-    threading.Thread(target=ask, daemon=True, name="nbadapt-doctor").start()
-    return answered.wait(NETWORK_SECONDS)
+    def finding(self) -> Finding:
+        """What came of it; waits for the rest of `NETWORK_SECONDS` at most."""
+        cached = "models come from folders, packages and the hub's cache"
+        if self._offline:
+            return Finding("Network", "hub", f"offline, as {self._offline} says: nobody was asked; {cached}")
+        if self._answered.wait(max(0.0, self._end - time.monotonic())):
+            return Finding("Network", "hub", f"online: {self._address} answered")
+        value = f"out of reach: {self._address} did not answer within {NETWORK_SECONDS:.0f} s; {cached}"
+        return Finding("Network", "hub", value, "note", "HF_HUB_OFFLINE=1 saves the wait for it")
 
 
 PLACES = ("NBADAPT_RUNS", "NBADAPT_ANSWERS", "NBADAPT_EMBEDDINGS", "NBADAPT_CACHE", "NBADAPT_TRUSTED", "NBADAPT_UI")
