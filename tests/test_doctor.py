@@ -75,7 +75,7 @@ def test_what_is_not_looked_at_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch was not asked" in found["GPU"].value
 
 
-# ---------------------------------------------------------------------------------------------- problems and their fixes
+# ---------------------------------------------------------------------------------------------- problems and fixes
 
 
 def test_broken_plugins_are_named_with_their_reason_and_fix(site: Site) -> None:
