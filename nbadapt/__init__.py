@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from nbadapt.errors import NbadaptError
     from nbadapt.run import Run
 
+__version__ = "0.1.0"
+"""The version (https://semver.org); hatch reads it from here."""
+
 __all__ = [
     "NbadaptError",
     "Run",

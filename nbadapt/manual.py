@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import origins, registry
 from nbadapt.options import COLUMNS, options, setting_flag
-from nbadapt.settings import Setting, describe
+from nbadapt.settings import describe
 from nbadapt.tables import Code, Page, Table
 
 if TYPE_CHECKING:
@@ -88,14 +88,15 @@ def method_page(name: str) -> Page:
         empty="It has no settings.",
     )
     facts = f"Tasks: {', '.join(sorted(method.tasks))}. Reference: {method.reference}"
-    parts: list[str | Code | Table[Any]] = [facts, table, Code(_example(method, settings))]
+    parts: list[str | Code | Table[Any]] = [facts, table, Code(example_cell(method))]
     if registry.missing_requirements(method):
         parts.insert(1, f"To use it, run:  {registry.install_command(method)}")
     return Page(f"%%{method.verb} {method.name}: {method.summary}", *parts)
 
 
-def _example(method: type[Method], settings: list[Setting]) -> str:
+def example_cell(method: type[Method]) -> str:
     """A cell that runs as it stands where the variables that it names are there."""
+    settings = describe(method)
     if method.verb == "finetune":
         telling = [setting for setting in settings if setting.default != "none"]
         body = "\n".join(f"{setting.name}: {setting.default}" for setting in telling[:3])

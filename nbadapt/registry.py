@@ -202,6 +202,20 @@ def install_command(method: type[Method]) -> str:
     return install_of(missing_requirements(method), declared[0].distribution if declared else None)
 
 
+def extra_of(method: type[Method]) -> str | None:
+    """The extra that brings what the method requires beyond its distribution's own requirements; None: there is none.
+
+    Such as ``"nbadapt[feedback]"``, with its quotes.
+    """
+    declared = entries().get(method.name, ())
+    if not declared:
+        return None
+    own = declared[0].distribution
+    wanted = [_DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-")) for name in method.requires]
+    found = [_extra(own, [name]) for name in wanted]
+    return next((extra for extra in found if extra), None)
+
+
 def install_of(modules: Sequence[str], distribution: str | None) -> str:
     """The command that installs these import names: an extra of `distribution`, where it has one for all of them."""
     wanted = [_DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-")) for name in modules]
