@@ -78,7 +78,7 @@ def _markdown(blocks: Sequence[str]) -> Iterator[str]:
             diagram = []
         lines = block.splitlines()
         while lines:
-            plain = [line for line in _until_indented(lines)]
+            plain = list(_until_indented(lines))
             if plain and plain != ["::"]:
                 yield _escaped("\n".join(plain))
             lines = lines[len(plain) :]

@@ -1,4 +1,4 @@
-"""Parts of the README, of the changelog and of docstrings that pages of the site include, so that nothing is said twice."""
+"""Parts of the README and of docstrings that pages of the site include, so that nothing is said twice."""
 
 from __future__ import annotations
 
