@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import origins, registry
+from nbadapt.method import ADVANCED
 from nbadapt.options import COLUMNS, options, setting_flag
 from nbadapt.settings import describe
 from nbadapt.tables import Code, Page, Table
@@ -98,11 +99,13 @@ def example_cell(method: type[Method]) -> str:
     """A cell that runs as it stands where the variables that it names are there."""
     settings = describe(method)
     if method.verb == "finetune":
-        telling = [setting for setting in settings if setting.default != "none"]
+        fields = method.Config.model_fields
+        telling = [s for s in settings if s.default != "none" and fields[s.name].json_schema_extra != ADVANCED]
         body = "\n".join(f"{setting.name}: {setting.default}" for setting in telling[:3])
         return f"%%finetune {method.name} --model smollm2 --data train_df --as tuned\n{body}"
     first = settings[0] if settings else None
-    option = f" {setting_flag(first.name)} {first.default}" if first else ""
+    value = first.default if first and first.default not in {"", "none", '""'} else "NAME"
+    option = f" {setting_flag(first.name)} {value}" if first else ""
     return f"%%prompt {method.name} --model smollm2{option}\nQuestion: {{{{question}}}}\nAnswer:"
 
 
