@@ -30,6 +30,23 @@ def relative(run: str, path: Any) -> str:
     return path
 
 
+def plain_text(run: str, *values: Any) -> None:
+    """What a request says of a model and a device goes into exported scripts: one line, that ends no text of them.
+
+    Raises:
+        StoreError: a value is something else.
+    """
+    for value in values:
+        if not isinstance(value, str) or not value.isprintable() or '"""' in value or "'''" in value:
+            raise StoreError(f"the request of the run {run} is damaged: {value!r:.80} is no name")
+
+
+def whole_number(run: str, value: Any) -> None:
+    """Raises StoreError where a request holds something else than a whole number."""
+    if type(value) is not int:
+        raise StoreError(f"the request of the run {run} is damaged: {value!r:.80} is no whole number")
+
+
 def check(directory: Path, artifacts: Iterable[str] = ()) -> None:
     """Look a run's folder over before it is used.
 

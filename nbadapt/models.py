@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nbadapt import consent, endpoints, hub, origins
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import ModelError, StoreError, did_you_mean, first_line
+from nbadapt.errors import ModelError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -229,15 +229,11 @@ def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
 
 def base_ref(ref: ModelRef) -> ModelRef:
     """The base model behind a model: itself, or what a run was finetuned from."""
+    if ref.kind != "run":
+        return ref
     from nbadapt import store
 
-    seen = set[str]()
-    while ref.kind == "run":
-        if ref.path in seen:
-            raise StoreError(f"the model of the run {Path(ref.path).name} is that run itself: its request is damaged")
-        seen.add(ref.path)
-        ref = store.read_model(Path(ref.path))
-    return ref
+    return base_ref(store.read_model(Path(ref.path)))
 
 
 def _auto_class(head: Head) -> Any:

@@ -14,12 +14,14 @@ HIDDEN = "***"
 SHORTEST = 8  # characters of a value that is hidden: a shorter one may be any word
 
 _NAME = re.compile(
-    r"(^|_)(KEY|KEYS|APIKEY|TOKEN|TOKENS|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|CREDENTIALS?|AUTH|DSN)(_|$)"
-    r"|^PGPASSWORD$|^NBADAPT_POSTGRESQL$",
+    r"(^|_)(KEY|KEYS|APIKEY|TOKEN|TOKENS|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|CREDENTIALS?|AUTH)(_|$)"
+    r"|^PGPASSWORD$",
     re.IGNORECASE,
 )
 _NO_SECRETS = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
-_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+# Of an address on the web the user may be the key itself; elsewhere, as in a database's, the password alone is secret.
+_USER = re.compile(r"(\bhttps?://)[^/\s@'\"]+@", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]+:)[^/\s@'\"]+@|(\bpassword=)(?:'[^']*'|\S+)", re.IGNORECASE)
 _PARAMETER = re.compile(
     r"([?&;](?:[\w.-]*[_.-])?(?:api[_-]?key|key|token|secret|password|passwd|pwd|signature|sig|auth|credential)=)"
     r"[^&;\s'\"#)>]+",
@@ -36,7 +38,8 @@ def hide(text: str) -> str:
     """The text with `HIDDEN` in the place of everything that is secret."""
     for value in _values():
         text = text.replace(value, HIDDEN)
-    text = _USER.sub(f"{HIDDEN}@", text)
+    text = _USER.sub(rf"\1{HIDDEN}@", text)
+    text = _PASSWORD.sub(lambda found: f"{found[1]}{HIDDEN}@" if found[1] else f"{found[2]}{HIDDEN}", text)
     text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     return _KEY.sub(HIDDEN, text)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nbadapt import consent, guard, notes, store
 from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
-from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
+from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError, first_line
 from nbadapt.events import FINISHED, Event
 from nbadapt.history import History
 from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, OwnMetric, Predictions
@@ -308,8 +308,19 @@ class Run:
         """
         if self._adapted is None:
             outcome = self._usable_outcome()
-            with quiet_libraries(), consent.stored():
-                self._adapted = self._method().load(outcome, self.job())
+            from safetensors import SafetensorError
+
+            method, job = self._method(), self.job()
+            try:
+                with quiet_libraries(), consent.stored():
+                    self._adapted = method.load(outcome, job)
+            except (
+                OSError,
+                KeyError,
+                ValueError,
+                SafetensorError,
+            ) as error:  # such as files that are missing or damaged
+                raise RunError(f"the model of the run {self.id} cannot be loaded: {first_line(error)}") from None
         return self._adapted
 
     def _usable_outcome(self) -> Outcome:

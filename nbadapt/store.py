@@ -234,6 +234,16 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _model(directory: Path) -> ModelRef:
+    record = read_json(directory / "request.json")
+    try:
+        found = ModelRef(**record["model"])
+        guard.plain_text(directory.name, found.name, found.path, found.base_url, found.key_env)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"the request of the run {directory.name} is damaged: {error}") from None
+    return found
+
+
 def read_model(directory: Path) -> ModelRef:
     """The model of a stored run.
 
@@ -241,11 +251,13 @@ def read_model(directory: Path) -> ModelRef:
         StoreError: the request is missing or damaged.
         ModelError: the run wants what the user has not allowed; see `nbadapt.consent`.
     """
-    record = read_json(directory / "request.json")
-    try:
-        found = ModelRef(**record["model"])
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"the request of the run {directory.name} is damaged: {error}") from None
+    found = _model(directory)
+    behind, seen = found, {directory}
+    while behind.kind == "run":
+        if Path(behind.path) in seen:
+            raise StoreError(f"the model of the run {directory.name} is that run itself: its request is damaged")
+        seen.add(Path(behind.path))
+        behind = _model(Path(behind.path))
     with consent.stored():
         consent.settle(found)
     return found
@@ -267,6 +279,8 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
     try:
         loaded: dict[str, Any] = {name: _load_table(directory, record[name]) if tables else None for name in _TABLES}
         method = registry.load(record["method"])
+        guard.plain_text(directory.name, record["task"], record["device"], record["dtype"])
+        guard.whole_number(directory.name, record["seed"])
         return Job(
             method=record["method"],
             config=method.Config.model_validate(record["settings"]),

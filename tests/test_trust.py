@@ -214,13 +214,22 @@ def damaged_outcome(run: Path, mark: Path) -> None:
     change(run / "outcome.json", lambda record: record["outcome"].update(artifacts={"adapter": 3}))
 
 
+def code_as_name(run: Path, mark: Path) -> None:
+    code = f"x\nopen({str(mark)!r}, 'w')"
+    change(run / "request.json", lambda record: record["model"].update(name=code))
+
+
+def code_as_seed(run: Path, mark: Path) -> None:
+    change(run / "request.json", lambda record: record.update(seed=f"0; open({str(mark)!r}, 'w')"))
+
+
 def foreign_method(run: Path, mark: Path) -> None:
     change(run / "request.json", lambda record: record.update(method="os:system"))
 
 
 HOSTILE = {
     pickled_weights: "files of this kind can run code",
-    pickle_called_safetensors: "",  # whatever safetensors says
+    pickle_called_safetensors: "cannot be loaded",
     named_module: "the setting megatron_config",
     auto_mapping: "the setting auto_mapping",
     path_upwards: "lies outside its folder",
@@ -230,6 +239,8 @@ HOSTILE = {
     remote_code: "lets the model's own code run, which you have not allowed",
     itself_as_model: "is that run itself",
     damaged_outcome: "is no path",
+    code_as_name: "is no name",
+    code_as_seed: "is no whole number",
     foreign_method: "unknown method 'os:system'",
 }
 
@@ -248,13 +259,12 @@ def test_a_hostile_run_is_refused_and_runs_nothing(
     run = nbadapt.show(hostile.name)
     assert nbadapt.runs()[0].id == hostile.name  # the table is still there
     assert hostile.name in repr(run)
-    uses = [lambda: run.predict(["good"]), lambda: run.export("peft", tmp_path / "out")]
-    expected: Any = NbadaptError if HOSTILE[spoil] else Exception
-    for use in uses if HOSTILE[spoil] and spoil is not itself_as_model else uses[:1]:
-        with pytest.raises(expected) as caught:
+    uses = [lambda: run.predict(["good"]), lambda: run.export("merged", tmp_path / "out")]
+    for use in uses[:1] if spoil is pickle_called_safetensors else uses:
+        with pytest.raises(NbadaptError) as caught:
             use()
         assert HOSTILE[spoil] in str(caught.value)
-        assert len(str(caught.value).splitlines()) == 1 or not HOSTILE[spoil]
+        assert len(str(caught.value).splitlines()) == 1
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
 
@@ -398,6 +408,11 @@ KEY = "planted-openai-key-0123"
         (f"401 for {TOKEN}", "401 for ***"),
         (f"key={KEY}!", "key=***!"),
         ("GET https://ann:pass@host/x failed", "GET https://***@host/x failed"),
+        (
+            "postgresql://ann:pass@host/db or postgresql://ann@host/db",
+            "postgresql://ann:***@host/db or postgresql://ann@host/db",
+        ),
+        ("host=h password='a b' user=ann", "host=h password=*** user=ann"),
         ("https://host/v1?api_key=abc123&n=1", "https://host/v1?api_key=***&n=1"),
         ("https://h/x?X-Amz-Signature=abcdef&sig=12", "https://h/x?X-Amz-Signature=***&sig=***"),
         ("Authorization: Bearer abc.def-ghi", "Authorization: Bearer ***"),
