@@ -309,6 +309,8 @@ def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
+        if "trust_remote_code" in str(error):
+            raise _unreadable(ref, error) from None
         raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

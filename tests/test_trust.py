@@ -132,7 +132,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("NBADAPT_UI", "text")
         rows = tiny_models.reviews(12)
         run = nbadapt.finetune(
-            "lora", model=str(tiny_models.folder("bert")), data=rows, max_steps=2, batch_size=4, samples=0
+            "lora", model=str(tiny_models.folder("bert")), data=rows, max_steps=2, save_steps=1, batch_size=4, samples=0
         )
     return run.directory
 
@@ -303,9 +303,9 @@ def test_an_optimizer_that_is_a_bomb_does_not_go_off(hostile: Path, tmp_path: Pa
     spoilt = [file for file in checkpoint.iterdir() if file.suffix in {".pt", ".pth", ".bin"}]
     for file in spoilt:
         file.write_bytes(pickle.dumps(Bomb(tmp_path / "mark")))
-    if spoilt:
-        with pytest.raises(NbadaptError):
-            nbadapt.resume(hostile.name)
+    assert spoilt
+    with pytest.raises(NbadaptError):
+        nbadapt.resume(hostile.name)
     assert not (tmp_path / "mark").exists()
 
 
@@ -351,7 +351,9 @@ def test_a_models_own_code_does_not_run_unasked(tmp_path: Path) -> None:
     (folder / "evil_model.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).write_text({MARK!r})")
     names = {"AutoConfig": "evil_model.C", "AutoModelForCausalLM": "evil_model.M", "AutoTokenizer": "evil_model.T"}
     change(folder / "config.json", lambda record: record.update(auto_map=names))
-    change(folder / "tokenizer_config.json", lambda record: record.update(auto_map={"AutoTokenizer": ["evil_model.T"]}))
+    change(
+        folder / "tokenizer_config.json", lambda record: record.update(auto_map={"AutoTokenizer": ["evil_model.T"] * 2})
+    )
     with_code = models.resolve(str(folder))
     with contextlib.suppress(ModelError):  # transformers' own classes, or an error
         models.load(with_code, "cpu", "float32")
