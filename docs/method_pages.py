@@ -169,7 +169,7 @@ def _settings(method: type[Method]) -> str:
     rows = [
         (
             f"`{one.name}`",
-            f"`{one.default}`" if one.default.strip() else "",
+            _code(one.default),
             _cell(one.allowed),
             _cell(one.description) + (" *(advanced)*" if one.name in advanced else ""),
         )
@@ -198,18 +198,18 @@ def _costs(name: str) -> str:
     return "\n\n".join(found) or "Nothing is trained, or no benchmark measures it beside others: `--dry-run` tells."
 
 
-def costs(task: str, name: str = "", up: str = "../../") -> str:
+def costs(task: str, name: str = "", up: str = "../") -> str:
     """What all methods cost on a task, best first; that of one method is set off.
 
     Args:
         task: one of `BENCHMARKS`.
         name: the method.
-        up: from the page to the root of the repository.
+        up: from the page to the root of the site.
     """
     what, figure, better = BENCHMARKS[task]
     rows = [_cost_row(record, figure, record["method"] == name) for record in _sorted(_records(task), figure, better)]
     head = ("method", figure, "trained parameters", "training, s", "memory, MiB", "on disk, KiB")
-    measured = f"[How it was measured]({up}benchmarks/results/finetuning_methods_{task}.md)."
+    measured = f"[How it was measured]({up}measured/finetuning_methods_{task}.md)."
     return f"On {what}, with each method's defaults. {measured}\n\n{table(head, rows)}"
 
 
@@ -241,6 +241,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; the cells are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """A value in a table's cell; a bar would end the cell, and a backtick the code."""
+    if not text.strip():
+        return ""
+    ticks = "``" if "`" in text else "`"
+    return f"{ticks}{text}{ticks}".replace("|", r"\|")
 
 
 def _cell(text: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nbadapt.api import (
         cache,
+        check,
         clear_cache,
         compare_runs,
         delete,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         index,
         indexes,
         methods,
+        new_plugin,
         prompt,
         rank,
         resume,
@@ -50,6 +52,7 @@ __all__ = [
     "NbadaptError",
     "Run",
     "cache",
+    "check",
     "clear_cache",
     "compare_runs",
     "delete",
@@ -60,6 +63,7 @@ __all__ = [
     "index",
     "indexes",
     "methods",
+    "new_plugin",
     "prompt",
     "rank",
     "resume",

@@ -6,16 +6,17 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.options import COLUMNS
-from nbadapt.request import Request, example
+from nbadapt.request import Request
 
 if TYPE_CHECKING:
     from nbadapt.answer_cache import Size
     from nbadapt.comparing.comparison import Comparison
-    from nbadapt.diagnosis.report import Report
+    from nbadapt.diagnosis.report import Diagnosis
     from nbadapt.indexing.index import Index
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
+    from nbadapt.testing.kit import Report
 
 
 @overload
@@ -506,7 +508,7 @@ def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, An
     from nbadapt import named, registry
 
     if not isinstance(method, str):
-        raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
+        raise RequestError(f"the method is {method!r:.40}: give its name, which nbadapt.methods() lists")
     loaded = registry.load(method, verb)
     known = loaded.Config.model_fields
     if "prompt" in settings and verb == "prompt" and "prompt" not in known:
@@ -537,6 +539,35 @@ def help(method: str) -> Page:  # noqa: A001 - nbadapt.help reads as what it doe
     from nbadapt import manual
 
     return manual.method_page(method)
+
+
+def check(name: str) -> Report:
+    """Whether what is installed under a name keeps the contract of plugins: every rule, on tiny models.
+
+    Args:
+        name: of a method, a store of indexes, a provider or a packaged model.
+
+    Raises:
+        NbadaptError: there is no such thing, it is broken, or a run is at work here.
+    """
+    from nbadapt.testing import command
+
+    return command.run(name)
+
+
+def new_plugin(name: str, parent: str | Path | None = None) -> Page:
+    """Write a plugin to begin with: the folder ``nbadapt-NAME``, which installs and works as it is.
+
+    Args:
+        name: the word that is to come after the magic.
+        parent: the folder to write it into; None for the current one.
+
+    Raises:
+        RequestError: the name cannot be used, or the folder is there.
+    """
+    from nbadapt import scaffold
+
+    return scaffold.create(name, None if parent is None else Path(parent))
 
 
 def runs(search: str = "", sort: str = "") -> Table[Run]:
@@ -645,7 +676,7 @@ def stop(run: str | Run | None = None) -> Run:
     return chosen
 
 
-def doctor(*, full: bool = False) -> Report:
+def doctor(*, full: bool = False) -> Diagnosis:
     """What is installed and set up here, what is wrong with it, and how each thing is mended.
 
     Args:

@@ -16,6 +16,8 @@ from nbadapt.tables import Page, Table
 Argument = Literal[
     "",
     "METHOD",
+    "NAME",
+    "NEW-NAME",
     "RUN",
     "[RUN]",
     "[clear]",
@@ -209,6 +211,14 @@ def _doctor(given: list[str], _namespace: Mapping[str, Any]) -> Any:
     return api.doctor(full="--full" in given)
 
 
+def _check(word: str, _namespace: Mapping[str, Any]) -> Any:
+    return api.check(word)
+
+
+def _new_plugin(word: str, _namespace: Mapping[str, Any]) -> Page:
+    return api.new_plugin(word)
+
+
 def _rank(given: list[str], namespace: Mapping[str, Any]) -> Any:
     from nbadapt.feedback import line
 
@@ -248,6 +258,8 @@ COMMANDS: Mapping[str, Command] = {
             "choose between answers of models, blind: preferences for reward models, DPO and PPO",
             parse=_rank,
         ),
+        Command("check", "NAME", "whether a method, store, provider or model keeps the contract: every rule", _check),
+        Command("new-plugin", "NEW-NAME", "write a plugin to begin with, which works as it is", _new_plugin),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
         Command(
             "doctor",

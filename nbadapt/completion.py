@@ -172,6 +172,10 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
             return [m.name for m in _methods(None)]
         case "--full":
             return ["--full"]
+        case "NAME":
+            from nbadapt.testing import command
+
+            return command.names()
         case "clear":
             return ["clear"]
         case "RUN":

@@ -302,7 +302,7 @@ class Adapted:
             completions: n answers, one to each prompt.
             tick: called between batches; may raise to leave early.
         """
-        raise RequestError("this run gives no rewards: finetune one with  %%finetune reward  on preference rows")
+        raise RequestError("this run gives no rewards: finetune a reward model on preference rows first")
 
 
 class Method(ABC):
@@ -316,7 +316,7 @@ class Method(ABC):
         tasks: the tasks it can do.
         requires: import names that must be installed; checked before anything heavy is imported.
         family: the group that a menu shows it in, a few words such as "Adapters"; "": that of its verb.
-        contract: the version of this contract that it was written for.
+        contract: the version of this contract that it was written for; 1 where it states none.
         exports: the formats that `export` can write.
         Config: its settings.
     """
@@ -328,7 +328,7 @@ class Method(ABC):
     tasks: ClassVar[frozenset[str]]
     requires: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = ""
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int] = 1  # the first one; not CONTRACT, or an old plugin would claim to be of today
     exports: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type[Config]] = Config
 
@@ -358,7 +358,9 @@ class Method(ABC):
 
     @abstractmethod
     def estimate(self, job: Job) -> Estimate:
-        """What the job will cost. Loads no weights and runs before `run`, on the main thread.
+        """What the job will cost. Loads no weights, prints nothing, and runs before `run`, in a thread of its own.
+
+        It is to be quick, a second or so: a form asks again and again, and after a minute nobody waits any more.
 
         Raises:
             NbadaptError: a setting that this model or this data cannot satisfy.

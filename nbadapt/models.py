@@ -105,16 +105,16 @@ def generators() -> list[str]:
     found = []
     for name in names():
         with contextlib.suppress(ModelError):
-            if getattr(packaged(name), "generates", True):
+            if getattr(load_package(name), "generates", True):
                 found.append(name)
     return found
 
 
-def packaged(name: str) -> PackagedModel:
-    """The declaration of a model that a package may carry; it need not be installed.
+def load_package(name: str) -> PackagedModel:
+    """The packaged model of a short name.
 
     Raises:
-        ModelError: what declares it is broken.
+        ModelError: its package is broken.
     """
     point = _packaged()[name]
     try:
@@ -128,7 +128,7 @@ def _packages_to_install() -> str:
     lines = []
     for name in names():
         with contextlib.suppress(ModelError):
-            lines.append(f"{packaged(name).install} brings {name}")
+            lines.append(f"{load_package(name).install} brings {name}")
     return "; ".join(lines)
 
 
@@ -160,7 +160,7 @@ def _with_weights(name: str, trust_remote_code: bool) -> ModelRef:
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
         return ModelRef(name, "folder", str(folder), trust_remote_code)
     if name in _packaged():
-        package = packaged(name)
+        package = load_package(name)
         found = package.folder()
         if found is None:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import data, devices, endpoints, models, registry, store, support, template
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import DataError, DependencyError, OutOfMemoryError, RequestError
+from nbadapt.estimating import NoEstimateError
 from nbadapt.memory import available_bytes, gibibytes
 from nbadapt.method import Estimate, Job, Method, ModelRef, OwnMetric
 from nbadapt.options import DTYPES
@@ -56,8 +57,9 @@ class Plan:
             places = {item: _place(e, item, self.job) for item in e.memory}
             shown += [(f"memory: {item}", f"{gibibytes(e.memory[item])} on {place}") for item, place in places.items()]
         else:
-            shown += self._resources()
-        shown.append(("steps", f"{e.steps:,}"))
+            shown += self._resources() if e != Estimate() else []
+        if e.steps:
+            shown.append(("steps", f"{e.steps:,}"))
         if e.seconds is not None:
             shown.append(("time", f"about {e.seconds:,.0f} s, evaluations not counted"))
         shown += [("note", note) for note in (*e.notes, *self.notices)]
@@ -101,7 +103,10 @@ def prepare(request: Request) -> Plan:
     """
     method, job, notices = look_up(request)
     with quiet_libraries():
-        estimate = support.estimate(method, job)
+        try:
+            estimate = support.estimate(method, job)
+        except NoEstimateError as error:  # what the cost would be is good to know, and no more than that
+            estimate, notices = Estimate(), (*notices, str(error))
     check_memory(estimate, job)
     return Plan(job, method, estimate, notices, request.name or "")
 

@@ -6,8 +6,10 @@ between calls: what is installed or repaired while the kernel runs is seen at th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -138,7 +140,8 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
         owners = " and ".join(f"{e.owner} ({e.value})" for e in same_name)
         raise PluginError(f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them")
     try:
-        loaded = EntryPoint(entry.name, entry.value, GROUP).load()
+        with _silently():
+            loaded = EntryPoint(entry.name, entry.value, GROUP).load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PluginError(f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it") from None
@@ -147,6 +150,14 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
         raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
     method: type[Method] = loaded
     return method
+
+
+def _silently() -> contextlib.ExitStack:
+    """Without what a plugin prints while it is imported: that may be at a press of Tab."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    return stack
 
 
 def _subject(entry: Entry) -> str:

@@ -186,9 +186,7 @@ def asks_for_form(line: str) -> bool:
 
 def example(verb: str) -> str:
     """The shortest line that is complete."""
-    return (
-        "%%finetune lora --model minilm --data train_df" if verb == "finetune" else "%%prompt zero-shot --model smollm2"
-    )
+    return f"%%{verb} METHOD --model " + ("minilm --data train_df" if verb == "finetune" else "smollm2")
 
 
 # ------------------------------------------------------------------------------------------------ parsing

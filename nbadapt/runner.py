@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbadapt import consent, guard, models, registry, store
+from nbadapt import consent, guard, models, registry, results, store
 from nbadapt.capture import Capture
 from nbadapt.errors import (
     NbadaptError,
@@ -60,7 +60,7 @@ def submit(request: Request) -> Run | Plan:
     _check_idle()
     plan = prepare(request)
     if request.dry_run:
-        return _timed(plan) if request.timed else plan
+        return _timed(plan) if request.timed and plan.estimate.steps else plan
     run = start(plan)
     foreground.hold(run, background=request.background)
     if run.error is not None:
@@ -182,6 +182,7 @@ class _Emitter:
         self._measured = 0.0
         self._stage: Stage | None = None
         self._ram_peak = 0
+        self._figures = results.Figures(job.method)
 
     def record(self, event: Event) -> None:
         """Write an event down, now, without looking at the switches."""
@@ -193,6 +194,8 @@ class _Emitter:
         now = time.monotonic()
         if event != self._stage:  # a stage that is told at every batch is written down once
             self.record(event)
+            if (remark := self._figures.remark(event)) is not None:
+                self.record(remark)
         if isinstance(event, Stage):
             self._stage = event
         if now - self._measured >= MEMORY_SECONDS:
@@ -233,7 +236,7 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...], emit: _E
             emit.record(StateChange("running"))
             for notice in notices:
                 emit.record(Notice(notice))
-            outcome = method.run(job, emit)
+            outcome = results.checked(method.run(job, emit), method, emit.record)
         state = "stopped" if run.control.obeyed else "done"
     except Stopped:
         state = "stopped"

@@ -84,9 +84,10 @@ def postgresql() -> Iterator[Server]:
 WHOLE_KIT = ("lora", "features", "adapter", "prefix-tuning", "zero-shot", "rag")
 RUNNING = (
     *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
-    *("tasks", "deterministic", "stop", "abilities", "exports"),
+    *("tasks", "deterministic", "stop", "abilities", "exports", "offline"),
 )
-ELSEWHERE = ("lora",)  # a fresh process takes ten seconds
+COSTLY = ("load_elsewhere", "odd_rows", "resume", "estimate_measured", "memory_released")
+COSTLY_FOR = ("lora",)  # a fresh process takes ten seconds, the others several runs
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -97,5 +98,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if found is None:
             continue
         method, rule = found.groups()
-        if (rule in RUNNING and method not in WHOLE_KIT) or (rule == "load_elsewhere" and method not in ELSEWHERE):
+        if (rule in RUNNING and method not in WHOLE_KIT) or (rule in COSTLY and method not in COSTLY_FOR):
             item.add_marker(pytest.mark.slow)

@@ -21,7 +21,7 @@ from shells import Shell
 import nbadapt
 from nbadapt import origins, pump
 from nbadapt.diagnosis import examine, front_end, machine, report, software
-from nbadapt.diagnosis.report import Finding, Report
+from nbadapt.diagnosis.report import Finding, Diagnosis
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_every_topic_is_there_and_versions_are_those_installed() -> None:
     assert told["jupyterlab"] == version("jupyterlab")
     assert found.problems == []
     assert found.verdict.startswith("nbadapt doctor: no problem found, in ")
-    assert found.exit_code == 0
+    assert found.passed
 
 
 def test_full_looks_at_the_types(shell: Shell) -> None:
@@ -94,7 +94,7 @@ def test_broken_plugins_are_named_with_their_reason_and_fix(site: Site) -> None:
     assert found["lora"].fix == "uninstall one of them"
     shown = nbadapt.doctor()
     assert len(shown.problems) == 2
-    assert shown.exit_code == 1
+    assert not shown.passed
     assert "2 problems found" in shown.text.splitlines()[0]
     assert "fix: update or uninstall it" in shown.text
 
@@ -241,8 +241,8 @@ def test_homes_of_others(text: str, shown: str) -> None:
 # ---------------------------------------------------------------------------------------------- shown
 
 
-def example() -> Report:
-    return Report(
+def example() -> Diagnosis:
+    return Diagnosis(
         [
             Finding("One", "a <b>", "x & y", "problem", "do <this>"),
             Finding("One", "c", "word " * 60),
@@ -270,7 +270,7 @@ def test_the_table_escapes_and_holds_the_text() -> None:
 
 
 def test_as_a_command_of_a_notebook_and_of_a_terminal(shell: Shell, tmp_path: Path) -> None:
-    assert isinstance(shell.run("%nbadapt doctor").value, Report)
+    assert isinstance(shell.run("%nbadapt doctor").value, Diagnosis)
     assert shell.run("%nbadapt doctor --ful").err.startswith("UsageError: unexpected '--ful'")
     assert shell.tab("%nbadapt doc") == ["doctor"]
     assert shell.tab("%nbadapt doctor --") == ["--full"]
@@ -280,8 +280,8 @@ def test_as_a_command_of_a_notebook_and_of_a_terminal(shell: Shell, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("nbadapt doctor: no problem found")
     done = subprocess.run([sys.executable, "-m", "nbadapt", "doctr"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "nbadapt: unknown command 'doctr' of %nbadapt: did you mean doctor?\n"
+    assert done.returncode == 1
+    assert done.stderr == "unknown command 'doctr' of %nbadapt: did you mean doctor?\n"
 
 
 def test_in_a_shell_of_a_terminal(shell: Shell) -> None:

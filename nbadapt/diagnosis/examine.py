@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from nbadapt.diagnosis.report import Finding, Report
+from nbadapt.diagnosis.report import Finding, Diagnosis
 from nbadapt.errors import first_line
 
 
-def examine(*, full: bool = False) -> Report:
+def examine(*, full: bool = False) -> Diagnosis:
     """Look at everything, in about a second.
 
     Args:
@@ -37,4 +37,4 @@ def examine(*, full: bool = False) -> Report:
         except Exception as error:  # noqa: BLE001 - the doctor is asked where things are broken
             value = f"could not be looked at: {type(error).__name__}: {first_line(error)}"
             findings.append(Finding(topic, topic.lower(), value, "problem", "please report this with the text below"))
-    return Report(findings, time.monotonic() - started)
+    return Diagnosis(findings, time.monotonic() - started)

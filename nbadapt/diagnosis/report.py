@@ -55,7 +55,7 @@ def private(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """All findings, in the order of their topics.
 
     Attributes:
@@ -79,9 +79,9 @@ class Report:
         return f"nbadapt doctor: {found}, in {self.seconds:.1f} s"
 
     @property
-    def exit_code(self) -> int:
-        """What the command ends with: 1 where there is a problem."""
-        return 1 if self.problems else 0
+    def passed(self) -> bool:
+        """Whether there is no problem; as a command of a terminal it fails otherwise."""
+        return not self.problems
 
     @property
     def text(self) -> str:

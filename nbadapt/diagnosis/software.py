@@ -143,7 +143,7 @@ def _others() -> Iterator[Finding]:
                 yield Finding("Plugins", f"{kind} {name}", "ready")
     for name in models.names():
         try:
-            package = models.packaged(name)
+            package = models.load_package(name)
         except ModelError as error:
             yield _broken(f"model {name}", str(error))
             continue

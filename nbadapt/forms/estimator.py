@@ -22,15 +22,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models, plan, support
+from nbadapt import estimating, models, plan, support
 from nbadapt.capture import quiet_libraries
+from nbadapt.estimating import NoEstimateError
+from nbadapt.method import Estimate
 from nbadapt.settings import validate
 
 if TYPE_CHECKING:
-    from nbadapt.method import Config, Estimate, Job, Method
+    from nbadapt.method import Config, Job, Method
     from nbadapt.request import Request
 
 MOST_BASES = 8  # combinations of model, data, ... that are remembered
+PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
 LETTERS = 4.0  # of a token, in a rule of thumb
 PASSES = 3  # of a training step, in forward passes: backward takes two
 LOOKED_AT = 200  # rows whose letters are counted
@@ -67,6 +70,7 @@ class _Base:
     method: Method
     job: Job
     notices: tuple[str, ...]
+    silent: bool = False  # whether the method gave no estimate in time
     supported: bool = False  # whether `support` has looked at it
     measured: dict[str, tuple[int, int]] = field(default_factory=dict)
     followed: dict[str, Any] = field(default_factory=dict)  # what was read up to the end of that measurement
@@ -150,9 +154,14 @@ class Estimator:
 
     def _asked(self, base: _Base, job: Job) -> Estimate:
         """The method's estimate; the first one looks up whether the method works with the model at all."""
-        if base.supported:
-            return base.method.estimate(job)
-        estimate = support.estimate(base.method, job)
+        if base.silent:
+            return Estimate()
+        ask = estimating.estimate if base.supported else support.estimate
+        try:
+            estimate = ask(base.method, job, PATIENCE)
+        except NoEstimateError as error:  # once is enough: the form goes on without
+            base.silent, base.notices = True, (*base.notices, str(error))
+            return Estimate()
         base.supported = True
         return estimate
 
