@@ -21,7 +21,7 @@ from shells import Shell
 import nbadapt
 from nbadapt import origins, pump
 from nbadapt.diagnosis import examine, front_end, machine, report, software
-from nbadapt.diagnosis.report import Finding, Diagnosis
+from nbadapt.diagnosis.report import Diagnosis, Finding
 
 
 @pytest.fixture

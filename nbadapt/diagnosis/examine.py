@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from nbadapt.diagnosis.report import Finding, Diagnosis
+from nbadapt.diagnosis.report import Diagnosis, Finding
 from nbadapt.errors import first_line
 
 
