@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         clear_cache,
         compare_runs,
         delete,
+        doctor,
         finetune,
         free,
         generate,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from nbadapt.errors import NbadaptError
     from nbadapt.run import Run
 
+__version__ = "0.1.0"
+"""The version (https://semver.org); hatch reads it from here."""
+
 __all__ = [
     "NbadaptError",
     "Run",
@@ -52,6 +56,7 @@ __all__ = [
     "clear_cache",
     "compare_runs",
     "delete",
+    "doctor",
     "finetune",
     "free",
     "generate",

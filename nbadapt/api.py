@@ -16,6 +16,7 @@ from nbadapt.request import Request
 if TYPE_CHECKING:
     from nbadapt.answer_cache import Size
     from nbadapt.comparing.comparison import Comparison
+    from nbadapt.diagnosis.report import Diagnosis
     from nbadapt.indexing.index import Index
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
@@ -673,6 +674,20 @@ def stop(run: str | Run | None = None) -> Run:
         raise RequestError("no run is at work in this kernel: %nbadapt runs lists what there is")
     chosen.stop()
     return chosen
+
+
+def doctor(*, full: bool = False) -> Diagnosis:
+    """What is installed and set up here, what is wrong with it, and how each thing is mended.
+
+    Args:
+        full: import torch, where it is not imported yet, to look at the GPU and the fastest type of weights.
+
+    Returns:
+        The report: shown as a table, ``print`` gives text for a bug report; it holds no secrets.
+    """
+    from nbadapt.diagnosis.examine import examine
+
+    return examine(full=full)
 
 
 def free() -> int:

@@ -28,6 +28,7 @@ Argument = Literal[
     "RUN [TEXT]",
     "RUN [TAG...] [-TAG...]",
     "RUN... [--yes]",
+    "[--full]",
 ]
 
 
@@ -203,6 +204,13 @@ def _index(given: list[str], _namespace: Mapping[str, Any]) -> Any:
     return api.index(paths, progress=IndexingLine(options["name"]), **options)
 
 
+def _doctor(given: list[str], _namespace: Mapping[str, Any]) -> Any:
+    unknown = [word for word in given if word != "--full"]
+    if unknown:
+        raise RequestError(f"unexpected {unknown[0]!r}: write  %nbadapt doctor  or  %nbadapt doctor --full")
+    return api.doctor(full="--full" in given)
+
+
 def _check(word: str, _namespace: Mapping[str, Any]) -> Any:
     return api.check(word)
 
@@ -253,6 +261,12 @@ COMMANDS: Mapping[str, Command] = {
         Command("check", "NAME", "whether a method, store, provider or model keeps the contract: every rule", _check),
         Command("new-plugin", "NEW-NAME", "write a plugin to begin with, which works as it is", _new_plugin),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
+        Command(
+            "doctor",
+            "[--full]",
+            "what is here, what is wrong and how it is mended; --full imports torch for the GPU",
+            parse=_doctor,
+        ),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
 }

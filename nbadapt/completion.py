@@ -170,6 +170,8 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
     match COMMANDS[before[0]].argument.strip("[]"):
         case "METHOD":
             return [m.name for m in _methods(None)]
+        case "--full":
+            return ["--full"]
         case "NAME":
             from nbadapt.testing import command
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from nbadapt.redaction import hide
+
 Split = Literal["train", "evaluation"]
 State = Literal["starting", "running", "paused", "stopping", "done", "stopped", "failed", "killed"]
 
@@ -173,6 +175,10 @@ class Notice(Event):
     kind: ClassVar[str] = "notice"
     text: str
     level: Literal["info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        """Hide secrets: a notice may repeat what a library or a server says."""
+        object.__setattr__(self, "text", hide(self.text))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from nbadapt.errors import RequestError
+from nbadapt.redaction import hide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,6 +162,10 @@ class Estimate:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Hide secrets in the notes: they are shown, and kept with the run."""
+        object.__setattr__(self, "notes", tuple(hide(note) for note in self.notes))
 
     @property
     def peak(self) -> int:

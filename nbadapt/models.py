@@ -15,11 +15,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from nbadapt import endpoints, hub
+from nbadapt import consent, endpoints, hub, origins
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import ModelError, did_you_mean, first_line
 from nbadapt.method import ModelRef
@@ -93,7 +92,7 @@ def _is_table(part: Any) -> bool:
 
 
 def _packaged() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in origins.allowed(GROUP)}
 
 
 def names() -> list[str]:
@@ -146,11 +145,15 @@ def resolve(
 
     Raises:
         ModelError: there is no such model, or it is out of reach; the message says what would bring one.
-        NbadaptError: what else `nbadapt.endpoints.find` raises.
+        NbadaptError: what else `nbadapt.endpoints.find` and `nbadapt.consent.settle` raise.
     """
-    behind = endpoints.find(name, base_url, key_env)
-    if behind is not None:
-        return behind
+    found = endpoints.find(name, base_url, key_env) or _with_weights(name, trust_remote_code)
+    consent.settle(found)
+    return found
+
+
+def _with_weights(name: str, trust_remote_code: bool) -> ModelRef:
+    """A model whose weights are loaded here."""
     folder = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves ~nobody as it is, where Path raises
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -162,6 +165,9 @@ def resolve(
         if found is None:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")
         return ModelRef(name, "package", str(found), trust_remote_code)
+    refused = origins.explain("model", name, origins.refused(GROUP))
+    if refused is not None:
+        raise refused
     if folder.exists():
         raise ModelError(f"{name!r} is a file: --model takes a folder, a hub name or one of {', '.join(names())}")
     return ModelRef(name, "hub", _on_hub(name), trust_remote_code)
@@ -227,7 +233,7 @@ def base_ref(ref: ModelRef) -> ModelRef:
         return ref
     from nbadapt import store
 
-    return base_ref(ModelRef(**store.read_json(Path(ref.path) / "request.json")["model"]))
+    return base_ref(store.read_model(Path(ref.path)))
 
 
 def _auto_class(head: Head) -> Any:
@@ -303,6 +309,8 @@ def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
+        if "trust_remote_code" in str(error):
+            raise _unreadable(ref, error) from None
         raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -513,6 +521,7 @@ def _read_weights(
     import torch
 
     check_head(ref, read_config(ref), head)
+    _check_no_adapter(ref)
     try:
         # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
@@ -532,6 +541,17 @@ def _read_weights(
         _keep_gradients(model)
         return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _check_no_adapter(ref: ModelRef) -> None:
+    """Refuse an adapter beside the weights: transformers would put it on them, in whatever format it is."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(ref.path) is not None:
+        raise ModelError(
+            f"the model {ref.name!r} has a peft adapter beside its weights (adapter_config.json): merge it into them, "
+            "or take that file away to use the weights alone"
+        )
 
 
 def _quantized(ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbadapt import notes, store
+from nbadapt import consent, guard, notes, store
 from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
-from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
+from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError, first_line
 from nbadapt.events import FINISHED, Event
 from nbadapt.history import History
 from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, OwnMetric, Predictions
@@ -308,8 +308,19 @@ class Run:
         """
         if self._adapted is None:
             outcome = self._usable_outcome()
-            with quiet_libraries():
-                self._adapted = self._method().load(outcome, self.job())
+            from safetensors import SafetensorError
+
+            method, job = self._method(), self.job()
+            try:
+                with quiet_libraries(), consent.stored():
+                    self._adapted = method.load(outcome, job)
+            except (
+                OSError,
+                KeyError,
+                ValueError,
+                SafetensorError,
+            ) as error:  # such as files that are missing or damaged
+                raise RunError(f"the model of the run {self.id} cannot be loaded: {first_line(error)}") from None
         return self._adapted
 
     def _usable_outcome(self) -> Outcome:
@@ -319,6 +330,7 @@ class Run:
         if outcome is None or (self.verb == "finetune" and not outcome.artifacts):
             hint = "continue it with  %nbadapt resume " + self.id
             raise RunError(f"the run {self.id} ({self.state}) left no model: {hint}")
+        guard.check(self.directory, outcome.artifacts.values())
         return outcome
 
     def forget(self) -> None:
@@ -403,7 +415,7 @@ class Run:
             raise RequestError(f"{target} exists already: give another folder to export to")
         job = self.job(tables=kind == "script")
         try:
-            with quiet_libraries(), store.new_folder(target) as temporary:
+            with quiet_libraries(), consent.stored(), store.new_folder(target) as temporary:
                 method.export(kind, outcome, job, temporary)
         except OSError as error:
             raise StoreError(f"the run {self.id} could not be exported to {target}: {error}") from None

@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbadapt import models, registry, results, store
+from nbadapt import consent, guard, models, registry, results, store
 from nbadapt.capture import Capture
 from nbadapt.errors import (
     NbadaptError,
@@ -31,6 +31,7 @@ from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
 from nbadapt.memory import measure, out_of_memory
 from nbadapt.method import Job, Method, Outcome
 from nbadapt.plan import Plan, prepare
+from nbadapt.redaction import hide
 from nbadapt.run import Run
 
 if TYPE_CHECKING:
@@ -120,12 +121,14 @@ def resume(run: Run) -> Run:
         raise RequestError(f"the run {run.id} is done: there is nothing to resume")
     if state == "running":
         raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
+    guard.check(run.directory)
     method = registry.load(run.method)()
     checkpoint = store.last_checkpoint(run.directory)
     job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric, functions=run.functions)
     name = run.request.get("metric")
     lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
-    _launch(run, method, job, (lost,) if name and run.metric is None else ())
+    with consent.stored():  # the worker's thread copies the context
+        _launch(run, method, job, (lost,) if name and run.metric is None else ())
     foreground.hold(run)
     if run.error is not None:
         raise run.error
@@ -277,9 +280,9 @@ def _explain(error: BaseException, job: Job) -> NbadaptError:
             f"{job.method} ran out of memory on {job.device}: lower batch_size or max_length, or use a smaller model"
         )
     path = job.directory / "error.txt"
-    first = (str(error).strip().splitlines() or [""])[0][:200]
+    first = (hide(str(error)).strip().splitlines() or [""])[0][:200]
     try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        path.write_text(hide("".join(traceback.format_exception(error))), encoding="utf-8")
     except OSError as problem:
         return RunError(f"{job.method} failed: {type(error).__name__}: {first} (no traceback was kept: {problem})")
     return RunError(f"{job.method} failed: {type(error).__name__}: {first} (traceback in {path})")

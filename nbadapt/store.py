@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -29,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from nbadapt import consent, guard
 from nbadapt.errors import StoreError, did_you_mean
 from nbadapt.events import Event, from_json, to_json
 from nbadapt.method import Estimate, Job, ModelRef, Outcome
@@ -211,6 +213,8 @@ def _load_table(directory: Path, record: Mapping[str, Any] | None) -> Examples |
 
     if record is None:
         return None
+    if not re.fullmatch(r"[0-9a-f]+", str(record["fingerprint"])):
+        raise StoreError(f"the run {directory.name} names rows outside the folder of runs: nbadapt wrote no such run")
     path = directory.parent / "data" / f"{record['fingerprint']}.jsonl"
     if not path.exists():
         raise StoreError(f"the rows of {record['source']!r} are gone from {path}")
@@ -230,6 +234,35 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _model(directory: Path) -> ModelRef:
+    record = read_json(directory / "request.json")
+    try:
+        found = ModelRef(**record["model"])
+        guard.plain_text(directory.name, found.name, found.path, found.base_url, found.key_env)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"the request of the run {directory.name} is damaged: {error}") from None
+    return found
+
+
+def read_model(directory: Path) -> ModelRef:
+    """The model of a stored run.
+
+    Raises:
+        StoreError: the request is missing or damaged.
+        ModelError: the run wants what the user has not allowed; see `nbadapt.consent`.
+    """
+    found = _model(directory)
+    behind, seen = found, {directory}
+    while behind.kind == "run":
+        if Path(behind.path) in seen:
+            raise StoreError(f"the model of the run {directory.name} is that run itself: its request is damaged")
+        seen.add(Path(behind.path))
+        behind = _model(Path(behind.path))
+    with consent.stored():
+        consent.settle(found)
+    return found
+
+
 def read_job(directory: Path, *, tables: bool = True) -> Job:
     """The job of a stored run.
 
@@ -246,10 +279,12 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
     try:
         loaded: dict[str, Any] = {name: _load_table(directory, record[name]) if tables else None for name in _TABLES}
         method = registry.load(record["method"])
+        guard.plain_text(directory.name, record["task"], record["device"], record["dtype"])
+        guard.whole_number(directory.name, record["seed"])
         return Job(
             method=record["method"],
             config=method.Config.model_validate(record["settings"]),
-            model=ModelRef(**record["model"]),
+            model=read_model(directory),
             task=record["task"],
             directory=directory,
             **loaded,
@@ -288,8 +323,19 @@ def read_outcome(directory: Path) -> tuple[str, Outcome | None, str]:
     state = record.get("state", "killed")
     if worker and worker["claimed"] > record.get("ended", 0.0):
         state = "running" if _lives(worker) else "killed"
-    outcome = record.get("outcome")
-    return state, None if outcome is None else Outcome(**outcome), record.get("error", "")
+    return state, _outcome(directory, record.get("outcome")), record.get("error", "")
+
+
+def _outcome(directory: Path, record: Any) -> Outcome | None:
+    if record is None:
+        return None
+    try:
+        found = Outcome(**record)
+        for path in found.artifacts.values():
+            guard.relative(directory.name, path)
+    except (TypeError, AttributeError) as error:
+        raise StoreError(f"the outcome of the run {directory.name} is damaged: {error}") from None
+    return found
 
 
 def claim(directory: Path) -> None:

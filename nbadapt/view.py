@@ -68,10 +68,11 @@ def has_front_end() -> bool:
 
     mode = os.environ.get("NBADAPT_UI", "auto")
     kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and mode != "text" and (mode == "live" or (mode != "static" and _takes_input(kernel)))
+    return kernel is not None and mode != "text" and (mode == "live" or (mode != "static" and takes_input(kernel)))
 
 
-def _takes_input(kernel: Any) -> bool:
+def takes_input(kernel: Any) -> bool:
+    """Whether who asked for the running cell could be asked in turn: a person, other than under nbclient."""
     try:
         return bool(kernel.get_parent("shell")["content"]["allow_stdin"])
     except (AttributeError, KeyError, TypeError):  # not the ipykernel that we know

@@ -23,6 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for e
 os.environ["NBADAPT_RUNS"] = _ROOM + "/runs"
 os.environ["NBADAPT_EMBEDDINGS"] = _ROOM + "/embeddings"
 os.environ["NBADAPT_ANSWERS"] = _ROOM + "/answers"
+os.environ["NBADAPT_TRUSTED"] = _ROOM + "/trusted.jsonl"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
