@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,19 +81,17 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimator, "PATIENCE", 0.3)
 
 
-@pytest.mark.parametrize("work", ["time.sleep(30)", "while True: pass"])
+@pytest.mark.parametrize("work", ["time.sleep(3600)", "while True: pass"])
 def test_a_hanging_estimate_is_not_waited_for_and_the_run_goes_on(site: Site, hurried: None, work: str) -> None:
     install(site, estimate=work)
-    start = time.monotonic()
     run = finetune()
-    assert time.monotonic() - start < 10
     assert run.state == "done"
     assert notices(run) == [f"{WHO} gave no estimate within 0.3 s: this goes on without one"]
     assert run.estimate.steps == 0
 
 
 def test_a_dry_run_without_an_estimate_says_so_and_shows_no_zeros(site: Site, hurried: None) -> None:
-    install(site, estimate="time.sleep(30)")
+    install(site, estimate="time.sleep(3600)")
     shown = repr(finetune(dry_run=True))
     assert f"{WHO} gave no estimate within 0.3 s" in shown
     assert "parameters" not in shown
@@ -102,17 +100,14 @@ def test_a_dry_run_without_an_estimate_says_so_and_shows_no_zeros(site: Site, hu
 
 
 def test_a_form_waits_once_and_goes_on_without_an_estimate(site: Site, hurried: None) -> None:
-    install(site, estimate="time.sleep(30)")
+    install(site, head="asked = []", estimate="asked.append(1); time.sleep(3600)")
     form = Form("finetune", "odd", {"rows": ROWS})
     form.set({"--model": str(tiny_models.folder("bert")), "--data": "rows"})
-    first = form.state()
-    start = time.monotonic()
-    again = form.state()
-    assert time.monotonic() - start < 0.2
-    for state in (first, again):
+    for state in (form.state(), form.state()):
         assert state.ready
         assert state.figures is not None
         assert state.figures.notices[-1] == f"{WHO} gave no estimate within 0.3 s: this goes on without one"
+    assert sys.modules["odd_plugin"].asked == [1]
 
 
 @pytest.mark.parametrize(
