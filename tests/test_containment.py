@@ -13,11 +13,12 @@ from distributions import Site
 
 import nbadapt
 from nbadapt import estimating, models, plan, registry
-from nbadapt.errors import PluginError, RequestError, RunError
+from nbadapt.errors import ModelError, PluginError, RequestError, RunError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.events import Notice
 from nbadapt.forms import estimator
 from nbadapt.forms.form import Form
+from nbadapt.indexing import store as stores
 from nbadapt.run import Run
 
 SOURCE = """
@@ -204,3 +205,19 @@ def test_none_of_them_hurts_another_method(site: Site) -> None:
 
 def test_no_estimate_is_an_error_of_a_plugin() -> None:
     assert issubclass(NoEstimateError, PluginError)
+
+
+@pytest.mark.parametrize(("group", "name"), [("nbadapt.stores", "box"), ("nbadapt.models", "box")])
+def test_two_stores_or_models_of_one_name_are_both_named(site: Site, group: str, name: str) -> None:
+    for distribution in ("first", "second"):
+        site.add(distribution, "1.0", {name: f"{distribution}_plugin:Thing"}, {}, group=group)
+    line = r"'box' is declared more than once, by first 1\.0 \(.*\) and second 1\.0 \(.*\): uninstall one of them"
+    with pytest.raises((PluginError, ModelError), match=line):
+        stores.kind(name) if group == "nbadapt.stores" else models.load_package(name)
+
+
+@pytest.mark.parametrize("group", ["nbadapt.stores", "nbadapt.models"])
+def test_a_store_or_model_that_leaves_python_is_named(site: Site, group: str) -> None:
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": "raise SystemExit('away')"}, group=group)
+    with pytest.raises((PluginError, ModelError), match=r"'box' of rude .*away"):
+        stores.kind("box") if group == "nbadapt.stores" else models.load_package("box")
