@@ -59,7 +59,8 @@ class _Line:
     def __init__(self, name: str) -> None:
         from IPython.core.getipython import get_ipython
 
-        self._name, self._handle = name, None
+        self._name = name
+        self._handle: Any = None
         self._works = hasattr(get_ipython(), "kernel")
 
     def __call__(self, done: int, total: int, rule: str) -> None:
@@ -70,7 +71,7 @@ class _Line:
         if self._handle is None:
             from IPython.display import display
 
-            self._handle: Any = display(page, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
+            self._handle = display(page, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
         else:
             self._handle.update(page)
 
