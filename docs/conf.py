@@ -46,7 +46,7 @@ suppress_warnings = ["ref.python"]  # two classes may have attributes of one nam
 
 def keep_colons(app, what, name, obj, options, lines):  # noqa: ANN001, ANN201, ARG001, D103 - Sphinx's hook
     if what in {"property", "attribute"}:  # napoleon takes what stands before a colon in the first line for a type
-        lines.insert(0, "")
+        lines.insert(0, "\N{ZERO WIDTH SPACE}")
 
 
 def setup(app):  # noqa: ANN001, ANN201, D103 - Sphinx's hook
