@@ -231,6 +231,12 @@ def test_a_classifier_has_no_base_beside_it(classifier: Run):
     assert (player.kind, player.about) == ("classify", "lora on bert")
 
 
+def test_runs_of_one_name_are_told_apart(tuned: Workshop):  # noqa: F811
+    runs = [tuned("llama"), tuned("llama", seed=2, r=4)]
+    names = [player.name for player in players([("tuned", run) for run in runs])]
+    assert names == ["llama", *(f"tuned ({run.id})" for run in runs)]
+
+
 def test_a_failure_is_told_in_its_own_column():
     def broken() -> Adapted:
         raise RequestError("no such model any more")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,13 +95,19 @@ def players(
         raise RequestError(_nothing())
     found = [_of_model(name, trust_remote_code) for name in models]
     found += [player for name, run in runs for player in _of_run(name, run)]
-    distinct = [*{player.key: player for player in found}.values()]
+    distinct = _told_apart([*{player.key: player for player in found}.values()])
     if len(distinct) > MOST_PLAYERS:
         raise RequestError(
             f"{len(distinct)} answers, with those of the models as they are, do not fit side by side: at most "
             f"{MOST_PLAYERS}; name fewer runs"
         )
     return sorted(distinct, key=lambda player: player.kind)  # classifiers together
+
+
+def _told_apart(found: Sequence[Player]) -> list[Player]:
+    """The same with a name of its own for each."""
+    names = Counter(player.name for player in found)
+    return [replace(p, name=f"{p.name} ({p.key})") if names[p.name] > 1 else p for p in found]
 
 
 def _nothing() -> str:

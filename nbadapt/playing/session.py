@@ -12,6 +12,8 @@ next token waits for its end.
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
 import threading
 from collections.abc import Callable, Sequence
 
@@ -69,9 +71,9 @@ class Playground:
             raise RequestError("the last prompt is still being answered: stop it first")
         self._stop = threading.Event()
         self.round = Round(prompt, settings, self.players)
-        self._thread = threading.Thread(
-            target=self._work, args=(self.round, self._stop), name="nbadapt-play", daemon=True
-        )
+        context = contextvars.copy_context()  # what a library prints by accident goes to no other cell
+        work = functools.partial(context.run, self._work, self.round, self._stop)
+        self._thread = threading.Thread(target=work, name="nbadapt-play", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
