@@ -17,7 +17,7 @@ import pytest
 import steps_method
 import tiny_models
 from shells import Shell
-from test_mixing import Workshop, bare, tuned  # noqa: F401 - a fixture
+from test_mixing import ARCHITECTURES, Workshop, bare, tuned  # noqa: F401 - a fixture
 from watching import HOSTILE, make_wire, weight
 
 import nbadapt
@@ -73,7 +73,7 @@ def said(text: str) -> Player:
 # ------------------------------------------------------------------------------------------------ what is streamed
 
 
-@pytest.mark.parametrize("architecture", tiny_models.CAUSAL)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_pieces_that_are_heard_are_the_answer(architecture: str):
     model = bare(architecture)
     for seed in range(3):
@@ -288,6 +288,7 @@ def test_without_a_run_it_says_which_there_are(tuned: Workshop, monkeypatch: pyt
     assert shown.answers.keys() == {"llama", run.id}
 
 
+@pytest.mark.slow  # trl is imported
 def test_a_reward_run_is_refused(tuned: Workshop, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
     pytest.importorskip("trl")
     with pytest.MonkeyPatch.context() as patch:
@@ -381,7 +382,8 @@ def test_stop_ends_it_at_a_token_and_keeps_what_is_written(long: Playground):
     assert [answer.state for answer in long.round.answers] == ["done", "done"]
 
 
-def test_a_run_has_the_machine_to_itself(long: Playground, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_has_the_machine_to_itself(long: Playground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(steps_method.install(tmp_path))
     told: list[int | None] = []
     long.listen(told.append)
     long.ask(PROMPT, LONG)
@@ -416,7 +418,7 @@ def test_a_good_answer_becomes_a_preference_of_the_same_form_as_ranking_makes():
     assert choices.chosen(round_) == "good answer"
     (row,) = [json.loads(text) for text in Path("prefs.jsonl").read_text().splitlines()]
     assert (row["prompt"], row["chosen"], row["rejected"], row["rater"]) == (PROMPT, "good answer", "bad answer", "ann")
-    assert row["models"] == ["goo", "bad, bad"]
+    assert row["models"] == ["goo", "bad"]
     ranked = nbadapt.rank(prompts=[{"prompt": "p", "answer_a": "x", "answer_b": "y"}], rater=lambda *_: 0)
     assert [row.keys() for row in ranked.rows] == [row.keys()] * 2, "one file, one form"
     assert data.read(Preferences(Path("prefs.jsonl")), name="prefs").task == "preference"

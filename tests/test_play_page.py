@@ -141,10 +141,10 @@ def test_every_control_has_a_name(play: PlayPage):
 def test_words_of_a_classifier_are_marked_both_ways_and_listed(page: Any, wire: Any):  # noqa: F811
     made = PlayPage(page, wire, [BAG])
     made.ask("A wonderful film, if dull.")
-    assert page.locator(".nbadapt-for").all_inner_texts() == ["wonderful", "film"]
-    assert page.locator(".nbadapt-against").all_inner_texts() == ["dull"]
+    assert page.locator(".nbadapt-words .nbadapt-for").all_inner_texts() == ["wonderful", "film"]
+    assert page.locator(".nbadapt-words .nbadapt-against").all_inner_texts() == ["dull"]
     styles = [
-        page.locator(f".nbadapt-{kind}").first.evaluate("e => getComputedStyle(e).borderBottomStyle")
+        page.locator(f".nbadapt-words .nbadapt-{kind}").first.evaluate("e => getComputedStyle(e).borderBottomStyle")
         for kind in ("for", "against")
     ]
     assert styles == ["solid", "dashed"], "not by colour alone"
