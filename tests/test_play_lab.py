@@ -37,7 +37,7 @@ rows = json.loads(pathlib.Path('rows.json').read_text())
 pairs = [{"prompt": r["text"], "completion": r["label"]} for r in rows]
 os.environ["NBADAPT_UI"] = "text"
 writer = nbadapt.finetune("lora", model=MODEL, data=pairs, max_steps=6, batch_size=4, samples=0, learning_rate=0.05)
-judge = nbadapt.finetune("lora", model=ENCODER, data=rows, max_steps=12, batch_size=8, learning_rate=0.02)
+judge = nbadapt.finetune("features", model=ENCODER, data=rows)
 os.environ["NBADAPT_UI"] = "live"
 print('ready')"""
 

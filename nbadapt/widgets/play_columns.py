@@ -17,6 +17,7 @@ NAME_BYTES = 120
 LINE_BYTES = 300
 MOST_CLASSES = 12
 MOST_WORDS = 8  # in the list of what matters most
+LEAST = 0.001  # a weight that is told
 
 Marks = Mapping[int, tuple[Sequence[str], Sequence[bool]]]
 
@@ -119,7 +120,11 @@ def _words(text: str, known: Importance) -> list[tuple[str, float | None]]:
 def _top(text: str, known: Importance) -> list[tuple[str, float]]:
     """The heaviest words, whichever way they pull."""
     heavy = sorted(known.parts, key=lambda part: -abs(part.weight))[:MOST_WORDS]
-    return [(clip(text[part.start : part.end], NAME_BYTES), round(part.weight, 4)) for part in heavy if part.weight]
+    return [
+        (clip(text[part.start : part.end], NAME_BYTES), round(part.weight, 4))
+        for part in heavy
+        if abs(part.weight) >= LEAST
+    ]
 
 
 def columns(asked: Round, chosen: str | None = None) -> list[Column]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from nbadapt.widgets.play_columns import Column, columns, legend
+from nbadapt.widgets.play_columns import LEAST, Column, columns, legend
 from nbadapt.widgets.report import ANSWER, CELL
 from nbadapt.widgets.texts import clip
 
@@ -92,12 +92,11 @@ def _weighed(column: Column) -> str:
         return ""
     most = max((abs(weight) for _, weight in column["words"] if weight is not None), default=0.0)
     text = "".join(_weight(word, weight, most) for word, weight in column["words"])
-    top = _text(", ".join(_signed(column["top"])))
-    return f'<div style="margin-top:6px">{text}</div><div style="opacity:0.9">{_text(_about(column))} {top}</div>'
+    return f'<div style="margin-top:6px">{text}</div><div style="opacity:0.9">{_text(_weights(column))}</div>'
 
 
 def _weight(word: str, weight: float | None, most: float) -> str:
-    if weight is None or abs(weight) <= FAINT * most:
+    if weight is None or abs(weight) < max(LEAST, FAINT * most):
         return _text(word)
     colour, line = (FOR, "solid") if weight > 0 else (AGAINST, "dashed")
     style = f"background:rgba({colour},{0.1 + 0.35 * abs(weight) / most:.2f});border-bottom:2px {line} rgb({colour})"
@@ -119,7 +118,7 @@ def _blocks(found: Sequence[Column]) -> list[str]:
             width = max((len(name) for name, _ in column["bars"]), default=0)
             lines += [f"  {name:<{width}}  {p:.3f}  {'█' * round(20 * p)}" for name, p in column["bars"]]
             lines += [f"  and {column['more']:,} more classes"] if column["more"] else []
-            lines += [f"  {_about(column)} {', '.join(_signed(column['top']))}"] if column["top"] else []
+            lines += [f"  {_weights(column)}"] if column["words"] else []
         lines += [f"  ({below})"] if (below := _below(column)) else []
         lines.append("")
     return lines
@@ -129,12 +128,12 @@ def _indented(text: str, before: str) -> list[str]:
     return [before + line for line in text.splitlines()]
 
 
-def _about(column: Column) -> str:
-    return f"Without the word the probability of {column['about_class']} falls by:"
-
-
-def _signed(top: Sequence[tuple[str, float]]) -> list[str]:
-    return [f"{word} {weight:+.3f}" for word, weight in top]
+def _weights(column: Column) -> str:
+    """The heaviest words in figures."""
+    if not column["top"]:
+        return f"No word changes the probability of {column['about_class']} by as much as {LEAST:g}."
+    heavy = ", ".join(f"{word} {weight:+.3f}" for word, weight in column["top"])
+    return f"Without the word the probability of {column['about_class']} falls by: {heavy}"
 
 
 def _below(column: Column) -> str:

@@ -2,6 +2,7 @@
 // Data reaches the page through textContent and values of inputs only, never as HTML.
 
 const FAINT = 0.05; // of the heaviest word's weight: less than that is not marked
+const LEAST = 0.001; // a weight that is told
 const HEAD = { waiting: "not asked yet", loading: "loading the model …", working: "writing …", done: "", stopped: "stopped", failed: "failed" };
 
 /** The elements of the widget, empty. */
@@ -61,17 +62,14 @@ function buildColumn(player, place, onBest) {
   const foot = make("div", "answer-foot");
   foot.append(line, best);
   box.append(head, body, foot);
-  return { box, state, body, line, best };
+  return { box, state, body, line, best, writes: player.kind === "generate" };
 }
 
 // ---------------------------------------------------------------------------------------------- an answer
 
 function drawText(made, column) {
   made.body.replaceChildren(
-    ...column.segments.map(([text, differs]) => {
-      const part = make(differs ? "ins" : "span", differs ? "differs" : "", text);
-      return part;
-    }),
+    ...column.segments.map(([text, differs]) => make(differs ? "ins" : "span", differs ? "differs" : "", text)),
   );
   if (column.state === "working") made.body.scrollTop = made.body.scrollHeight;
 }
@@ -100,7 +98,7 @@ function drawClasses(made, column) {
         const part = make("span", "", word);
         if (weight === null) return part;
         part.title = `without it: ${signed(-weight)}`;
-        if (Math.abs(weight) <= FAINT * most) return part;
+        if (Math.abs(weight) < Math.max(LEAST, FAINT * most)) return part;
         part.className = weight > 0 ? "nbadapt-for" : "nbadapt-against";
         part.style.setProperty("--weight", (0.1 + (0.35 * Math.abs(weight)) / most).toFixed(2));
         return part;
@@ -108,8 +106,9 @@ function drawClasses(made, column) {
     );
     const key = make("div", "words-key");
     key.append("underlined: speaks ", make("span", "for", "for"), " or ", make("span", "against", "against"), ` ${column.about_class}`);
+    const falls = `Without the word, the probability of ${column.about_class} falls by`;
     const list = make("table", "top");
-    list.append(make("caption", "", `Without the word, the probability of ${column.about_class} falls by`));
+    list.setAttribute("aria-label", falls);
     for (const [word, weight] of column.top) {
       const row = make("tr");
       const head = make("th", "", word);
@@ -117,7 +116,8 @@ function drawClasses(made, column) {
       row.append(head, make("td", "", signed(weight)));
       list.append(row);
     }
-    parts.push(text, key, list);
+    if (column.top.length) parts.push(text, key, make("div", "words-key", falls), list);
+    else parts.push(text, make("div", "words-key", `No word changes the probability of ${column.about_class} by as much as ${LEAST}.`));
   }
   made.body.replaceChildren(...parts);
 }
@@ -182,7 +182,7 @@ function drawState(ui, message) {
   ui.keptText.textContent = message.kept;
   ui.undo.hidden = !open || !message.undo;
   ui.kept.hidden = !message.kept && ui.undo.hidden;
-  for (const made of ui.columns) made.best.hidden = !open || !message.choosable || made.box.dataset.state !== "done";
+  for (const made of ui.columns) made.best.hidden = !open || !message.choosable || !made.writes || made.box.dataset.state !== "done";
 }
 
 function render({ model, el }) {
