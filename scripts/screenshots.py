@@ -70,7 +70,7 @@ class Scene:
 
 def train(page: Page) -> Locator:
     """A run at work, with some of its curve drawn."""
-    wait_for_step(page, 75)
+    wait_for_step(page, 50)
     return page.locator(".nbadapt:not(.nbadapt-form)")
 
 
@@ -119,7 +119,7 @@ def answered(prompt: str) -> Callable[[Page], Locator]:
 SCENES = (
     Scene(
         "dashboard",
-        (BEGINNING, "%%finetune lora --model minilm --data messages --as tuned\nepochs: 6\ntarget_modules: all-linear"),
+        (BEGINNING, "%%finetune lora --model minilm --data messages --as tuned\nepochs: 3\ntarget_modules: all-linear"),
         train,
     ),
     Scene("form", ("%finetune lora",), fill_in),
@@ -127,7 +127,7 @@ SCENES = (
         "runs",
         (
             "%%finetune output-layers --model minilm --data messages --as plain",
-            "%%finetune lora --model minilm --data messages --as small\nr: 2\nepochs: 4",
+            "%%finetune lora --model minilm --data messages --as small\nr: 2\nepochs: 1",
             "%nbadapt runs",
         ),
         tick,
@@ -141,10 +141,9 @@ SCENES = (
         "playground",
         (
             REPLIES,
-            "%%finetune lora --model smollm2 --data letters --as shy\nmax_steps: 20\nbatch_size: 4\nsamples: 0",
             "%%finetune lora --model smollm2 --data letters --as polite\n"
-            "learning_rate: 2e-3\nmax_steps: 20\nbatch_size: 4\nsamples: 0",
-            "%nbadapt play shy polite",
+            "learning_rate: 2e-3\nmax_steps: 14\nbatch_size: 4\nsamples: 0",
+            "%nbadapt play polite",
         ),
         answered("My front brake squeals. Can you look at it today?"),
     ),

@@ -132,7 +132,7 @@ def _weights(column: Column) -> str:
     """The heaviest words in figures."""
     if not column["top"]:
         return f"No word changes the probability of {column['about_class']} by as much as {LEAST:g}."
-    heavy = ", ".join(f"{word} {weight:+.3f}" for word, weight in column["top"])
+    heavy = ", ".join(f"{word} ({weight:+.3f})" for word, weight in column["top"])
     return f"Without the word the probability of {column['about_class']} falls by: {heavy}"
 
 
