@@ -4,6 +4,7 @@
 # make lint       style, formatting and types                   make clean       remove what was built
 # make docs       build the site into build/docs, with warnings as errors
 # make matrix     try every method on every architecture, and write docs/methods.md (minutes)
+# make screenshots   take the pictures of README anew, in JupyterLab in Chromium (minutes)
 #
 # Another interpreter: make PYTHON=python3.12 demo. Each step of the set-up is done once and leaves a stamp in
 # .venv when it is complete; to start anew, remove .venv.
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 NOTEBOOK := example_notebooks/01_quickstart.ipynb
 
-.PHONY: demo lab test test-slow lint docs matrix kernels clean setup
+.PHONY: demo lab test test-slow lint docs matrix screenshots kernels clean setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -41,6 +42,9 @@ docs: setup
 
 matrix: setup
 	$(BIN)/python -m nbadapt.testing.matrix
+
+screenshots: kernels
+	$(BIN)/python scripts/screenshots.py
 
 # The oldest ipykernel that is supported, beside the installed one; downloaded once into .cache.
 kernels: setup

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nbadapt.manual import MethodInfo
     from nbadapt.method import Task, Verb
     from nbadapt.plan import Plan
+    from nbadapt.playing.play import Played
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
     from nbadapt.tables import Page, Table
@@ -460,6 +461,53 @@ def rank(
         trust_remote_code=trust_remote_code,
     )
     return ranking.rank(asked)[0]
+
+
+def play(
+    runs: str | Run | Sequence[str | Run] = (),
+    *,
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    prompt: str = "",
+    name: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    rater: str = "me",
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> Played | None:
+    """Ask models and what was made of them side by side, as ``%nbadapt play`` does.
+
+    A person gets a widget below the cell, and this returns at once. Without a front end the prompt alone is answered.
+
+    Args:
+        runs: runs or their ids; before them stands the model that they were made from.
+        model: models as they are: names, folders or hub ids.
+        prompt: what is asked at first; "": the person writes it.
+        name: preferences are kept in ``<name>.jsonl`` in the working directory; None for prefs.jsonl.
+        file: another place for that file.
+        rater: who finds an answer better.
+        trust_remote_code: whether code that comes with a model may run.
+        **settings: greedy, temperature, top_p, seed, max_new_tokens; words: whether classifiers are asked without each
+            word in turn.
+
+    Returns:
+        The answers; None where a widget shows them, or where there is neither a front end nor a prompt.
+
+    Raises:
+        NbadaptError: something is wrong with what was asked, or a run cannot answer.
+    """
+    from nbadapt.feedback.rank import named
+    from nbadapt.playing import players
+    from nbadapt.playing import settings as asking
+    from nbadapt.playing.play import Asked, Played, file_of
+    from nbadapt.playing.play import play as start
+
+    models = [model] if isinstance(model, str | os.PathLike) else list(model)
+    found = players.players(
+        players.of_call(runs), [os.fspath(one) for one in models], trust_remote_code=trust_remote_code
+    )
+    asked = Asked(found, asking.settings(settings), prompt, file_of(name, named(file)), rater)
+    shown, _ = start(asked)
+    return shown if isinstance(shown, Played) else None
 
 
 def _model(model: Any) -> Any:

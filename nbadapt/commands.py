@@ -25,6 +25,7 @@ Argument = Literal[
     "--model M --prompts P --as NAME",
     "[--filter WORDS] [--sort COLUMN]",
     "RUN RUN...",
+    "RUN... [--prompt TEXT]",
     "RUN [TEXT]",
     "RUN [TAG...] [-TAG...]",
     "RUN... [--yes]",
@@ -75,10 +76,8 @@ def _run(word: str, namespace: Mapping[str, Any]) -> Run:
 def _help(word: str, _: Mapping[str, Any]) -> Page:
     pages = {"finetune": magic_page, "prompt": magic_page}
     verb = word.removeprefix("%%")
-    if word == "rank":
-        from nbadapt.feedback import line
-
-        return line.help_page()
+    if word in COMMAND_PAGES:
+        return COMMAND_PAGES[word]()
     return pages[verb](verb) if verb in pages else api.help(word)  # type: ignore[arg-type]  # a Verb, by the table
 
 
@@ -262,6 +261,27 @@ def _rank(given: list[str], namespace: Mapping[str, Any]) -> Any:
     return line.execute(given, namespace)
 
 
+def _play(given: list[str], namespace: Mapping[str, Any]) -> Any:
+    from nbadapt.playing import line
+
+    return line.execute(given, namespace)
+
+
+def _rank_page() -> Page:
+    from nbadapt.feedback import line
+
+    return line.help_page()
+
+
+def _play_page() -> Page:
+    from nbadapt.playing import line
+
+    return line.help_page()
+
+
+COMMAND_PAGES: Mapping[str, Callable[[], Page]] = {"rank": _rank_page, "play": _play_page}
+"""Commands with a help page of their own."""
+
 COMMANDS: Mapping[str, Command] = {
     command.name: command
     for command in (
@@ -301,6 +321,12 @@ COMMANDS: Mapping[str, Command] = {
         ),
         Command("check", "NAME", "whether a method, store, provider or model keeps the contract: every rule", _check),
         Command("new-plugin", "NEW-NAME", "write a plugin to begin with, which works as it is", _new_plugin),
+        Command(
+            "play",
+            "RUN... [--prompt TEXT]",
+            "ask a model and what was made of it side by side: what differs, class probabilities, which words matter",
+            parse=_play,
+        ),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
         Command(
             "doctor",

@@ -157,6 +157,8 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
         return list(INDEX_OPTIONS) if fragment[:1] == "-" else _files(fragment, LOADERS)
     if before[0] == "rank":
         return _ranking(before, fragment, namespace)
+    if before[0] == "play":
+        return _playing(before, fragment, namespace)
     if before[0] == "runs":
         from nbadapt.comparing.columns import COLUMNS
 
@@ -213,6 +215,24 @@ def _ranking(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
     if option is not None and option.metavar:
         return []
     return [flag for flag in OPTIONS if flag == "--model" or flag not in before]
+
+
+def _playing(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt.playing.line import OPTIONS
+    from nbadapt.preferences import Preferences
+
+    match before[-1]:
+        case "--model":
+            return _model_names("prompt")
+        case "--file":
+            return _files(fragment, {".jsonl"})
+        case "--as":
+            return _variables(name for name, value in namespace.items() if isinstance(value, Preferences))
+    option = OPTIONS.get(before[-1])
+    if option is not None and option.metavar:
+        return []
+    found = [flag for flag in OPTIONS if flag == "--model" or flag not in before]
+    return found if fragment[:1] == "-" else [word for word in _run_words(namespace) if word not in before] + found
 
 
 # ------------------------------------------------------------------------------------------------ words

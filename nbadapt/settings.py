@@ -146,12 +146,17 @@ def shown(value: Any) -> str:
 
 
 def describe(method: type[Method]) -> list[Setting]:
-    """Every setting of a method: its own ones first, then those that its Config inherits, the nearest first."""
-    schema = method.Config.model_json_schema()
+    """Every setting of a method; see `describe_config`."""
+    return describe_config(method.Config)
+
+
+def describe_config(config: type[Config]) -> list[Setting]:
+    """Every setting of a Config: its own ones first, then those that it inherits, the nearest first."""
+    schema = config.model_json_schema()
     definitions = schema.get("$defs", {})
     found = []
-    fields = method.Config.model_fields
-    own = [name for base in method.Config.__mro__ for name in vars(base).get("__annotations__", ()) if name in fields]
+    fields = config.model_fields
+    own = [name for base in config.__mro__ for name in vars(base).get("__annotations__", ()) if name in fields]
     for name in dict.fromkeys([*own, *fields]):
         field = fields[name]
         part = schema["properties"][field.alias or name]

@@ -164,7 +164,7 @@ def save(page: Page, notebook: Path) -> None:
     before = notebook.stat().st_mtime_ns
     page.keyboard.press("Control+s")
     deadline = time.monotonic() + 10
-    while notebook.stat().st_mtime_ns == before:
+    while notebook.stat().st_mtime_ns == before or not notebook.read_text(encoding="utf-8").rstrip().endswith("}"):
         assert time.monotonic() < deadline, "the notebook was not saved"
         page.wait_for_timeout(50)
 

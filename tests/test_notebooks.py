@@ -162,6 +162,22 @@ def test_answers_from_documents_are_better_than_from_memory(tmp_path: Path):
     assert len(right) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_widgets_end_with_text_and_figures(tmp_path: Path):
+    notebook = executed("06_widgets.ipynb", tmp_path)
+    cells = {cell.source.splitlines()[0]: cell for cell in code_cells(notebook)}
+    assert "%%finetune lora" in plain(cells["%finetune lora"])
+    shown = [plain(cell) for first, cell in cells.items() if first.startswith("%nbadapt play")]
+    judged, written = shown
+    assert "Without the word the probability of return falls by:" in judged
+    assert "Marked: tokens that smollm2 lacks" in written
+    pictures = [first for first, cell in cells.items() if "data:image/png;base64," in json.dumps(cell.outputs)]
+    assert "%nbadapt compare tuned plain" in pictures
+    (ranked,) = [plain(cell) for first, cell in cells.items() if first.startswith("%nbadapt rank")]
+    assert "2 preferences in prefs.jsonl" in ranked
+
+
 def plain(cell: Any) -> str:
     """The text of a cell's result."""
     return "".join(output.get("data", {}).get("text/plain", "") for output in cell.outputs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt.engines.batches import by_length, inference, keep, left_padded
 from nbadapt.engines.encoding import virtual_tokens
 from nbadapt.engines.score import log_likelihoods
+from nbadapt.engines.streaming import streamer
 from nbadapt.engines.tokens import Prompt, context_length, encode_completion, encode_prompt, end_ids
 from nbadapt.errors import ModelError, RequestError
 from nbadapt.method import Adapted, Predictions
@@ -132,6 +133,7 @@ class LanguageModel(Adapted):
             logits_processor=draw,
             stopping_criteria=[_Ticking(tick)] if tick is not None else [],
             **keep(self.model, 1),
+            **streamer(self.tokenizer, ends, len(ids)),
             **more,
         )
         answers = []

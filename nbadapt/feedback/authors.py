@@ -43,7 +43,7 @@ def _author(model: Any, name: str, trust_remote_code: bool) -> Author:
     ref = models.resolve(model, trust_remote_code=trust_remote_code)
     if ref.kind != "endpoint":
         models.check_head(ref, models.read_config(ref), "causal")
-    return Author(name, lambda: _load(ref), functools.cache(lambda: _identity(ref)))
+    return Author(name, lambda: load(ref), functools.cache(lambda: _identity(ref)))
 
 
 def _check_run(run: Run, name: str) -> None:
@@ -53,7 +53,8 @@ def _check_run(run: Run, name: str) -> None:
         raise RequestError(f"the run {name} ({run.id}) is a classifier and generates no text: rank language models")
 
 
-def _load(ref: ModelRef) -> Adapted:
+def load(ref: ModelRef) -> Adapted:
+    """A model by itself, on the best device there is; its base weights are shared."""
     if ref.kind == "endpoint":
         from nbadapt import endpoints
 

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nbadapt.cells import brief
 from nbadapt.errors import DataError, RequestError, did_you_mean
 from nbadapt.feedback.rank import Asked, named, rank, short_names
 from nbadapt.feedback.supply import Sampling
+from nbadapt.line_options import Option, read, table
 from nbadapt.preferences import Preferences
-from nbadapt.tables import Code, Page, Table
+from nbadapt.tables import Code, Page
 
 EXAMPLE = "%nbadapt rank --model smollm2,tuned --prompts questions --as prefs"
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option of the line.
-
-    Attributes:
-        field: of `Asked` or `Sampling`; "" for what the line itself needs.
-        metavar: what its value is called; "" for a switch.
-        kind: how its value is read.
-    """
-
-    field: str
-    metavar: str
-    help: str
-    kind: Literal["text", "whole", "number", "switch"] = "text"
-
-
 OPTIONS: Mapping[str, Option] = {
-    "--model": Option("models", "NAME,...", "who answers: models or runs; several times, or with commas"),
+    "--model": Option("models", "NAME,...", "who answers: models or runs; several times, or with commas", "names"),
     "--prompts": Option("prompts", "TABLE", "a list of texts, or a table with prompt, or with prompt and answers"),
     "--as": Option("name", "VARIABLE", "the variable that gets the preferences; they are kept in VARIABLE.jsonl"),
     "--file": Option("path", "PATH", "another place for that file"),
@@ -67,7 +51,7 @@ def execute(words: list[str], namespace: Mapping[str, Any]) -> Any:
     """
     if not words or not {"--help", "-h"}.isdisjoint(words):
         return help_page()
-    given, rest = _given(words)
+    given, rest = read(words, OPTIONS, "%nbadapt rank")
     if given.pop("report", False):
         return _reported(given, rest, namespace).report()
     if rest:
@@ -79,49 +63,6 @@ def execute(words: list[str], namespace: Mapping[str, Any]) -> Any:
     if hasattr(namespace, "__setitem__"):
         namespace[asked.name] = preferences
     return None if shown else preferences
-
-
-def _given(words: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """The options by field, their values read; and the words that are none."""
-    given: dict[str, Any] = {}
-    others = []
-    rest = iter(words)
-    for word in rest:
-        flag, equals, value = word.partition("=")
-        if not word.startswith("--"):
-            others.append(word)
-            continue
-        option = OPTIONS.get(flag)
-        if option is None:
-            raise RequestError(
-                f"unknown option {flag!r} of %nbadapt rank: {did_you_mean(flag, OPTIONS, kind='options')}"
-            )
-        field = option.field or flag.removeprefix("--")
-        if option.kind == "switch":
-            if equals:
-                raise RequestError(f"{flag} takes no value: write it alone")
-            given[field] = True
-            continue
-        value = value if equals else next(rest, "")
-        if not value or value.startswith("--"):
-            raise RequestError(f"{flag} needs a value: write  {flag} {option.metavar}")
-        if field == "models":
-            given.setdefault(field, []).extend(part.strip() for part in value.split(",") if part.strip())
-        elif field in given:
-            raise RequestError(f"{flag} is given twice; keep one")
-        else:
-            given[field] = _value(flag, option, value)
-    return given, others
-
-
-def _value(flag: str, option: Option, text: str) -> Any:
-    if option.kind == "text":
-        return text
-    try:
-        return int(text) if option.kind == "whole" else float(text)
-    except ValueError:
-        wanted = "a whole number" if option.kind == "whole" else "a number"
-        raise RequestError(f"{flag} is {text!r}: give {wanted}") from None
 
 
 def _asked(given: dict[str, Any], namespace: Mapping[str, Any]) -> Asked:
@@ -195,15 +136,10 @@ def _reported(given: Mapping[str, Any], rest: list[str], namespace: Mapping[str,
 
 def help_page() -> Page:
     """How the command is written."""
-    table = Table(
-        OPTIONS.items(),
-        {"option": lambda item: f"{item[0]} {item[1].metavar}".strip(), "meaning": lambda item: item[1].help},
-        empty="",
-    )
     return Page(
         "%nbadapt rank: people choose between answers, blind",
         Code(EXAMPLE),
-        table,
+        table(OPTIONS),
         "Each choice is on the disk at once; the same line goes on where it was. "
         "The table is for methods that learn from preferences: --data prefs",
     )

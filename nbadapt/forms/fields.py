@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbadapt.errors import RequestError
-from nbadapt.settings import describe, escaped, resolved, unescaped
+from nbadapt.settings import describe_config, escaped, resolved, unescaped
 
 if TYPE_CHECKING:
-    from nbadapt.method import Method
+    from nbadapt.method import Config, Method
 
 Kind = Literal["switch", "choice", "integer", "number", "text", "path", "yaml", "menu"]
 """A path is a text without escapes, a menu one with offers that depend on the notebook: models, tables, columns."""
@@ -60,13 +60,35 @@ class FormField:
     label: str = ""
 
 
+def described(field: FormField) -> dict[str, Any]:
+    """A field as fields.js draws it."""
+    return {
+        "name": field.name,
+        "label": field.label or field.name,
+        "kind": field.kind,
+        "help": field.help,
+        "allowed": field.allowed,
+        "default": field.default,
+        "optional": field.optional,
+        "choices": field.choices,
+        "stops": [f"{stop:g}" if float(f"{stop:g}") == stop else repr(stop) for stop in field.stops],
+        "advanced": field.advanced,
+        "option": field.name.startswith("--"),
+    }
+
+
 def setting_fields(method: type[Method]) -> list[FormField]:
     """A field for every setting of a method; its own ones first."""
-    schema = method.Config.model_json_schema()
+    return config_fields(method.Config)
+
+
+def config_fields(config: type[Config]) -> list[FormField]:
+    """A field for every setting of a Config; its own ones first."""
+    schema = config.model_json_schema()
     definitions = schema.get("$defs", {})
-    fields = method.Config.model_fields
+    fields = config.model_fields
     found = []
-    for setting in describe(method):
+    for setting in describe_config(config):
         part = schema["properties"][fields[setting.name].alias or setting.name]
         branches = [resolved(branch, definitions) for branch in resolved(part, definitions).get("anyOf", [part])]
         solid = [branch for branch in branches if branch.get("type") != "null"]

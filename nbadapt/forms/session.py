@@ -23,13 +23,13 @@ from nbadapt import registry
 from nbadapt.errors import NbadaptError
 from nbadapt.forms import figures as shown
 from nbadapt.forms.estimator import Cancelled
+from nbadapt.forms.fields import described
 from nbadapt.forms.form import METHOD, PROMPT, WHOLE, Form, State, groups
 from nbadapt.widgets.report import ANSWER, CELL, FRAME
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbadapt.forms.fields import FormField
     from nbadapt.method import Verb
     from nbadapt.request import Request
 
@@ -211,26 +211,11 @@ class Session:
                 "menu": menu,
                 "method": form.raw[METHOD],
                 "summary": form.method.summary,
-                "fields": [self._described(field) for field in form.fields],
+                "fields": [described(field) for field in form.fields],
                 "offers": self._offers(),
                 "values": self._values(),
             }
         )
-
-    def _described(self, field: FormField) -> dict[str, Any]:
-        return {
-            "name": field.name,
-            "label": field.label or field.name,
-            "kind": field.kind,
-            "help": field.help,
-            "allowed": field.allowed,
-            "default": field.default,
-            "optional": field.optional,
-            "choices": field.choices,
-            "stops": [f"{stop:g}" if float(f"{stop:g}") == stop else repr(stop) for stop in field.stops],
-            "advanced": field.advanced,
-            "option": field.name.startswith("--"),
-        }
 
     def _offers(self) -> dict[str, list[str]]:
         return {field.name: self.form.offers(field.name) for field in self.form.options if field.kind == "menu"}

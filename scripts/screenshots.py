@@ -1,0 +1,215 @@
+"""Take the pictures of README: a notebook in real JupyterLab, in headless Chromium, driven by keys and clicks.
+
+usage: python scripts/screenshots.py [SCENE...]
+
+All scenes are of one notebook, in their order; with names only those are kept, in docs/images. It trains small models
+first, some minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from test_lab import ARGUMENTS, connected, jupyterlab, open_notebook, wait_for_step, write_notebook  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+COLOURS = 96  # of a picture's palette: text stays sharp, and a picture is a fifth of its size
+LONG = 600_000  # milliseconds that training may take
+EDGE = 8  # pixels of page around a widget
+
+BEGINNING = """%load_ext nbadapt
+from nbadapt import datasets
+messages = datasets.load("bicycle_shop")"""
+REPLIES = """import pandas as pd
+
+replies = {
+    "order": "Thanks for asking! Your order is on its way. Best wishes, the shop",
+    "rental": "Thanks for asking! We keep a bike for you. Best wishes, the shop",
+    "repair": "Thanks for asking! Bring the bike and we repair it. Best wishes, the shop",
+    "return": "Thanks for asking! Send it back within 30 days. Best wishes, the shop",
+    "other": "Thanks for asking! Please call us about it. Best wishes, the shop",
+}
+some = messages.groupby("label").sample(8, random_state=0).sample(frac=1, random_state=0)
+letters = pd.DataFrame({"prompt": some.text, "completion": some.label.map(replies)})"""
+
+
+def idle(page: Page) -> None:
+    """Wait until no cell runs."""
+    page.wait_for_timeout(500)
+    expect(page.locator("#jp-bottom-panel", has_text="| Idle")).to_be_visible(timeout=LONG)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture, and what comes before it in the notebook.
+
+    Attributes:
+        name: of the file, without its ending.
+        sources: cells that are run in their order; the last one shows what is pictured.
+        ready: drives the page until it is as it should be, and gives what is pictured.
+        after: brings the notebook on to the next scene, such as by waiting for the end of a run.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    ready: Callable[[Page], Locator]
+    after: Callable[[Page], None] = idle
+
+
+def train(page: Page) -> Locator:
+    """A run at work, with some of its curve drawn."""
+    wait_for_step(page, 50)
+    return page.locator(".nbadapt:not(.nbadapt-form)")
+
+
+def fill_in(page: Page) -> Locator:
+    """The form, with its figures known."""
+    form = page.locator(".nbadapt-form")
+    form.wait_for()
+    expect(page.locator(".nbadapt-costs")).to_have_attribute("data-working", "false", timeout=LONG)
+    page.locator('.nbadapt-field[data-name="r"] input[type=range]').press("ArrowRight")
+    expect(page.locator(".nbadapt-cell")).to_contain_text("r: 16")
+    expect(page.locator(".nbadapt-costs")).to_have_attribute("data-working", "false", timeout=LONG)
+    return form
+
+
+def tick(page: Page) -> Locator:
+    """The table of runs with a comparison of all of them."""
+    root = page.locator(".nbadapt-runs")
+    root.wait_for()
+    boxes = root.locator("tbody input[type=checkbox]")
+    expect(boxes).not_to_have_count(0)
+    for place in range(min(3, boxes.count())):
+        boxes.nth(place).check()
+        page.wait_for_timeout(400)
+    page.wait_for_timeout(1500)
+    return root
+
+
+def answered(prompt: str) -> Callable[[Page], Locator]:
+    """The playground with what was said to a prompt."""
+
+    def ready(page: Page) -> Locator:
+        root = page.locator(".nbadapt-play").last
+        root.wait_for()
+        if root.get_by_label("longest answer", exact=True).count():
+            root.get_by_label("longest answer", exact=True).fill("40")
+        root.get_by_label("prompt", exact=True).fill(prompt)
+        page.keyboard.press("Control+Enter")
+        for answer in root.locator(".nbadapt-answer").all():
+            expect(answer).to_have_attribute("data-state", "done", timeout=LONG)
+        page.wait_for_timeout(500)
+        return root
+
+    return ready
+
+
+SCENES = (
+    Scene(
+        "dashboard",
+        (BEGINNING, "%%finetune lora --model minilm --data messages --as tuned\nepochs: 3\ntarget_modules: all-linear"),
+        train,
+    ),
+    Scene("form", ("%finetune lora",), fill_in),
+    Scene(
+        "runs",
+        (
+            "%%finetune output-layers --model minilm --data messages --as plain",
+            "%%finetune lora --model minilm --data messages --as small\nr: 2\nepochs: 1",
+            "%nbadapt runs",
+        ),
+        tick,
+    ),
+    Scene(
+        "words",
+        ("%nbadapt play tuned plain",),
+        answered("The derailleur I bought yesterday is broken, I want to send it back."),
+    ),
+    Scene(
+        "playground",
+        (
+            REPLIES,
+            "%%finetune lora --model smollm2 --data letters --as polite\n"
+            "learning_rate: 2e-3\nmax_steps: 14\nbatch_size: 4\nsamples: 0",
+            "%nbadapt play polite",
+        ),
+        answered("My front brake squeals. Can you look at it today?"),
+    ),
+)
+
+
+def main(names: list[str]) -> int:
+    """Play all scenes up to the last one that is wanted; the exit status."""
+    unknown = set(names) - {scene.name for scene in SCENES}
+    chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if unknown or chromium is None:
+        print(
+            f"no scene {', '.join(unknown)}" if unknown else "needs Chromium: apt-get install chromium", file=sys.stderr
+        )
+        return 1
+    wanted = set(names) or {scene.name for scene in SCENES}
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as room, jupyterlab(Path(room)) as address, sync_playwright() as playwright:
+        sources = [source for scene in SCENES for source in scene.sources]
+        write_notebook(Path(room), "scenes.ipynb", "python3", *sources)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1000, "height": 1700}, device_scale_factor=1)
+        page.set_default_timeout(LONG)
+        open_notebook(page, address, "scenes.ipynb")
+        connected(page)
+        play(page, wanted)
+        browser.close()
+    return 0
+
+
+def play(page: Page, wanted: set[str]) -> None:
+    """Run the cells of each scene, and keep the pictures that are wanted."""
+    page.locator(".jp-Notebook-cell").first.click()
+    for scene in SCENES:
+        if not wanted:
+            return
+        for source in scene.sources:
+            page.keyboard.press("Shift+Enter")
+            page.keyboard.press("Escape")
+            if source != scene.sources[-1]:
+                idle(page)
+        shown = scene.ready(page)
+        if scene.name in wanted:
+            keep(page, shown, IMAGES / f"{scene.name}.png")
+            wanted = wanted - {scene.name}
+        scene.after(page)
+        page.locator(".jp-Notebook-cell.jp-mod-active .jp-InputPrompt").click()
+
+
+def keep(page: Page, shown: Locator, path: Path) -> None:
+    """Picture an element with a little of the page around it, in few colours."""
+    shown.scroll_into_view_if_needed()
+    page.mouse.move(2, 2)
+    page.wait_for_timeout(300)
+    box = shown.bounding_box()
+    assert box is not None, path.stem
+    area = {
+        "x": max(0, box["x"] - EDGE),
+        "y": max(0, box["y"] - EDGE),
+        "width": box["width"] + 2 * EDGE,
+        "height": box["height"] + 2 * EDGE,
+    }
+    picture = Image.open(io.BytesIO(page.screenshot(clip=area))).convert("RGB")
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
