@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nbadapt.api import (
         cache,
         clear_cache,
+        compare,
         compare_runs,
         delete,
         finetune,
@@ -47,6 +48,7 @@ __all__ = [
     "Run",
     "cache",
     "clear_cache",
+    "compare",
     "compare_runs",
     "delete",
     "finetune",
@@ -84,7 +86,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Add %%finetune, %%prompt and %nbadapt, with their completion. Called by ``%load_ext nbadapt``."""
+    """Add %%finetune, %%prompt, %%compare and %nbadapt, with their completion. Called by ``%load_ext nbadapt``."""
     from nbadapt import magics
 
     magics.load(shell)

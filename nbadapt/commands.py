@@ -69,6 +69,10 @@ def _run(word: str, namespace: Mapping[str, Any]) -> Run:
 def _help(word: str, _: Mapping[str, Any]) -> Page:
     pages = {"finetune": magic_page, "prompt": magic_page}
     verb = word.removeprefix("%%")
+    if verb == "compare":
+        from nbadapt.selection import line as comparing
+
+        return comparing.help_page()
     if word == "rank":
         from nbadapt.feedback import line
 
@@ -280,5 +284,5 @@ def overview() -> Page:
     return Page(
         "%nbadapt",
         Table(COMMANDS.values(), columns, empty=""),
-        "%%finetune --help and %%prompt --help show how to finetune and how to prompt.",
+        "%%finetune --help, %%prompt --help and %%compare --help show how to finetune, to prompt and to compare.",
     )

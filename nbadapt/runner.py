@@ -56,7 +56,7 @@ def submit(request: Request) -> Run | Plan:
     """
     from nbadapt import foreground
 
-    _check_idle()
+    check_idle()
     plan = prepare(request)
     if request.dry_run:
         return _timed(plan) if request.timed else plan
@@ -90,7 +90,12 @@ def current() -> Run | None:
     return run if run is not None and run.alive else None
 
 
-def _check_idle() -> None:
+def check_idle() -> None:
+    """Refuse to start something beside a run that is at work in this kernel.
+
+    Raises:
+        RequestError: there is one.
+    """
     busy = current()
     if busy is not None:
         raise RequestError(f"the run {busy.id} is still going on here: wait for it, or stop it with  %nbadapt stop")
@@ -98,7 +103,7 @@ def _check_idle() -> None:
 
 def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
-    _check_idle()
+    check_idle()
     job = store.create(plan.job, plan.estimate, plan.title, plan.name)
     run = Run.at(job.directory)
     run.metric, run.functions = job.metric, job.functions
@@ -114,7 +119,20 @@ def resume(run: Run) -> Run:
     """
     from nbadapt import foreground
 
-    _check_idle()
+    go_on(run)
+    foreground.hold(run)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def go_on(run: Run) -> None:
+    """Start the worker thread of a stopped, failed or killed run again, from its last complete checkpoint.
+
+    Raises:
+        NbadaptError: the run is done or at work.
+    """
+    check_idle()
     state = run.state
     if state == "done":
         raise RequestError(f"the run {run.id} is done: there is nothing to resume")
@@ -126,10 +144,6 @@ def resume(run: Run) -> Run:
     name = run.request.get("metric")
     lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
     _launch(run, method, job, (lost,) if name and run.metric is None else ())
-    foreground.hold(run)
-    if run.error is not None:
-        raise run.error
-    return run
 
 
 def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run:
