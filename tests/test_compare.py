@@ -67,30 +67,116 @@ def orders(n=240):
     ]  # fmt: skip
 
 
-def test_the_answer_names_the_candidate_that_solves_the_table(runs: Path):
-    found = compare({"output-layers": QUICK}, words())
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """A comparison of output layers that learn next to nothing, on a table that TF-IDF solves wholly."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("solved") / "runs"
+        patch.setenv("NBADAPT_RUNS", str(folder))
+        found = compare({"output-layers": {**QUICK, "learning_rate": [1e-6, 1e-5]}}, MARKED)
+        patch.undo()
+    return found, folder
+
+
+MARKED = [{**row, "text": row["text"] + " <script>alert(1)</script>"} for row in tiny_models.reviews(160)]
+
+
+@pytest.fixture
+def found(solved, monkeypatch):
+    monkeypatch.setenv("NBADAPT_RUNS", str(solved[1]))
+    return solved[0]
+
+
+def test_the_answer_names_the_candidate_that_solves_the_table(found):
     table = found.frame()
     assert list(table.index[:1]) == ["tf-idf"]
     assert table.loc["tf-idf", "accuracy"] == 1.0
     assert table.loc["tf-idf", "low"] > table.loc["majority", "high"]
-    assert {"majority", "output-layers"} <= set(table.index)
     assert found.state == "done"
-    use, why, _ = found.advice
+    use, why, what_if = found.advice
     assert use.startswith("Use tf-idf: accuracy 1.000")
-    assert "beats" in why
+    assert "It beats" in why
+    assert what_if.endswith(".")
     assert found.best.method == "tf-idf"
-    assert found.best.predict(["The film was wonderful."]).labels == ["positive"]
+    assert found.best.predict(["The film number 3 was wonderful."]).labels == ["positive"]
     assert "compare" in found.best.tags
 
 
-def test_a_finetune_that_does_not_beat_tf_idf_says_so():
-    found = compare({"output-layers": {**QUICK, "learning_rate": 1e-6}}, words(120))
-    assert "output-layers does not beat" in found.advice[1] or found.best.method == "output-layers"
+def test_a_finetune_that_does_not_beat_tf_idf_says_so(found):
+    tuned = next(
+        label for label in found.runs if label.startswith("output-layers") and label in found.frame().index[:4]
+    )
+    assert "does not beat tf-idf and majority" in found.advice[1]
     pairs = found.differences()
-    told = pairs[(pairs["first"] == "tf-idf") & (pairs["second"] == "output-layers")]
+    trained = [place.label for place in found.verdict.places if not place.entry.candidate.baseline]
+    told = pairs[(pairs["first"] == "tf-idf") & (pairs["second"] == trained[0])]
     assert bool(told["differs"].iloc[0])
+    assert tuned
 
 
+def test_the_weaker_one_of_a_grid_is_dropped_and_says_so(found):
+    dropped = found.frame().query("state == 'dropped'")
+    assert len(dropped) == 1
+    assert "behind output-layers learning_rate=" in dropped["reason"].iloc[0]
+    assert dropped["rows"].iloc[0] < found.frame().loc["tf-idf", "rows"]
+
+
+def test_costs_stand_beside_quality(found):
+    row = next(record for _, record in found.frame().iterrows() if record["trainable"] == 66)
+    assert min(row["artifact"], row["memory"], row["seconds"], row["inference"]) > 0
+    assert row["tokens"] > 3
+    assert row["forgotten"] == 0  # the body is frozen
+    assert row["forgotten_as"] == "no weight changes"
+
+
+def test_all_are_trained_on_the_same_rows(found):
+    full = [run for label, run in found.runs.items() if found.frame().loc[label, "state"] == "done"]
+    assert len({run.request["data"]["fingerprint"] for run in full}) == 1
+    assert all(run.request["evaluation"] is None for run in full)
+
+
+def test_the_answer_in_a_terminal_a_notebook_and_a_page(found, tmp_path: Path):
+    text = repr(found)
+    assert "Use tf-idf" in text
+    assert "output-layers learning_rate=" in text
+    html = found._repr_mimebundle_()["text/html"]
+    assert "data:image/png;base64," in html
+    assert len(html) < 80_000
+    page = found.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    for shown in (html, page):
+        assert "<script" not in shown
+        assert 'src="http' not in shown
+    assert "Who beats whom" in page
+    assert len(found.figure("inference").axes) == 2
+
+
+def test_a_page_that_cannot_be_written_is_one_line(found, tmp_path: Path):
+    with pytest.raises(nbadapt.NbadaptError, match=r"give a name that ends in \.html, not 'report\.pdf'"):
+        found.report(tmp_path / "report.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(nbadapt.NbadaptError, match="the report could not be written to"):
+        found.report(tmp_path / "file" / "report.html")
+
+
+def test_the_same_again_does_nothing_and_a_later_candidate_reuses_all(found, solved):
+    before = sorted(run.id for run in store.runs())
+    again = compare({"output-layers": {**QUICK, "learning_rate": [1e-6, 1e-5]}}, MARKED)
+    assert sorted(run.id for run in store.runs()) == before
+    assert list(again.frame()["accuracy"])[:3] == list(found.frame()["accuracy"])[:3]
+    assert len(_looks(solved[1])) == 1
+    later = compare({"output-layers": {**QUICK, "learning_rate": [1e-6, 1e-5]}, "bitfit": QUICK}, MARKED)
+    new = {run.id for run in store.runs()} - set(before)
+    assert {store.open(run).method for run in new} == {"bitfit"}
+    assert [look["candidates"] for look in _looks(solved[1])][1:] == [1]
+    assert "the test rows were looked at 2 times" in " ".join(later.notices)
+
+
+def _looks(runs: Path):
+    (folder,) = (runs / "comparisons").iterdir()
+    return Trials(folder.name).looks()
+
+
+@pytest.mark.slow
 def test_pairs_of_words_beat_words_where_the_order_decides():
     found = compare({"tf-idf": {"words": [1, 2]}}, orders())
     trials = {label: run.request["settings"]["words"] for label, run in found.runs.items() if run.method == "tf-idf"}
@@ -101,24 +187,14 @@ def test_pairs_of_words_beat_words_where_the_order_decides():
     assert "behind tf-idf words=2 after" in dropped["reason"]
 
 
-def test_costs_stand_beside_quality():
-    row = compare({"output-layers": QUICK}, words(120)).frame().loc["output-layers"]
-    assert row["trainable"] > 0
-    assert row["artifact"] > 0
-    assert row["memory"] > 0
-    assert row["seconds"] > 0
-    assert row["inference"] > 0
-    assert row["tokens"] > 3
-    assert row["forgotten"] == 0  # the body is frozen
-    assert row["forgotten_as"] == "no weight changes"
-
-
+@pytest.mark.slow
 def test_what_all_layers_forget_is_more_than_nothing():
     row = compare({"full": {**QUICK, "learning_rate": 1e-2}}, words(120)).frame().loc["full"]
     assert row["forgotten"] > 1e-3
     assert row["forgotten_as"] == "drift"
 
 
+@pytest.mark.slow
 def test_a_decoder_forgets_nats_and_prompts_forget_nothing():
     llama = str(tiny_models.folder("llama"))
     blocks = {"lora": {**QUICK, "learning_rate": 5e-2}, "few-shot": {"shots": 2}}
@@ -132,6 +208,7 @@ def test_a_decoder_forgets_nats_and_prompts_forget_nothing():
     assert table.loc["few-shot", "inference"] > 0
 
 
+@pytest.mark.slow
 def test_a_table_of_answers_is_compared_by_bits_a_byte():
     llama = str(tiny_models.folder("llama"))
     blocks = {"lora": {"max_steps": 12, "learning_rate": 5e-2, "samples": 0}}
@@ -142,6 +219,7 @@ def test_a_table_of_answers_is_compared_by_bits_a_byte():
     assert "majority" not in table.index
 
 
+@pytest.mark.slow
 def test_the_base_is_read_once(monkeypatch):
     read = []
     real = models._read_weights
@@ -166,32 +244,7 @@ def test_one_that_fails_is_a_row_and_the_others_go_on(raises):
 # ------------------------------------------------------------------------------------------------ one split, one look
 
 
-def test_all_are_trained_and_asked_on_the_same_rows():
-    found = compare({"output-layers": QUICK, "bitfit": QUICK}, words(100))
-    tables = {run.request["data"]["fingerprint"] for run in found.runs.values()}
-    assert len(tables) == 1
-    assert all(run.request["evaluation"] is None for run in found.runs.values())
-
-
-def test_the_same_again_does_nothing_and_a_later_candidate_reuses_all(runs: Path):
-    first = compare({"output-layers": QUICK}, words(100))
-    before = sorted(run.id for run in store.runs())
-    again = compare({"output-layers": QUICK}, words(100))
-    assert sorted(run.id for run in store.runs()) == before
-    assert again.frame().equals(first.frame()) or list(again.frame()["accuracy"]) == list(first.frame()["accuracy"])
-    assert len(_looks(runs)) == 1
-    later = compare({"output-layers": QUICK, "bitfit": QUICK}, words(100))
-    new = {run.id for run in store.runs()} - set(before)
-    assert {store.open(run).method for run in new} == {"bitfit"}
-    assert [look["candidates"] for look in _looks(runs)][1:] == [1]
-    assert "the test rows were looked at 2 times" in " ".join(later.notices)
-
-
-def _looks(runs: Path):
-    (folder,) = (runs / "comparisons").iterdir()
-    return Trials(folder.name).looks()
-
-
+@pytest.mark.slow
 def test_further_seeds_make_the_figure_a_mean():
     found = compare({"output-layers": QUICK}, words(100), seeds=2)
     row = found.frame().loc["output-layers"]
@@ -244,6 +297,7 @@ def _wait(ready, worker):
 # ------------------------------------------------------------------------------------------------ budget
 
 
+@pytest.mark.slow
 def test_what_the_memory_does_not_hold_is_a_row():
     found = compare({"features": None, "full": QUICK}, words(100), budget="700KB")
     table = found.frame()
@@ -268,32 +322,6 @@ def test_a_budget_of_time_ends_what_takes_too_long():
 # ------------------------------------------------------------------------------------------------ shown
 
 
-def test_the_answer_in_a_terminal_a_notebook_and_a_page(tmp_path: Path):
-    rows = [{**row, "text": row["text"] + " <script>alert(1)</script>"} for row in words(100)]
-    found = compare({"output-layers": {**QUICK, "learning_rate": [1e-3, 1e-2]}}, rows)
-    text = repr(found)
-    assert "Use tf-idf" in text
-    assert "output-layers learning_rate=0.01" in text
-    bundle = found._repr_mimebundle_()
-    assert "data:image/png;base64," in bundle["text/html"]
-    assert len(bundle["text/html"]) < 80_000
-    page = found.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "Who beats whom" in page
-    figure = found.figure("inference")
-    assert len(figure.axes) == 2
-
-
-def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path):
-    found = compare({"output-layers": QUICK}, words(100))
-    with pytest.raises(nbadapt.NbadaptError, match=r"give a name that ends in \.html, not 'report\.pdf'"):
-        found.report(tmp_path / "report.pdf")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(nbadapt.NbadaptError, match="the report could not be written to"):
-        found.report(tmp_path / "file" / "report.html")
-
-
 def test_a_cell_binds_the_comparison():
     shell = Shell()
     shell["reviews"] = words(100)
@@ -305,6 +333,7 @@ def test_a_cell_binds_the_comparison():
     assert "output-layers: accuracy" in done.err
 
 
+@pytest.mark.slow
 def test_without_an_answer_best_is_one_line(raises):
     found = compare({"raises": None}, words(100))
     assert found.best.method in {"tf-idf", "majority"}
@@ -316,6 +345,7 @@ def test_without_an_answer_best_is_one_line(raises):
         _ = found.best
 
 
+@pytest.mark.slow
 def test_candidates_come_and_go_while_it_works():
     from nbadapt.selection import asked, specs
     from nbadapt.selection.candidates import prepare

@@ -77,14 +77,15 @@ def _against_baselines(found: Verdict, best: Place) -> str:
     """What the cheap baselines say of the finetuned candidates."""
     cheap = [p for p in found.places if p.entry.candidate.baseline]
     tuned = [p for p in found.places if not p.entry.candidate.baseline]
-    if best.entry.candidate.baseline:
-        return " It is a baseline: nothing that was trained did better on the rows it was chosen by." if tuned else ""
+    first = " It is a baseline: nothing that was trained did better on the rows it was chosen by."
     lines = []
     for place in tuned:
         unbeaten = [b.label for b in cheap if not _beats(found, place.label, b.label)]
         if unbeaten:
             lines.append(f"{place.label} does not beat {listed(unbeaten)}")
-    return f" {'; '.join(lines[:MOST_NAMED])}." if lines else ""
+    more = f"; {len(lines) - MOST_NAMED} more do not beat all baselines" if len(lines) > MOST_NAMED else ""
+    said = f" {'; '.join(lines[:MOST_NAMED])}{more}." if lines else ""
+    return (first if best.entry.candidate.baseline and tuned else "") + said
 
 
 def _beats(found: Verdict, one: str, other: str) -> bool:

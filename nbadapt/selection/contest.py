@@ -97,6 +97,7 @@ class Contest:
         self.log: list[str] = []  # a line for each thing that was done
         self.name = _name(prepared)
         self._lock = threading.Lock()
+        self._closed = False  # whether no candidate is taken in any more
         self._thread: threading.Thread | None = None
         self._base: Any = None
         self._parts: dict[int, Examples] = {}
@@ -143,7 +144,7 @@ class Contest:
         others = [entry.candidate for entry in self.entries]
         candidate = look_up_one(self.prepared.asked, self.prepared.parts, spec, others)
         with self._lock:
-            if not self.alive:
+            if self._closed:
                 raise RequestError("the comparison has ended: add the candidate to its cell, and run that again")
             self.entries.append(Entry(candidate))
 
@@ -178,6 +179,7 @@ class Contest:
             drop_frames(error)
         finally:
             self.run = self.current = None
+            self._closed = True
             self._let_go()
 
     def _compare(self) -> None:
@@ -185,11 +187,15 @@ class Contest:
         for name in {name for entry in self.entries for name in entry.candidate.method.requires}:
             with contextlib.suppress(ImportError):  # one that is missing was told before
                 importlib.import_module(name)  # the first candidate would pay for it
-        rows = len(self.prepared.parts.training)
         while waiting := self._waiting():
+            self._through(waiting)
+
+    def _through(self, waiting: Sequence[Entry]) -> None:
+        """Bring candidates from their first rung to the test rows, with those that were added meanwhile."""
+        rows = len(self.prepared.parts.training)
+        while waiting:
             self._heat(waiting)
-        if self.control.stopping:
-            return
+            waiting = [] if self.control.stopping else [e for e in self.entries if e.state == "waiting"]
         for seed in range(1, self.prepared.asked.seeds):
             for entry in self._ranked(self._finalists()):
                 self._try(entry, rows, self.prepared.asked.seed + seed)
@@ -198,8 +204,11 @@ class Contest:
             self._look_at_the_test()
 
     def _waiting(self) -> list[Entry]:
+        """The candidates that were not tried yet; where there are none, no further one is taken in."""
         with self._lock:
-            return [] if self.control.stopping else [entry for entry in self.entries if entry.state == "waiting"]
+            found = [] if self.control.stopping else [entry for entry in self.entries if entry.state == "waiting"]
+            self._closed = not found
+            return found
 
     def _heat(self, entries: Sequence[Entry]) -> None:
         """Run some candidates through all rungs: each group by itself, and its rungs in step with the others'."""
@@ -280,6 +289,8 @@ class Contest:
         """Train a candidate on so many rows and measure it; whether there is a figure now."""
         if self.control.stopping:
             return False
+        if any((trial.rows, trial.seed) == (rows, seed) for trial in entry.trials):
+            return True  # for those that came before a candidate that was added
         job = self._job(entry.candidate, rows, seed, self.prepared.parts.validation)
         name = key(job, self.prepared.parts.validation, self.prepared.metric)
         trial = self.trials.find(name)
@@ -377,8 +388,10 @@ class Contest:
                 entry.state, entry.reason = TOO_LATE, f"the budget ended while it worked on {trial.rows:,} rows"
         return None
 
-    def _run(self, entry: Entry, job: Job, keep: Callable[[str], object], before: Trial | None) -> Run:
-        """The run of a job, ended."""
+    def _run(
+        self, entry: Entry, job: Job, keep: Callable[[str], object], before: Trial | None, *, limited: bool = True
+    ) -> Run:
+        """The run of a job, ended; `limited` where the budget may end it."""
         run = self._unfinished(before)
         if run is not None:
             self.run = run
@@ -396,7 +409,7 @@ class Contest:
                 run.control.stop(self.control.reason)
             elif entry.state == "stopped":
                 run.control.stop("stopped by the user")
-            elif self.left is not None and self.left <= 0:
+            elif limited and self.left is not None and self.left <= 0:
                 run.control.stop("the budget ended")
         return run
 
@@ -478,8 +491,7 @@ class Contest:
         run = self.trials.run(trial)
         if candidate.prompts and self.prepared.metric != "bits_per_byte":
             job = self._job(candidate, trial.rows, trial.seed, rows)
-            entry = Entry(candidate)
-            run = self._run(entry, job, lambda _: None, None)
+            run = self._run(Entry(candidate), job, lambda _: None, None, limited=False)
             if run.state != "done":
                 raise run.error or Stopped(self.control.reason)
         said = measuring.said(candidate, run, rows, self.prepared.metric)
