@@ -78,7 +78,7 @@ def solved(tmp_path_factory):
     return found, folder
 
 
-MARKED = [{**row, "text": row["text"] + " <script>alert(1)</script>"} for row in tiny_models.reviews(160)]
+MARKED = [{**row, "text": row["text"] + " <script>alert(1)</script>"} for row in tiny_models.reviews(120)]
 
 
 @pytest.fixture
@@ -158,6 +158,7 @@ def test_a_page_that_cannot_be_written_is_one_line(found, tmp_path: Path):
         found.report(tmp_path / "file" / "report.html")
 
 
+@pytest.mark.slow
 def test_the_same_again_does_nothing_and_a_later_candidate_reuses_all(found, solved):
     before = sorted(run.id for run in store.runs())
     again = compare({"output-layers": {**QUICK, "learning_rate": [1e-6, 1e-5]}}, MARKED)
@@ -229,6 +230,7 @@ def test_the_base_is_read_once(monkeypatch):
     assert len(read) == 1
 
 
+@pytest.mark.slow
 def test_one_that_fails_is_a_row_and_the_others_go_on(raises):
     found = compare({"raises": None, "output-layers": QUICK}, words(100))
     row = found.frame().loc["raises"]
@@ -322,6 +324,7 @@ def test_a_budget_of_time_ends_what_takes_too_long():
 # ------------------------------------------------------------------------------------------------ shown
 
 
+@pytest.mark.slow
 def test_a_cell_binds_the_comparison():
     shell = Shell()
     shell["reviews"] = words(100)

@@ -172,6 +172,7 @@ def test_a_table_for_another_task_is_refused():
 # ------------------------------------------------------------------------------------------------ what nobody named
 
 
+@pytest.mark.slow
 def test_an_empty_body_takes_one_method_of_each_family_and_the_baselines():
     found = prepare(ask(text="--model bert --data reviews"))
     families = [type(one.method).menu_group() for one in found.candidates if not one.baseline]

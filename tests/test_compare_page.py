@@ -109,6 +109,8 @@ def test_thirty_candidates_are_one_chart_with_few_names(page: Any, wire: Any, co
             "(dark) => (document.querySelector('section').dataset.theme === 'dark') === dark", arg=dark
         )
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing stands over the edge"
+        inside = "document.querySelector('.nbadapt-compare-scroll')"
+        assert page.evaluate(f"{inside}.scrollWidth <= {inside}.clientWidth"), "all buttons can be reached"
         page.screenshot(path=SHOTS / f"compare-{name}.png")
 
 

@@ -2,7 +2,8 @@
 
 const SILENT_MS = 5000; // without a message by then, say so
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 820, HEIGHT = 250, MARGIN = { left: 56, right: 150, top: 12, bottom: 36 };
+const HEIGHT = 250, MARGIN = { left: 56, right: 156, top: 12, bottom: 36 };
+const NAME_LETTERS = 21; // of a name in the chart; its end says what is its own
 const LABEL_PX = 14; // between two labels in the chart
 
 function make(tag, className, text) {
@@ -91,10 +92,11 @@ function ticks(low, high) {
 function draw(ui, state, chosen) {
   const loss = ui.views.value === "loss";
   const lines = state.candidates.map((c) => ({ c, points: loss ? c.losses : c.points })).filter((l) => l.points.length);
-  const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+  const width = Math.max(300, ui.chart.clientWidth || 820);
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   svg.setAttribute("aria-label", `${loss ? "Training loss" : state.metric} of ${lines.length} candidates`);
   if (!lines.length) {
-    svg.append(shape("text", { x: WIDTH / 2, y: HEIGHT / 2, class: "nbadapt-compare-axis", "text-anchor": "middle" },
+    svg.append(shape("text", { x: width / 2, y: HEIGHT / 2, class: "nbadapt-compare-axis", "text-anchor": "middle" },
       loss ? "no training loss yet" : "no score yet"));
     ui.chart.replaceChildren(svg);
     return;
@@ -106,7 +108,7 @@ function draw(ui, state, chosen) {
   let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
   const room = (y1 - y0) * 0.08 || 0.05;
   [y0, y1] = [y0 - room, y1 + room];
-  const right = WIDTH - MARGIN.right, bottom = HEIGHT - MARGIN.bottom;
+  const right = width - MARGIN.right, bottom = HEIGHT - MARGIN.bottom;
   const x = (v) => MARGIN.left + ((scale(v) - x0) / (x1 - x0)) * (right - MARGIN.left);
   const y = (v) => bottom - ((v - y0) / (y1 - y0)) * (bottom - MARGIN.top);
   for (const value of ticks(y0, y1)) {
@@ -148,7 +150,7 @@ function draw(ui, state, chosen) {
   let above = -Infinity;
   for (const { c, at } of named) {
     above = Math.max(at[1] + 4, above + LABEL_PX);
-    const text = c.label.length > 22 ? `${c.label.slice(0, 21)}…` : c.label;
+    const text = c.label.length > NAME_LETTERS ? `…${c.label.slice(1 - NAME_LETTERS)}` : c.label;
     svg.append(shape("text", { x: at[0] + 8, y: above, "data-kind": kind(c), class: "nbadapt-compare-name" }, text));
   }
   ui.chart.replaceChildren(svg);
@@ -244,11 +246,14 @@ function render({ model, el }) {
   const theme = new MutationObserver(recolour); // JupyterLab and VS Code mark the theme here
   for (const element of [document.documentElement, document.body]) theme.observe(element, { attributes: true });
   ui.root.addEventListener("transitionend", recolour);
+  const size = new ResizeObserver(() => state && draw(ui, state, chosen));
+  size.observe(ui.chart);
   recolour();
   model.send({ type: "hello" });
   quiet();
   return () => {
     theme.disconnect();
+    size.disconnect();
     clearTimeout(silence);
     model.off("msg:custom", hear);
   };
