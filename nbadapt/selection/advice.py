@@ -138,9 +138,9 @@ def _quicker(found: Verdict, best: Place) -> str:
 
 
 def _is_of_use(found: Verdict, place: Place) -> bool:
-    """Whether it does better than some baseline, or is none that all others beat."""
-    worst = found.places[-1]
-    return place.label != worst.label or len(found.places) == 1
+    """Whether it is the advised one, or beats another one: what beats nothing is quick to no purpose."""
+    best = found.best is not None and place.label == found.best.label
+    return best or any(pair.differs and pair.first == place.label for pair in found.pairs)
 
 
 def listed(names: Sequence[str]) -> str:

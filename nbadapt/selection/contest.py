@@ -18,10 +18,12 @@ import gc
 import hashlib
 import importlib
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import models, runner, store
@@ -184,11 +186,22 @@ class Contest:
 
     def _compare(self) -> None:
         self.state = "comparing"
-        for name in {name for entry in self.entries for name in entry.candidate.method.requires}:
-            with contextlib.suppress(ImportError):  # one that is missing was told before
-                importlib.import_module(name)  # the first candidate would pay for it
+        self._warm_up()
         while waiting := self._waiting():
             self._through(waiting)
+
+    def _warm_up(self) -> None:
+        """Import what is imported at first use, in the time of nobody: else the first candidate would pay for it."""
+        for name in {name for entry in self.entries for name in entry.candidate.method.requires}:
+            with contextlib.suppress(ImportError):  # one that is missing was told before
+                importlib.import_module(name)
+        cheap = [entry.candidate for entry in self.entries if entry.candidate.baseline and not entry.candidate.prompts]
+        if cheap:
+            fewest = min(len(self.prepared.parts.training), rungs.FEWEST_ROWS)
+            self._prepare_parts([fewest])
+            with tempfile.TemporaryDirectory(prefix="nbadapt-warm-") as folder, contextlib.suppress(Exception):
+                job = dataclasses.replace(cheap[-1].job, data=self._parts[fewest], directory=Path(folder))
+                cheap[-1].method.load(cheap[-1].method.run(job, lambda _: None), job)
 
     def _through(self, waiting: Sequence[Entry]) -> None:
         """Bring candidates from their first rung to the test rows, with those that were added meanwhile."""

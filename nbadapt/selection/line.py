@@ -84,7 +84,8 @@ def _options(words: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
             if not rest or rest[0].startswith("--"):
                 raise RequestError(f"{flag} needs a value: write  {flag} {option.metavar}")
             value = rest.pop(0)
-        target, name = (columns, flag[2:]) if option.field == "columns" else (fields, option.field)
+        target: dict[str, Any] = columns if option.field == "columns" else fields
+        name = flag[2:] if option.field == "columns" else option.field
         if name in target:
             raise RequestError(f"{flag} is given twice; keep one")
         target[name] = _whole(flag, value) if option.field in _WHOLE else value

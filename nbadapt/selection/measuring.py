@@ -120,10 +120,21 @@ def _bytes(directory: Path) -> int:
 
 
 def _examples_a_second(run: Run) -> float | None:
-    """Rows that a prompting run answered in a second; answers that it knew do not count."""
+    """Rows that a prompting run answered in a second; None where all its answers were known.
+
+    Between its batches, or where there was one alone, from the moment on at which it began to answer.
+    """
+    from nbadapt.events import Notice, Progress, Stage
     from nbadapt.widgets.summary import average_rates
 
-    return average_rates(run.events).get("examples")
+    rate = average_rates(run.events).get("examples")
+    if rate is not None or any(isinstance(e, Notice) and "asked before" in e.text for _, e in run.events):
+        return rate
+    began = [t for t, event in run.events if isinstance(event, Stage) and event.text == "answering"]
+    done = [(t, event.examples) for t, event in run.events if isinstance(event, Progress)]
+    if not began or not done or done[-1][0] <= began[-1]:
+        return None
+    return done[-1][1] / (done[-1][0] - began[-1])
 
 
 def _inference(candidate: Candidate, run: Run, rows: Examples) -> float | None:

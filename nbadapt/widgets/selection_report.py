@@ -79,7 +79,7 @@ def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
     """The table as texts, a row a candidate; see `HEADINGS`."""
     named = selection_figure.numbers(found)
     best = found.best.label if found.best is not None else None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in table(contest, found):
         label = record["candidate"]
         value = record.get(contest.measure.name)

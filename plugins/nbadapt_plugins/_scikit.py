@@ -49,15 +49,13 @@ def load(folder: Path) -> Any:
     return skops.io.load(file, trusted=list(TRUSTED))
 
 
-def findings(
-    job: Job, classifier: Any, inputs: Sequence[Any], step: int, metrics: dict[str, float]
-) -> Iterator[Metric | Sample]:
+def findings(job: Job, classifier: Any, inputs: Any, step: int, metrics: dict[str, float]) -> Iterator[Metric | Sample]:
     """Events about training and held-out rows; `metrics` gets the figures before each event.
 
     Args:
         job: its config has `samples`.
         classifier: fitted; its classes are places among the job's labels.
-        inputs: what it classifies, of the training rows and then of the held-out ones.
+        inputs: what it classifies, a list or an array: of the training rows and then of the held-out ones.
         step: the last one.
         metrics: filled.
     """
@@ -77,9 +75,7 @@ def findings(
         yield Sample(step, row["text"], answer, row["label"])
 
 
-def figures(
-    job: Job, classifier: Any, inputs: Sequence[Any], truth: Sequence[str]
-) -> tuple[dict[str, float], list[str]]:
+def figures(job: Job, classifier: Any, inputs: Any, truth: Sequence[str]) -> tuple[dict[str, float], list[str]]:
     """Loss, accuracy and macro F1 on rows, and the labels that were said."""
     probabilities = classifier.predict_proba(inputs)  # (n, k)
     right = [max(float(row[job.labels.index(label)]), 1e-12) for row, label in zip(probabilities, truth, strict=True)]
