@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         cache,
         check,
         clear_cache,
+        compare,
         compare_runs,
         delete,
         doctor,
@@ -55,6 +56,7 @@ __all__ = [
     "cache",
     "check",
     "clear_cache",
+    "compare",
     "compare_runs",
     "delete",
     "doctor",
@@ -95,7 +97,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Add %%finetune, %%prompt and %nbadapt, with their completion. Called by ``%load_ext nbadapt``."""
+    """Add %%finetune, %%prompt, %%compare and %nbadapt, with their completion. Called by ``%load_ext nbadapt``."""
     from nbadapt import magics
 
     magics.load(shell)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nbadapt.playing.play import Played
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
+    from nbadapt.selection.comparison import ComparisonPlan, MethodComparison
     from nbadapt.tables import Page, Table
     from nbadapt.testing.kit import Report
 
@@ -266,6 +267,118 @@ def prompt(
         key_env=api_key_env,
     )
     return runner.submit(request)
+
+
+@overload
+def compare(
+    candidates: str | Mapping[str, Any] | None = ...,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    test: Any = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    budget: str | float | None = ...,
+    search: int | None = ...,
+    seeds: int = ...,
+    metric: str | None = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[False] = ...,
+) -> MethodComparison: ...
+
+
+@overload
+def compare(
+    candidates: str | Mapping[str, Any] | None = ...,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    test: Any = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    budget: str | float | None = ...,
+    search: int | None = ...,
+    seeds: int = ...,
+    metric: str | None = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[True],
+) -> ComparisonPlan: ...
+
+
+def compare(
+    candidates: str | Mapping[str, Any] | None = None,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    test: Any = 0.2,
+    task: Task | None = None,
+    columns: Mapping[str, str] | None = None,
+    budget: str | float | None = None,
+    search: int | None = None,
+    seeds: int = 1,
+    metric: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+) -> MethodComparison | ComparisonPlan:
+    """Compare methods, settings and models on the same rows, as ``%%compare`` does.
+
+    Args:
+        candidates: method -> None, or its settings, in which lists span a grid, with ``model`` and ``prompt`` of its
+            own; or a list of those. Also as the YAML of the cell. None for one method of each family.
+        model: a name, a folder or a hub id, for those without one of their own.
+        data: the rows, with the columns text and label, or prompt and completion.
+        test: a share of the rows, or a table: locked up until the end, looked at once.
+        task: None to infer it from the columns.
+        columns: the task's column name -> your column name.
+        budget: "10m", "2GB", both with a comma, or a number of seconds; None for no limit.
+        search: how many candidates are drawn of the grid.
+        seeds: how often the last candidates are trained; their figures are means.
+        metric: "accuracy" or "macro_f1", "bits_per_byte" or "exact_match"; None for the first of the task.
+        seed: decides every random choice.
+        device: None for the best one there is.
+        dtype: type of the base weights; None for the fastest one.
+        trust_remote_code: whether code that comes with a model may run.
+        dry_run: only estimate the costs.
+
+    Returns:
+        Shown, it is the answer; `best` is a Run, `frame()` the table, `report("page.html")` a page. What is done is
+        kept, and the same call goes on from there. For a dry run its plan.
+
+    Raises:
+        NbadaptError: something is wrong with what was asked, or the comparison broke off.
+    """
+    from nbadapt.selection import asked as asking
+    from nbadapt.selection import specs, working
+
+    return working.compare(
+        asking.Asked(
+            blocks=specs.read(candidates),
+            model=_model(model),
+            data=_table(data),
+            test=_table(test),
+            sources=_sources(model=model, data=data, test=None if isinstance(test, float) else test),
+            task=task,
+            columns=_copied(columns),
+            budget=asking.budget(budget),
+            search=search,
+            seeds=seeds,
+            metric=metric,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            dry_run=dry_run,
+        )
+    )
 
 
 def generate(

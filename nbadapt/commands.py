@@ -78,6 +78,10 @@ def _help(word: str, _: Mapping[str, Any]) -> Page:
     verb = word.removeprefix("%%")
     if word in COMMAND_PAGES:
         return COMMAND_PAGES[word]()
+    if verb == "compare":
+        from nbadapt.selection import line as comparing
+
+        return comparing.help_page()
     return pages[verb](verb) if verb in pages else api.help(word)  # type: ignore[arg-type]  # a Verb, by the table
 
 
@@ -373,5 +377,5 @@ def overview() -> Page:
     return Page(
         "%nbadapt",
         Table(COMMANDS.values(), columns, empty=""),
-        "%%finetune --help and %%prompt --help show how to finetune and how to prompt.",
+        "%%finetune --help, %%prompt --help and %%compare --help show how to finetune, to prompt and to compare.",
     )

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 IDENTIFIER = "nbadapt.completion"
 
-_MAGIC = re.compile(r"(?:^|=)\s*%{1,2}(finetune|prompt|nbadapt)[ \t](.*)$")
+_MAGIC = re.compile(r"(?:^|=)\s*%{1,2}(finetune|prompt|compare|nbadapt)[ \t](.*)$")
 _BODY_NAME = re.compile(r"^(\w*)$")
 _BODY_VALUE = re.compile(r"^(\w+):\s*([^\s\[,]*)$")
+_BLOCK_START = re.compile(r"^([\w-]*)$")  # the name of a method
+_BLOCK_NAME = re.compile(r"^([\w-]+):\s*\{(?:.*,)?\s*(\w*)$")  # lora: {r: 4, lear
+_BLOCK_VALUE = re.compile(
+    r"^([\w-]+):\s*\{.*?(\w+):\s*(?:\[(?:[^\]]*,)?\s*)?([^\s\[\]{},:]*)$"
+)  # few-shot: {model: smo
 
 
 def add(shell: InteractiveShell) -> None:
@@ -70,6 +75,8 @@ def complete(lines: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[
     magic = _MAGIC.search(lines[-1])
     if magic:
         return _in_line(magic[1], magic[2], namespace)
+    if lines[0].startswith("%%compare"):
+        return _in_blocks(lines[1:])
     cell = _MAGIC.search(lines[0]) if lines[0].startswith("%%finetune") else None
     return _in_body(cell[2], lines[1:]) if cell else None
 
@@ -78,6 +85,8 @@ def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, 
     *before, fragment = re.split(r"\s+", text.lstrip())
     if magic == "nbadapt":
         return fragment, _command(before, fragment, namespace)
+    if magic == "compare":
+        return _comparing(before, fragment, namespace)
     verb: Verb = "finetune" if magic == "finetune" else "prompt"
     if not before:
         return fragment, [m.name for m in _methods(verb)]
@@ -142,6 +151,53 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
         return None
     used = {line.partition(":")[0].strip() for line in above}
     return at_name[1], [f"{name}: " for name in _setting_names(method) if name not in used]
+
+
+def _comparing(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The options of %%compare, and their values."""
+    from nbadapt.files import READERS
+    from nbadapt.options import DEVICES, DTYPES
+    from nbadapt.selection.asked import MEASURES
+    from nbadapt.selection.line import OPTIONS
+    from nbadapt.selection.parts import TASKS
+
+    flag, equals, value = fragment.partition("=")
+    word, fragment = (flag, value) if equals else (before[-1] if before else "", fragment)
+    option = OPTIONS.get(word)
+    if option is None or not option.metavar:
+        return fragment, [flag for flag in OPTIONS if flag not in {used.partition("=")[0] for used in before}]
+    found: list[str] = list(
+        {"metric": MEASURES, "task": TASKS, "device": DEVICES, "dtype": DTYPES}.get(option.field, ())
+    )
+    if option.values == "model":
+        found = _model_names("finetune")
+    elif option.values == "table":
+        found = [*_table_variables(namespace), *_files(fragment, READERS)]
+    elif option.values == "column":
+        found = _columns(before, namespace)
+    return fragment, found
+
+
+def _in_blocks(body: list[str]) -> tuple[str, list[str]] | None:
+    """In the body of %%compare: methods, their settings within braces, and values."""
+    from nbadapt.selection.specs import OWN
+
+    *above, current = body
+    started = _BLOCK_START.match(current)
+    if started:
+        used = {line.partition(":")[0].strip() for line in above}
+        return started[1], [f"{m.name}: " for m in _methods(None) if m.name not in used]
+    named, valued = _BLOCK_NAME.match(current), _BLOCK_VALUE.match(current)
+    found = named or valued
+    method = next((m for m in _methods(None) if found and m.name == found[1]), None)
+    if method is None:
+        return None
+    if valued and not named:
+        words = _model_names(method.verb) if valued[2] == "model" else _setting_words(method, valued[2])
+        return valued[3], words
+    assert named is not None  # one of the two was found
+    own = [name for name in OWN if name != "prompt" or method.verb == "prompt"]
+    return named[2], [f"{name}: " for name in [*_setting_names(method), *own]]
 
 
 def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ def hold(run: Run, *, background: bool = False, slot: Any = None) -> None:
         RunError: the user interrupted a second time and left the run.
     """
     view = view_of(run, slot)
-    with _Interrupts() as interrupts, MessagePump() as pump:
+    with Interrupts() as interrupts, MessagePump() as pump:
         view.show()
         if background:
             deadline = time.monotonic() + hello_seconds()
@@ -64,7 +64,7 @@ def wait(run: Run) -> None:
     Raises:
         RunError: the user interrupted a second time and left the run.
     """
-    with _Interrupts() as interrupts, MessagePump() as pump:
+    with Interrupts() as interrupts, MessagePump() as pump:
         while run.alive:
             _turn(run, None, interrupts, pump)
         for thread in threading.enumerate():
@@ -81,7 +81,7 @@ def wait_for(wish: Wish, run: Run) -> None:
         wish.refuse(RunError(f"the run {run.id} has ended"))
 
 
-def _turn(run: Run, view: View | None, interrupts: _Interrupts, pump: MessagePump) -> None:
+def _turn(run: Run, view: View | None, interrupts: Interrupts, pump: MessagePump) -> None:
     """Handle the messages that came, draw where there is a view, and do what the interrupts ask for."""
     pump.poll(POLL_SECONDS)
     if view is not None:
@@ -108,7 +108,7 @@ def _leave(run: Run, view: View | None) -> None:
     )
 
 
-class _Interrupts:
+class Interrupts:
     """Counts interrupts (SIGINT) while entered, on the main thread; elsewhere there are none.
 
     The handler only counts: whatever it did could meet the main thread inside a lock that it needs itself.
@@ -119,7 +119,7 @@ class _Interrupts:
         self.count = 0
         self._before: Any = None
 
-    def __enter__(self) -> _Interrupts:
+    def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._on_interrupt)
         return self

@@ -316,6 +316,7 @@ class Method(ABC):
         tasks: the tasks it can do.
         requires: import names that must be installed; checked before anything heavy is imported.
         family: the group that a menu shows it in, a few words such as "Adapters"; "": that of its verb.
+        baseline: whether it is so cheap that everything else should be held against it: ``%%compare`` always tries it.
         contract: the version of this contract that it was written for; 1 where it states none.
         exports: the formats that `export` can write.
         Config: its settings.
@@ -328,6 +329,7 @@ class Method(ABC):
     tasks: ClassVar[frozenset[str]]
     requires: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = ""
+    baseline: ClassVar[bool] = False
     contract: ClassVar[int] = 1  # the first one; not CONTRACT, or an old plugin would claim to be of today
     exports: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type[Config]] = Config

@@ -443,7 +443,7 @@ def _base(
     """The shared base: loaded on first use, then the same object for as long as its files are the same."""
     with _lock:
         key = (ref.path, head, device, dtype, quantization)
-        files = _weight_files(ref)
+        files = weight_files(ref)
         if key not in _bases or _bases[key]._nbadapt_files != files:  # weights that were written anew since
             body = _loaded_body(ref, head, device, dtype, quantization, files)
             if head == "classification" and body is not None:
@@ -496,7 +496,7 @@ def _classifier_over(body: PreTrainedModel, ref: ModelRef, device: str, dtype: s
     return model.eval().requires_grad_(False)
 
 
-def _weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
+def weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a local model's weights; nothing of one on the hub, whose files never change."""
     folder = Path(ref.path)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []

@@ -111,8 +111,12 @@ def prepare(request: Request) -> Plan:
     return Plan(job, method, estimate, notices, request.name or "")
 
 
-def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
+def look_up(request: Request, tables: Mapping[str, Any] | None = None) -> tuple[Method, Job, tuple[str, ...]]:
     """The method, the complete and checked job, and what the user should know: all of a plan but its estimate.
+
+    Args:
+        request: what is asked for.
+        tables: the job's tables by name, where they are read and split already: those of the request do not count then.
 
     Raises:
         NbadaptError: whatever is wrong with the request, in one line.
@@ -126,7 +130,7 @@ def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
     if not 0 < request.split < 1:
         raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
     model = _find_model(request)
-    tables, notices = _read_tables(request)
+    tables, notices = _read_tables(request) if tables is None else (dict(tables), [])
     task = _task(request, tables, method_class, model)
     device, dtype = _device(request, model), _dtype(request, model)
     method = method_class()

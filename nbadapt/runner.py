@@ -58,7 +58,7 @@ def submit(request: Request) -> Run | Plan:
     """
     from nbadapt import foreground
 
-    _check_idle()
+    check_idle()
     plan = prepare(request)
     if request.dry_run:
         return _timed(plan) if request.timed and plan.estimate.steps else plan
@@ -92,7 +92,12 @@ def current() -> Run | None:
     return run if run is not None and run.alive else None
 
 
-def _check_idle() -> None:
+def check_idle() -> None:
+    """Refuse to start something beside a run that is at work in this kernel.
+
+    Raises:
+        RequestError: there is one.
+    """
     busy = current()
     if busy is not None:
         raise RequestError(f"the run {busy.id} is still going on here: wait for it, or stop it with  %nbadapt stop")
@@ -100,7 +105,7 @@ def _check_idle() -> None:
 
 def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
-    _check_idle()
+    check_idle()
     job = store.create(plan.job, plan.estimate, plan.title, plan.name)
     run = Run.at(job.directory)
     run.metric, run.functions = job.metric, job.functions
@@ -116,7 +121,20 @@ def resume(run: Run) -> Run:
     """
     from nbadapt import foreground
 
-    _check_idle()
+    go_on(run)
+    foreground.hold(run)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def go_on(run: Run) -> None:
+    """Start the worker thread of a stopped, failed or killed run again, from its last complete checkpoint.
+
+    Raises:
+        NbadaptError: the run is done or at work.
+    """
+    check_idle()
     state = run.state
     if state == "done":
         raise RequestError(f"the run {run.id} is done: there is nothing to resume")
@@ -130,10 +148,6 @@ def resume(run: Run) -> Run:
     lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
     with consent.stored():  # the worker's thread copies the context
         _launch(run, method, job, (lost,) if name and run.metric is None else ())
-    foreground.hold(run)
-    if run.error is not None:
-        raise run.error
-    return run
 
 
 def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run:

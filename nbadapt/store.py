@@ -192,7 +192,7 @@ def _record(job: Job, estimate: Estimate, title: str, name: str) -> dict[str, An
             "memory": dict(estimate.memory),
             "elsewhere": dict(estimate.elsewhere),
         },
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -222,7 +222,8 @@ def _load_table(directory: Path, record: Mapping[str, Any] | None) -> Examples |
     return dataclasses.replace(data.read_jsonl(path), source=record["source"])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Name -> version of Python and of the libraries that decide a result."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

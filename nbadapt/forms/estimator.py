@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import estimating, models, plan, support
 from nbadapt.capture import quiet_libraries
+from nbadapt.engines import rough_time
 from nbadapt.estimating import NoEstimateError
 from nbadapt.method import Estimate
 from nbadapt.settings import validate
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 MOST_BASES = 8  # combinations of model, data, ... that are remembered
 PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
-LETTERS = 4.0  # of a token, in a rule of thumb
-PASSES = 3  # of a training step, in forward passes: backward takes two
-LOOKED_AT = 200  # rows whose letters are counted
 
 
 class Cancelled(BaseException):
@@ -167,7 +165,7 @@ class Estimator:
 
     def _figures(self, base: _Base, job: Job, estimate: Estimate, *, approximate: bool) -> Figures:
         plan.check_memory(estimate, job)
-        seconds = estimate.seconds if estimate.seconds is not None else _rough_seconds(job, estimate)
+        seconds = estimate.seconds if estimate.seconds is not None else rough_time.of_training(job, estimate)
         unmeasured = approximate and not base.measured
         return Figures(job, base.method, estimate, base.notices, approximate, unmeasured, seconds)
 
@@ -240,22 +238,3 @@ def _watching(kind: type[Config]) -> type[Config]:
         {"__getattribute__": __getattribute__, "__module__": kind.__module__, "__doc__": kind.__doc__},
     )
     return made
-
-
-# ------------------------------------------------------------------------------------------------ time
-
-
-def _rough_seconds(job: Job, estimate: Estimate) -> float | None:
-    """The time of a training on this CPU, by a rule of thumb; None for other work and other machines."""
-    from nbadapt.engines import rough_time
-    from nbadapt.options import DTYPES
-
-    per_step = getattr(job.config, "batch_size", None)
-    if job.data is None or job.device != "cpu" or "gradients" not in estimate.memory or not per_step:
-        return None
-    rows = job.data.rows[:: max(1, len(job.data) // LOOKED_AT)]
-    tokens = sum(sum(len(str(value)) for value in row.values()) for row in rows) / LETTERS / len(rows)
-    most = getattr(job.config, "max_length", None)
-    tokens = min(tokens, most) if most else tokens
-    tokens *= estimate.steps * per_step * getattr(job.config, "gradient_accumulation_steps", 1)
-    return rough_time.seconds(estimate.total, job.dtype, DTYPES[job.dtype], int(PASSES * tokens), 0)

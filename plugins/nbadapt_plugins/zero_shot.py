@@ -42,6 +42,7 @@ class ZeroShot(PromptMethod):
     summary = "ask the model as it is: one prompt, or every row of a table with figures of quality"
     reference = "https://arxiv.org/abs/2005.14165"
     tasks = frozenset({"classification", "generation", "text"})
+    baseline = True
     Config = ZeroShotSettings
 
     def pool(self, job: Job, text: str) -> list[Shot]:
