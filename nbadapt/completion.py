@@ -78,7 +78,7 @@ def complete(lines: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[
     if lines[0].startswith("%%compare"):
         return _in_blocks(lines[1:])
     cell = _MAGIC.search(lines[0]) if lines[0].startswith("%%finetune") else None
-    return _in_body(cell[2], lines[1:]) if cell else None
+    return _in_body(cell[2], lines[1:], namespace) if cell else None
 
 
 def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -95,7 +95,7 @@ def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, 
     if equals and flag.startswith("--"):
         return value, _values(flag, "", verb, method, before, namespace)
     if before[-1] == "--set" and equals:
-        return value, _setting_words(method, flag)
+        return value, _setting_words(method, flag, namespace)
     return fragment, _values(before[-1], fragment, verb, method, before, namespace)
 
 
@@ -111,7 +111,7 @@ def _values(
     if option is None and method is not None:
         name = next((name for name in method.Config.model_fields if setting_flag(name) == flag), None)
         if name is not None:
-            return _setting_words(method, name)
+            return _setting_words(method, name, namespace)
     if option is None or not option.metavar:
         settings = [setting_flag(name) for name in _setting_names(method)]
         used = {word.partition("=")[0] for word in before} - {"--set"}
@@ -122,7 +122,7 @@ def _values(
         case "table":
             return [*_table_variables(namespace), *_files(fragment, READERS)]
         case "function":
-            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
+            return _function_variables(namespace)
         case "column":
             return _columns(before, namespace)
         case "setting":
@@ -136,7 +136,7 @@ def _values(
     return []
 
 
-def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
+def _in_body(line: str, body: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     """Setting names at the beginning of a line of YAML, values after the colon."""
     name = next(iter(line.split()), "")
     method = next((m for m in _methods("finetune") if m.name == name), None)
@@ -145,7 +145,7 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
     *above, current = body
     at_value = _BODY_VALUE.match(current)
     if at_value:
-        return at_value[2], _setting_words(method, at_value[1])
+        return at_value[2], _setting_words(method, at_value[1], namespace)
     at_name = _BODY_NAME.match(current)
     if not at_name:
         return None
@@ -261,7 +261,7 @@ def _ranking(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
             own = _variables(name for name, value in namespace.items() if holds_prompts(name, value))
             return [*own, *_files(fragment, READERS)]
         case "--rater-function":
-            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
+            return _function_variables(namespace)
         case "--file":
             return _files(fragment, {".jsonl"})
         case "--as" | "rank" if fragment[:1] != "-":
@@ -306,11 +306,14 @@ def _setting_names(method: type[Method] | None) -> list[str]:
     return [setting.name for setting in describe(method)] if method else []
 
 
-def _setting_words(method: type[Method] | None, name: str) -> list[str]:
+def _setting_words(method: type[Method] | None, name: str, namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt import named
     from nbadapt.settings import describe
 
     if method is None:
         return []
+    if name in named.settings_of(method):
+        return [*_run_variables(namespace), *_function_variables(namespace)]
     return [word for setting in describe(method) if setting.name == name for word in setting.words]
 
 
@@ -325,6 +328,10 @@ def _run_variables(namespace: Mapping[str, Any]) -> list[str]:
     from nbadapt.run import Run
 
     return _variables(name for name, value in namespace.items() if isinstance(value, Run))
+
+
+def _function_variables(namespace: Mapping[str, Any]) -> list[str]:
+    return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
 
 
 def _table_variables(namespace: Mapping[str, Any]) -> list[str]:

@@ -178,6 +178,20 @@ def test_widgets_end_with_text_and_figures(tmp_path: Path):
     assert "2 preferences in prefs.jsonl" in ranked
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_was_ranked_is_learned_with_and_without_a_reward_model(tmp_path: Path):
+    shutil.copytree(FOLDER / "replies", tmp_path / "replies")
+    cells = code_cells(executed("05_human_feedback.ipynb", tmp_path))
+    table = next(cell for cell in cells if cell.source.startswith("def share"))
+    finished = {
+        name: float(part) for name, part in re.findall(r"^(base|PPO|DPO) +([\d.]+)", plain(table), re.MULTILINE)
+    }
+    assert finished["PPO"] > finished["base"] + 15
+    assert finished["DPO"] > finished["base"] + 15
+    assert "image/png" in cells[-1].outputs[0].data
+
+
 def plain(cell: Any) -> str:
     """The text of a cell's result."""
     return "".join(output.get("data", {}).get("text/plain", "") for output in cell.outputs)
