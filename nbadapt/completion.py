@@ -76,7 +76,7 @@ def complete(lines: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[
     if magic:
         return _in_line(magic[1], magic[2], namespace)
     if lines[0].startswith("%%compare"):
-        return _in_blocks(lines[1:])
+        return _in_blocks(lines[1:], namespace)
     cell = _MAGIC.search(lines[0]) if lines[0].startswith("%%finetune") else None
     return _in_body(cell[2], lines[1:], namespace) if cell else None
 
@@ -178,7 +178,7 @@ def _comparing(before: list[str], fragment: str, namespace: Mapping[str, Any]) -
     return fragment, found
 
 
-def _in_blocks(body: list[str]) -> tuple[str, list[str]] | None:
+def _in_blocks(body: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     """In the body of %%compare: methods, their settings within braces, and values."""
     from nbadapt.selection.specs import OWN
 
@@ -193,7 +193,7 @@ def _in_blocks(body: list[str]) -> tuple[str, list[str]] | None:
     if method is None:
         return None
     if valued and not named:
-        words = _model_names(method.verb) if valued[2] == "model" else _setting_words(method, valued[2])
+        words = _model_names(method.verb) if valued[2] == "model" else _setting_words(method, valued[2], namespace)
         return valued[3], words
     assert named is not None  # one of the two was found
     own = [name for name in OWN if name != "prompt" or method.verb == "prompt"]
