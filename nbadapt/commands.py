@@ -122,7 +122,7 @@ def _runs(given: list[str], _namespace: Mapping[str, Any]) -> Any:
             raise RequestError(f"unexpected {word!r} after %nbadapt runs: {hint}")
         value = value if equals else next(rest, "")
         if not value:
-            raise RequestError(f"{flag} needs a value: write  %nbadapt runs --filter lora --sort accuracy")
+            raise RequestError(f"{flag} needs a value: write  %nbadapt runs --filter WORDS --sort accuracy")
         options[RUNS_OPTIONS[flag]] = value
     return api.runs(**options)
 

@@ -80,11 +80,14 @@ def _within(seconds: float, method: Method, job: Job) -> Any:
     context = contextvars.copy_context()  # who remembers, watches or scales does so in there as well
     thread = threading.Thread(target=context.run, args=(work,), name=f"nbadapt-estimate-{job.method}", daemon=True)
     thread.start()
-    thread.join(seconds)
-    if thread.is_alive():  # it may be waiting for something; if it computes, it shall not do so beside the run
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        return _NOTHING
-    return box[0]
+    late = True
+    try:
+        thread.join(seconds)
+        late = thread.is_alive()
+    finally:  # also where the user interrupts
+        if late:  # if it computes, and does not only wait, it shall not do so beside the run
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+    return _NOTHING if late else box[0]
 
 
 def _owner(method: Method) -> str:

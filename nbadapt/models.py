@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nbadapt import consent, endpoints, hub, origins
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import ModelError, did_you_mean, first_line
+from nbadapt.errors import ModelError, PluginError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -91,13 +91,9 @@ def _is_table(part: Any) -> bool:
 # ------------------------------------------------------------------------------------------------ names
 
 
-def _packaged() -> dict[str, Any]:
-    return {point.name: point for point in origins.allowed(GROUP)}
-
-
 def names() -> list[str]:
     """The short names of models that installed packages may carry."""
-    return sorted(_packaged())
+    return sorted({point.name for point in origins.allowed(GROUP)})
 
 
 def generators() -> list[str]:
@@ -114,12 +110,15 @@ def load_package(name: str) -> PackagedModel:
     """The packaged model of a short name.
 
     Raises:
-        ModelError: its package is broken.
+        ModelError: its package is broken, or two declare it.
     """
-    point = _packaged()[name]
+    try:
+        point: Any = origins.only("model", name, GROUP)
+    except PluginError as error:
+        raise ModelError(str(error)) from None
     try:
         package: PackagedModel = point.load()
-    except Exception as error:  # noqa: BLE001 - whatever a package raises becomes one line
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
         raise ModelError(f"the model {name!r} of {point.dist.name} is broken: {first_line(error)}") from None
     return package
 
@@ -159,7 +158,7 @@ def _with_weights(name: str, trust_remote_code: bool) -> ModelRef:
         if not (folder / "config.json").is_file():
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
         return ModelRef(name, "folder", str(folder), trust_remote_code)
-    if name in _packaged():
+    if name in names():
         package = load_package(name)
         found = package.folder()
         if found is None:

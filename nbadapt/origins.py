@@ -54,6 +54,19 @@ def owner(point: EntryPoint) -> str:
     return f"{point.dist.metadata['Name']} {point.dist.version}" if point.dist else "an unknown distribution"
 
 
+def only(kind: str, name: str, group: str) -> EntryPoint | None:
+    """The allowed entry point of a name, or None.
+
+    Raises:
+        PluginError: several distributions declare it; none of them wins.
+    """
+    found = {(point.value, owner(point)): point for point in allowed(group) if point.name == name}
+    if len(found) > 1:
+        owners = " and ".join(f"{declared} ({value})" for value, declared in sorted(found, key=lambda pair: pair[1]))
+        raise PluginError(f"the {kind} {name!r} is declared more than once, by {owners}: uninstall one of them")
+    return next(iter(found.values()), None)
+
+
 def explain(kind: str, name: str, points: Iterable[EntryPoint]) -> PluginError | None:
     """The error for a word that only distributions which may not have; None where none of them has it either.
 

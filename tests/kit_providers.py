@@ -47,6 +47,7 @@ class Way(Connection):
                 said = json.loads(response.read())
                 return Answer(said["text"], 3, 4)
         except urllib.error.HTTPError as error:
+            error.close()
             raise FaultError(f"it answers {error.code}", again=error.code >= 500) from None
         except (urllib.error.URLError, OSError) as error:
             raise self.nobody(error) from None

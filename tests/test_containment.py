@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from distributions import Site
 
 import nbadapt
 from nbadapt import estimating, models, plan, registry
-from nbadapt.errors import PluginError, RequestError, RunError
+from nbadapt.errors import ModelError, PluginError, RequestError, RunError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.events import Notice
 from nbadapt.forms import estimator
 from nbadapt.forms.form import Form
+from nbadapt.indexing import store as stores
 from nbadapt.run import Run
 
 SOURCE = """
@@ -70,7 +71,9 @@ def finetune(**given: Any) -> Any:
 
 
 def notices(run: Run) -> list[str]:
-    return [event.text for _, event in run.events if isinstance(event, Notice)]
+    """What it was told, but for the rows that were held out."""
+    told = [event.text for _, event in run.events if isinstance(event, Notice)]
+    return [text for text in told if "held out" not in text]
 
 
 @pytest.fixture
@@ -79,19 +82,17 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimator, "PATIENCE", 0.3)
 
 
-@pytest.mark.parametrize("work", ["time.sleep(30)", "while True: pass"])
+@pytest.mark.parametrize("work", ["time.sleep(3600)", "while True: pass"])
 def test_a_hanging_estimate_is_not_waited_for_and_the_run_goes_on(site: Site, hurried: None, work: str) -> None:
     install(site, estimate=work)
-    start = time.monotonic()
     run = finetune()
-    assert time.monotonic() - start < 10
     assert run.state == "done"
     assert notices(run) == [f"{WHO} gave no estimate within 0.3 s: this goes on without one"]
     assert run.estimate.steps == 0
 
 
 def test_a_dry_run_without_an_estimate_says_so_and_shows_no_zeros(site: Site, hurried: None) -> None:
-    install(site, estimate="time.sleep(30)")
+    install(site, estimate="time.sleep(3600)")
     shown = repr(finetune(dry_run=True))
     assert f"{WHO} gave no estimate within 0.3 s" in shown
     assert "parameters" not in shown
@@ -100,17 +101,14 @@ def test_a_dry_run_without_an_estimate_says_so_and_shows_no_zeros(site: Site, hu
 
 
 def test_a_form_waits_once_and_goes_on_without_an_estimate(site: Site, hurried: None) -> None:
-    install(site, estimate="time.sleep(30)")
+    install(site, head="asked = []", estimate="asked.append(1); time.sleep(3600)")
     form = Form("finetune", "odd", {"rows": ROWS})
     form.set({"--model": str(tiny_models.folder("bert")), "--data": "rows"})
-    first = form.state()
-    start = time.monotonic()
-    again = form.state()
-    assert time.monotonic() - start < 0.2
-    for state in (first, again):
+    for state in (form.state(), form.state()):
         assert state.ready
         assert state.figures is not None
         assert state.figures.notices[-1] == f"{WHO} gave no estimate within 0.3 s: this goes on without one"
+    assert sys.modules["odd_plugin"].asked == [1]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def test_an_estimate_that_fails_refuses_the_job_in_one_line(site: Site) -> None:
         finetune()
     assert str(raised.value) == f"{WHO} fails when it estimates the cost: KeyError: 'batch_size'"
     assert raised.value.__cause__ is None
-    assert nbadapt.runs() == []
+    assert len(nbadapt.runs()) == 0
 
 
 def test_what_a_method_refuses_itself_is_its_own_line(site: Site) -> None:
@@ -197,7 +195,7 @@ def test_something_else_than_an_outcome_ends_the_run_in_one_line(site: Site) -> 
         finetune()
 
 
-def test_none_of_them_hurts_another_method(site: Site, hurried: None) -> None:
+def test_none_of_them_hurts_another_method(site: Site) -> None:
     install(site, head="raise OSError('no')")
     site.add("first", "1.0", {"same": "first_plugin:Plugin"}, {"first_plugin": SOURCE})
     site.add("second", "1.0", {"same": "second_plugin:Plugin"}, {"second_plugin": SOURCE})
@@ -207,3 +205,19 @@ def test_none_of_them_hurts_another_method(site: Site, hurried: None) -> None:
 
 def test_no_estimate_is_an_error_of_a_plugin() -> None:
     assert issubclass(NoEstimateError, PluginError)
+
+
+@pytest.mark.parametrize(("group", "name"), [("nbadapt.stores", "box"), ("nbadapt.models", "box")])
+def test_two_stores_or_models_of_one_name_are_both_named(site: Site, group: str, name: str) -> None:
+    for distribution in ("first", "second"):
+        site.add(distribution, "1.0", {name: f"{distribution}_plugin:Thing"}, {}, group=group)
+    line = r"'box' is declared more than once, by first 1\.0 \(.*\) and second 1\.0 \(.*\): uninstall one of them"
+    with pytest.raises((PluginError, ModelError), match=line):
+        stores.kind(name) if group == "nbadapt.stores" else models.load_package(name)
+
+
+@pytest.mark.parametrize("group", ["nbadapt.stores", "nbadapt.models"])
+def test_a_store_or_model_that_leaves_python_is_named(site: Site, group: str) -> None:
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": "raise SystemExit('away')"}, group=group)
+    with pytest.raises((PluginError, ModelError), match=r"'box' of rude .*away"):
+        stores.kind("box") if group == "nbadapt.stores" else models.load_package("box")

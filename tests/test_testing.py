@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_every_failure_is_told_and_not_the_first_one_only() -> None:
         "b is a number without bounds",
     )
     text = repr(report)
-    assert text.startswith("Worst breaks 4 of 12 rules\n")
+    assert text.startswith("Worst breaks 4 of 12 rules (name, summary, reference, config_fields), 1 skipped\n")
     assert "- name is 'Worst Of All'" in text
 
 
@@ -165,7 +166,12 @@ def test_the_pytest_decorator_makes_a_test_of_every_rule(tmp_path: Path) -> None
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path), "-rA"],
-        env={"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env={
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "PATH": "",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

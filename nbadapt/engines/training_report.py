@@ -15,7 +15,7 @@ from nbadapt import store
 from nbadapt.engines.tokens import as_text
 from nbadapt.engines.trainer import LengthGroupedSampler, no_number
 from nbadapt.engines.training_config import steps_per_epoch
-from nbadapt.errors import Stopped
+from nbadapt.errors import ModelError, Stopped, first_line
 from nbadapt.events import Checkpoint, Metric, Notice, Progress, Sample, Stage
 
 if TYPE_CHECKING:
@@ -42,10 +42,21 @@ def answered(answer: Answer, task: Task) -> Show:
     source, target = columns.get(task, ("prompt", "completion"))
 
     def show(rows: Sequence[Mapping[str, Any]], tick: Callable[[], None]) -> Iterable[Shown]:
-        said = answer([row[source] for row in rows], tick)
+        asked = [row[source] for row in rows]
+        try:
+            said = answer(asked, tick)
+        except ModelError:  # one of them fills the context by itself: no reason to lose a training
+            said = [_answered_alone(answer, prompt, tick) for prompt in asked]
         return [(as_text(row[source]), text, row.get(target)) for row, text in zip(rows, said, strict=True)]
 
     return show
+
+
+def _answered_alone(answer: Answer, prompt: Any, tick: Callable[[], None]) -> str:
+    try:
+        return answer([prompt], tick)[0]
+    except ModelError as error:
+        return f"(not answered: {first_line(error)})"
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped

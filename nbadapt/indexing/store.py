@@ -201,10 +201,10 @@ def kind(name: str) -> type[Store]:
 
     Raises:
         RequestError: there is no such kind.
-        PluginError: its package is broken.
+        PluginError: its package is broken, or two declare it.
         DependencyError: a library is missing; with the command that installs it.
     """
-    point = next((point for point in origins.allowed(GROUP) if point.name == name), None)
+    point = origins.only("store", name, GROUP)
     if point is None:
         refused = origins.explain("store", name, origins.refused(GROUP))
         if refused is not None:
@@ -213,7 +213,7 @@ def kind(name: str) -> type[Store]:
     owner = point.dist.metadata["Name"] if point.dist else "an unknown distribution"
     try:
         found: Any = point.load()
-    except Exception as error:  # noqa: BLE001 - whatever a package raises becomes one line
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
         raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Store)):
         raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")

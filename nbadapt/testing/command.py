@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbadapt import endpoints, models, registry, runner
+from nbadapt.capture import quiet_libraries
 from nbadapt.errors import RequestError, did_you_mean
 from nbadapt.indexing import store as stores
 from nbadapt.tables import Page
@@ -46,7 +47,8 @@ def run(name: str) -> Report:
         raise RequestError(f"the run {busy.id} is still going on here, and a check would disturb it: wait for it")
     line = _Line(name)
     try:
-        return check(plugin, progress=line)
+        with quiet_libraries():
+            return check(plugin, progress=line)
     finally:
         line.end()
 
@@ -57,7 +59,8 @@ class _Line:
     def __init__(self, name: str) -> None:
         from IPython.core.getipython import get_ipython
 
-        self._name, self._handle = name, None
+        self._name = name
+        self._handle: Any = None
         self._works = hasattr(get_ipython(), "kernel")
 
     def __call__(self, done: int, total: int, rule: str) -> None:
@@ -68,7 +71,7 @@ class _Line:
         if self._handle is None:
             from IPython.display import display
 
-            self._handle: Any = display(page, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
+            self._handle = display(page, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
         else:
             self._handle.update(page)
 

@@ -19,9 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 # The mark, the word and the colour of a status: each says it alone.
 _SHOWN: Mapping[str, tuple[str, str, str]] = {
     "passed": ("✓", "ok", "inherit"),
-    "failed": ("✗", "FAILED", "var(--jp-error-color1,#b3261e)"),
+    "failed": ("✗", "FAILED", "var(--jp-error-color1,#d32f2f)"),
     "skipped": ("-", "skipped", "inherit"),
-    "expected": ("!", "expected", "var(--jp-warn-color1,#8a5a00)"),
+    "expected": ("!", "expected", "var(--jp-warn-color1,#b26a00)"),
 }
 
 
@@ -90,7 +90,9 @@ class Report:
         count, total = len(self.failures), len(self.results)
         others = {status: sum(result.status == status for result in self.results) for status in ("skipped", "expected")}
         more = "".join(f", {number} {_SHOWN[status][1]}" for status, number in others.items() if number)
-        return f"{self.name} " + (f"breaks {count} of {total} rules" if count else "keeps the contract") + more
+        broken = ", ".join(result.check.name for result in self.failures)
+        said = f"breaks {count} of {total} rules ({broken})" if count else "keeps the contract"
+        return f"{self.name} {said}{more}"
 
     def __repr__(self) -> str:
         return "\n".join([self.summary, *map(repr, self.results)])

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nbadapt import store
@@ -17,14 +17,14 @@ from nbadapt.testing import fresh
 from nbadapt.testing.behaviour import alike, loaded, short
 from nbadapt.testing.kit import UnusableError
 from nbadapt.testing.memory import allocated_peak
-from nbadapt.testing.subject import Interrupt, Subject, Trial
+from nbadapt.testing.subject import LABELS, Interrupt, Subject, Trial
 from nbadapt.testing.watching import Held
 
-SPARE = 64 * 1024  # bytes that may stay in memory: a constant, a mask that a library keeps
+SPARE = 64  # bytes that may stay in memory: a library's constants
 MOST, LEAST = 1.5, 0.5  # of the predicted peak, what may be measured
 WIDE = (128, 4)  # of the model whose memory is measured: beside a tinier one what libraries take would count
 LONG = " ".join(f"word {i}" for i in range(2_000))  # several times a tiny model's context
-ODD = ("x", "[MASK] </s> <|im_end|> {{text}} {x}", "\N{GRINNING FACE}\u200b\u0301 שלום", LONG)
+ODD = ("x", "[MASK] </s> <|im_end|> {{text}} {x}", "\N{GRINNING FACE}\u200b\u0301 שלום", "  y\n\ny  ")
 
 
 def silent(subject: Subject) -> Iterator[str]:
@@ -53,9 +53,9 @@ def offline(subject: Subject) -> Iterator[str]:
 
 
 def odd_rows(subject: Subject) -> Iterator[str]:
-    """Odd and few rows are worked with, or refused with one line before the first step."""
+    """Odd, long and few rows are worked with, or refused with one line before the first step."""
     for task, _ in subject.trials():
-        for what, rows in (("odd rows", _odd(task)), ("two rows", None)):
+        for what, rows in (("odd rows", _rows(task, ODD)), ("a long row", _rows(task, (LONG,))), ("two rows", None)):
             job = _with_rows(subject.job(task), rows)
             try:
                 subject.estimate(job)
@@ -80,16 +80,16 @@ def _line_faults(error: NbadaptError) -> Iterator[str]:
         yield f"the error is no single line: {short(str(error))}"
 
 
-def _odd(task: str) -> list[dict[str, str]]:
-    """Rows of a task that are read without complaint, and are no everyday ones."""
+def _rows(task: str, texts: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a task with these texts."""
     match task:
         case "classification":
-            return [{"text": text, "label": ("negative", "positive")[i % 2]} for i, text in enumerate(ODD)]
+            return [{"text": text, "label": LABELS[i % 2]} for i, text in enumerate(texts)]
         case "preference":
-            return [{"prompt": text, "chosen": "good", "rejected": "bad"} for text in ODD]
+            return [{"prompt": text, "chosen": "good", "rejected": "bad"} for text in texts]
         case "text":
-            return [{"text": text} for text in ODD]
-    return [{"prompt": text, "completion": "good"} for text in ODD]
+            return [{"text": text} for text in texts]
+    return [{"prompt": text, "completion": "good"} for text in texts]
 
 
 def _with_rows(job: Job, rows: list[dict[str, str]] | None) -> Job:
@@ -177,17 +177,20 @@ def estimate_measured(subject: Subject) -> Iterator[str]:
 
 def memory_released(subject: Subject) -> Iterator[str]:
     """Nothing of a run stays in memory after its end, a failure or an interrupt, and the base weights are as before."""
-    for task, _ in subject.trials():
+    for number, (task, _) in enumerate(subject.trials()):
+        held = Held()
         for what, error in _ENDS.items():
-            held = Held()
+            if number and error is not None:  # how it is left does not depend on the task
+                continue
             trial = subject.observe(subject.job(task), _RaiseAt(error) if error is not None else None)
             changed = trial.weights_changed
             if trial.error is not None:
                 drop_frames(trial.error)  # as the runner does
             del trial
-            number, size = held.since()
+            count, size = held.since()
             if size > SPARE:
-                yield f"{task}: after {what} {size:,} bytes in {number} tensors stay in memory"
+                yield f"{task}: after {what} {size:,} bytes in {count} tensors stay in memory"
+                held = Held()  # each is told once
             if changed and error is not None:  # without one: the rule base_unchanged
                 yield f"{task}: after {what} the shared base weights are changed"
 

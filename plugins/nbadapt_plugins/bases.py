@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nbadapt_plugins._copies import train_copies
     from nbadapt_plugins._demonstrations import DemonstrationConfig, DemonstrationMethod
     from nbadapt_plugins._feedback import PairMethod, PairSettings
-    from nbadapt_plugins._linear_layers import linear_layers, stored_transposed, targets
+    from nbadapt_plugins._linear_layers import adapted_layers, linear_layers, stored_transposed, targets
     from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
     from nbadapt_plugins._prompt_learning import PromptLearningMethod, VirtualTokensConfig
     from nbadapt_plugins._prompting import PromptConfig, PromptMethod
@@ -57,6 +57,7 @@ __all__ = [
     "PromptMethod",
     "TrainedMethod",
     "VirtualTokensConfig",
+    "adapted_layers",
     "head_modules",
     "linear_layers",
     "own_weights",
@@ -83,6 +84,7 @@ _HOMES = {
     "PromptMethod": "nbadapt_plugins._prompting:PromptMethod",
     "TrainedMethod": "nbadapt_plugins._trained:TrainedMethod",
     "VirtualTokensConfig": "nbadapt_plugins._prompt_learning:VirtualTokensConfig",
+    "adapted_layers": "nbadapt_plugins._linear_layers:adapted_layers",
     "head_modules": "nbadapt_plugins._trained:head_modules",
     "linear_layers": "nbadapt_plugins._linear_layers:linear_layers",
     "own_weights": "nbadapt_plugins._trained:own_weights",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from nbadapt.method import ADVANCED, Estimate, Job
-from nbadapt_plugins.bases import TASK_TYPES, FrozenBaseConfig, PeftMethod, stored_transposed, targets
+from nbadapt_plugins.bases import TASK_TYPES, FrozenBaseConfig, PeftMethod, adapted_layers, stored_transposed
 
 if TYPE_CHECKING:  # heavy libraries are imported where they are used, so that listing methods stays quick
     from peft import PeftConfig
@@ -65,16 +65,15 @@ class Vera(PeftMethod):
         from peft import VeraConfig
 
         settings: VeraSettings = job.config
-        chosen, excluded = targets(model, settings.target_modules, rank=1)
+        layers = adapted_layers(model, settings.target_modules, rank=1)
         return VeraConfig(
             task_type=TASK_TYPES[job.task],
             r=settings.r,
-            target_modules=chosen,
-            exclude_modules=excluded or None,
+            target_modules=layers,
             vera_dropout=settings.dropout,
             d_initial=settings.d_initial,
             projection_prng_key=job.seed,
-            fan_in_fan_out=stored_transposed(model, chosen),
+            fan_in_fan_out=stored_transposed(model, layers),
         )
 
     def estimate(self, job: Job) -> Estimate:
