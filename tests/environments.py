@@ -50,7 +50,7 @@ class Environment:
     def run(self, *command: str, fails: bool = False) -> str:
         """Run a command, as `python ...`; what it printed."""
         done = subprocess.run(
-            command, cwd=self.home, env=self.variables, capture_output=True, text=True, check=False, timeout=500
+            command, cwd=self.home, env=self.variables, capture_output=True, text=True, check=False, timeout=1500
         )
         said = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, said

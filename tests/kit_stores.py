@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -115,7 +116,7 @@ class FilteringLate(SqliteStore):
 @fails("test_brackets_stand_for_themselves")
 class Patterned(SqliteStore):
     def nearest(self, vector: Any, k: int, where: Where = EVERYWHERE) -> list[Ranked]:
-        return super().nearest(vector, k, Where(where.path.replace("[", "?").replace("]", "?"), where.metadata))
+        return super().nearest(vector, k, Where(re.sub(r"\[(.)\]", r"\1", where.path), where.metadata))
 
 
 @fails("test_words_are_words_and_no_operators")

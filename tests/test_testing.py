@@ -82,7 +82,7 @@ def test_every_failure_is_told_and_not_the_first_one_only() -> None:
         "b is a number without bounds",
     )
     text = repr(report)
-    assert text.startswith("Worst breaks 4 of 12 rules (name, summary, reference, config_fields)\n")
+    assert text.startswith("Worst breaks 4 of 12 rules (name, summary, reference, config_fields), 1 skipped\n")
     assert "- name is 'Worst Of All'" in text
 
 

@@ -66,8 +66,10 @@ def _widgets() -> Iterator[Finding]:
         yield Finding(TOPIC, "server", value, "problem", 'pip install "jupyterlab>=4" "notebook>=7"')
     if not _servers():
         return
-    manager = Path(sys.prefix, "share", "jupyter", "labextensions", "@jupyter-widgets", "jupyterlab-manager")
-    if installed("jupyterlab-widgets") is None or not manager.is_dir():
+    from jupyter_core.paths import jupyter_path
+
+    places = [Path(place, "@jupyter-widgets", "jupyterlab-manager") for place in jupyter_path("labextensions")]
+    if installed("jupyterlab-widgets") is None or not any(place.is_dir() for place in places):
         value = "the server's extension for widgets is missing: dashboards and forms stay empty"
         fix = "pip install --force-reinstall jupyterlab-widgets, then restart the server and reload the page"
         yield Finding(TOPIC, "widgets' extension", value, "problem", fix)

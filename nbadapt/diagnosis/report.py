@@ -15,7 +15,8 @@ from nbadapt.redaction import hide
 State = Literal["ok", "note", "problem", "unknown"]
 
 MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM", "unknown": "?"}
-_COLOURS = {"ok": "#2e7d32", "note": "#8a6d00", "problem": "#c62828", "unknown": "#757575"}
+# Each has a contrast of about 4 on white and on black.
+_COLOURS = {"ok": "#388e3c", "note": "#9a7500", "problem": "#e53935", "unknown": "#808080"}
 WIDE = 100  # characters of a line of text
 _HOME_OF = re.compile(r"(?:[A-Za-z]:\\Users\\|/home/|/Users/)[^/\\\s:;,'\"]+")
 
@@ -130,7 +131,7 @@ def _row(finding: Finding) -> str:
     fix = f"<br><code>{_escaped(finding.fix)}</code>" if finding.fix else ""
     mark = f"<span style='color:{_COLOURS[finding.state]};font-weight:600'>{MARKS[finding.state]}</span>"
     return (
-        f"<tr><td style='{_CELL};width:5.5em'>{mark}</td><td style='{_CELL};width:10em'>{_escaped(finding.name)}</td>"
+        f"<tr><td style='{_CELL};width:5.5em'>{mark}</td><td style='{_CELL};width:12em'>{_escaped(finding.name)}</td>"
         f"<td style='{_CELL}'>{_escaped(finding.value)}{fix}</td></tr>"
     )
 

@@ -95,15 +95,16 @@ def plugins() -> Iterator[Finding]:
     found = registry.entries()
     owners: dict[str, list[str]] = {}
     for name, same_name in found.items():
-        owners.setdefault(" and ".join(entry.owner for entry in same_name), []).append(name)
         method = registry.attempt(same_name)
         if isinstance(method, registry.Problem):
             yield _broken(method.name, method.message)
-        elif registry.missing_requirements(method):
+            continue
+        owners.setdefault(same_name[0].owner, []).append(name)
+        if registry.missing_requirements(method):
             missing = ", ".join(registry.missing_requirements(method))
             yield Finding("Plugins", name, f"needs {missing}", "note", registry.install_command(method))
     for owner, names in sorted(owners.items()):
-        yield Finding("Plugins", f"from {owner}", f"{len(names)} methods: {', '.join(names)}")
+        yield Finding("Plugins", f"from {owner}", f"{len(names)} method{'s' * (len(names) > 1)}: {', '.join(names)}")
     for entry in registry.refused():
         yield Finding("Plugins", entry.name, f"of {entry.owner}: not loaded, as {origins.VARIABLE} says", "note")
     yield from _others()
