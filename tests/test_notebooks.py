@@ -192,6 +192,23 @@ def test_what_was_ranked_is_learned_with_and_without_a_reward_model(tmp_path: Pa
     assert "image/png" in cells[-1].outputs[0].data
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_comparison_ends_in_advice_that_its_table_bears_out(tmp_path: Path):
+    cells = code_cells(executed("07_compare.ipynb", tmp_path))
+    first, second = (cell for cell in cells if cell.source.startswith("%%compare") and "--dry-run" not in cell.source)
+    assert "Use " in shown(first)
+    assert "image/png;base64," in shown(first)
+    assert "application/vnd.jupyter.widget-view+json" not in shown(first)
+    assert "the test rows were looked at 2 times" in shown(second)
+    frame = next(cell for cell in cells if cell.source.startswith("found.frame()"))
+    accuracy = {
+        name: float(value) for name, value in re.findall(r"^([a-z-]+)[^\n]*? +(0\.\d+)", plain(frame), re.MULTILINE)
+    }
+    assert max(accuracy.values()) > accuracy["majority"] + 0.3
+    assert (tmp_path / "comparison.html").stat().st_size > 20_000
+
+
 def plain(cell: Any) -> str:
     """The text of a cell's result."""
     return "".join(output.get("data", {}).get("text/plain", "") for output in cell.outputs)

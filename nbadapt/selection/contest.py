@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from nbadapt.selection.specs import Spec
 
 POLL_SECONDS = 0.1
+TELLING = 1.0  # seconds of a rough time, from which on the measured one says how rough it is
 UNMEASURED = 0.3  # of a rough time, which may be three times too long, before anything was timed
 TOO_LATE = "out of time"
 FINISHED = "in the last rung"
@@ -375,9 +376,9 @@ class Contest:
             self.current = self.run = None
             self.trials.keep_spent(self.name, self.elapsed)
         entry.state = before_state if entry.state == "running" else entry.state
-        if entry.candidate.seconds:
-            share = rows / len(self.prepared.parts.training)
-            self._rates.append(trial.costs["wall"] / (entry.candidate.seconds * share))
+        rough = (entry.candidate.seconds or 0.0) * rows / len(self.prepared.parts.training)
+        if rough >= TELLING:
+            self._rates.append(trial.costs["wall"] / rough)
         return self.trials.keep(trial)
 
     def _failed(self, entry: Entry, trial: Trial, error: NbadaptError, before: str) -> Trial:

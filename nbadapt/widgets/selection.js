@@ -3,7 +3,7 @@
 const SILENT_MS = 5000; // without a message by then, say so
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 250, MARGIN = { left: 56, right: 156, top: 12, bottom: 36 };
-const NAME_LETTERS = 21; // of a name in the chart; its end says what is its own
+const NAME_LETTERS = 18; // of a name in the chart; its end says what is its own
 const LABEL_PX = 14; // between two labels in the chart
 
 function make(tag, className, text) {

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from nbadapt.selection.contest import Contest
     from nbadapt.selection.verdict import Place, Verdict
 
-FRONT, OTHER, BASELINE, MUTED = "#0072b2", "#5a5a5a", "#c04f00", "#b9b9b9"
-INKS = 48  # colours of the PNG
+FRONT, OTHER, MUTED = "#0072b2", "#5a5a5a", "#b9b9b9"
+INKS = 96  # colours of the PNG
 COSTS = {
     "time": ("", "time to make it and for 1,000 answers (s)", 1.0),
     "inference": ("inference", "time for 1,000 answers (s)", 1.0),
@@ -80,11 +80,12 @@ def _draw_places(axes: Axes, found: Verdict, cost: str) -> None:
         axes.set_xscale("log")
     named = numbers(found)
     for place, x in points:
-        ink = FRONT if place.front else BASELINE if place.entry.candidate.baseline else OTHER
+        ink = FRONT if place.front else OTHER
         spread = [[place.value - place.low], [place.high - place.value]]
         axes.errorbar([x], [place.value], yerr=[[max(0.0, v) for v in side] for side in spread], color=ink, linewidth=1)
         best = found.best is not None and place.label == found.best.label
-        axes.plot([x], [place.value], marker="D" if best else "o", markersize=8 if best else 6, color=ink, linestyle="")
+        shape = "D" if best else "s" if place.entry.candidate.baseline else "o"
+        axes.plot([x], [place.value], marker=shape, markersize=8 if best else 6, color=ink, linestyle="")
         axes.annotate(
             str(named[place.label]), (x, place.value), xytext=(6, 4), textcoords="offset points", fontsize=9,
             color=ink, fontweight="bold", annotation_clip=False,
@@ -96,7 +97,7 @@ def _draw_places(axes: Axes, found: Verdict, cost: str) -> None:
     better = "larger" if found.measure.larger else "smaller"
     _frame(axes, label, f"{found.measure.label} on test rows ({better} is better)")
     if any(place.front for place, _ in points) and cost == "time":
-        axes.set_title("blue: Pareto front, diamond: advised, red: baselines", color=INK, fontsize=8, loc="left")
+        axes.set_title("blue: Pareto front; diamond: advised; squares: baselines", color=INK, fontsize=8, loc="left")
 
 
 def _draw_curves(axes: Axes, contest: Contest, found: Verdict) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_DEFLATED
 
 from nbadapt.errors import RequestError
 from nbadapt.events import Metric, Sample
@@ -28,10 +29,10 @@ TRUSTED = (
 
 
 def dump(classifier: Any, folder: Path) -> None:
-    """Write the classifier without pickle: a zip of JSON and numpy arrays."""
+    """Write the classifier without pickle: a compressed zip of JSON and numpy arrays."""
     import skops.io
 
-    skops.io.dump(classifier, folder / FILE)
+    skops.io.dump(classifier, folder / FILE, compression=ZIP_DEFLATED, compresslevel=6)
 
 
 def load(folder: Path) -> Any:
