@@ -358,6 +358,7 @@ def test_a_models_own_code_does_not_run_unasked(tmp_path: Path) -> None:
     with contextlib.suppress(ModelError):  # transformers' own classes, or an error
         models.load(with_code, "cpu", "float32")
     change(folder / "config.json", lambda record: record.update(model_type="evil"))
+    models.free()
     with pytest.raises(ModelError, match="--trust-remote-code"):
         models.load(models.resolve(str(folder)), "cpu", "float32")
     assert not mark.exists()
