@@ -626,21 +626,32 @@ def resume(run: str | Run, functions: Mapping[str, Callable[..., Any]] | None = 
     return found.resume()
 
 
-def stop(run: str | Run | None = None) -> Run:
+def stop(run: str | Run | None = None, *, at_epoch_end: bool = False) -> Run:
     """Stop a run that works in the background after its next step; what it did so far is kept.
 
     Args:
         run: the run; None for the one that this kernel works on.
+        at_epoch_end: stop it when its epoch ends.
 
     Raises:
         NbadaptError: it is not at work in this kernel.
+    """
+    chosen = at_work(run)
+    chosen.stop(at_epoch_end=at_epoch_end)
+    return chosen
+
+
+def at_work(run: str | Run | None = None) -> Run:
+    """A run, or the one that this kernel works on.
+
+    Raises:
+        NbadaptError: there is none.
     """
     from nbadapt import runner
 
     chosen = runner.current() if run is None else show(run)
     if chosen is None:
         raise RequestError("no run is at work in this kernel: %nbadapt runs lists what there is")
-    chosen.stop()
     return chosen
 
 

@@ -26,6 +26,9 @@ Argument = Literal[
     "RUN [TEXT]",
     "RUN [TAG...] [-TAG...]",
     "RUN... [--yes]",
+    "[RUN] [--at-epoch-end]",
+    "RATE [RUN]",
+    "TEXT",
 ]
 
 
@@ -83,9 +86,43 @@ def _resume(word: str, namespace: Mapping[str, Any]) -> Run:
     return api.resume(run, named.again(registry.load(run.method), run.request["settings"], namespace))
 
 
-def _stop(word: str, namespace: Mapping[str, Any]) -> Page:
-    run = api.stop(_run(word, namespace) if word else None)
-    return Page(f"{run.id} stops after this step.")
+AT_EPOCH_END = "--at-epoch-end"
+
+
+def _stop(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    late = AT_EPOCH_END in given
+    run = api.stop(_working([word for word in given if word != AT_EPOCH_END], namespace, "stop"), at_epoch_end=late)
+    return Page(f"{run.id} stops {'when this epoch ends' if late else 'after this step'}.")
+
+
+def _working(given: list[str], namespace: Mapping[str, Any], command: str) -> Run:
+    """The run that is named, or the one at work."""
+    if len(given) > 1 or any(word.startswith("-") for word in given):
+        raise RequestError(f"unexpected {given[-1]!r}: write  %nbadapt {command} {COMMANDS[command].argument}")
+    return api.at_work(_run(given[0], namespace) if given else None)
+
+
+def _pause(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    run = _working(given, namespace, "pause")
+    run.pause()
+    return Page(f"{run.id} pauses after this step; %nbadapt resume {run.id} lets it go on.")
+
+
+def _save(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    run = _working(given, namespace, "save")
+    return Page(f"Saved in {run.save()}.")
+
+
+def _rate(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    if not given:
+        raise RequestError("%nbadapt rate needs a RATE: write  %nbadapt rate 1e-4  or  %nbadapt rate x0.5")
+    run = _working(given[1:], namespace, "rate")
+    return Page(f"{run.id} goes on with a learning rate of {run.change_learning_rate(given[0]):.3g}.")
+
+
+def _sample(given: list[str], _namespace: Mapping[str, Any]) -> Any:
+    answer = api.at_work().sample(given[0])
+    return Page(answer) if isinstance(answer, str) else answer.frame()
 
 
 def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
@@ -226,7 +263,11 @@ COMMANDS: Mapping[str, Command] = {
         Command("delete", "RUN... [--yes]", "say what would go with runs; with --yes remove them", parse=_delete),
         Command("show", "RUN", "the result of a run; RUN is an id, its beginning or a variable", _run),
         Command("resume", "RUN", "go on with a run that was paused, stopped or killed", _resume),
-        Command("stop", "[RUN]", "stop the run that works in the background", _stop),
+        Command("stop", "[RUN] [--at-epoch-end]", "stop the run that works in the background", parse=_stop),
+        Command("pause", "[RUN]", "hold it after its step; resume lets it go on", parse=_pause),
+        Command("save", "[RUN]", "keep its model as it is now, while it goes on", parse=_save),
+        Command("rate", "RATE [RUN]", "go on with another learning rate, such as 1e-4 or x0.5", parse=_rate),
+        Command("sample", "TEXT", "what its model says to a prompt as it is now", parse=_sample, prose=True),
         Command(
             "index",
             "PATH... --as NAME",

@@ -145,7 +145,7 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
 
 
 def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
-    from nbadapt.commands import COMMANDS, INDEX_OPTIONS, RUNS_OPTIONS
+    from nbadapt.commands import AT_EPOCH_END, COMMANDS, INDEX_OPTIONS, RUNS_OPTIONS
     from nbadapt.indexing import store as stores
     from nbadapt.indexing.loaders import LOADERS
 
@@ -167,7 +167,9 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
     if COMMANDS[before[0]].argument.startswith(("RUN ", "RUN...")):
         options = ["--yes"] if fragment[:1] == "-" and before[0] == "delete" else _run_words(namespace)
         return [word for word in options if word not in before]
-    match COMMANDS[before[0]].argument.strip("[]"):
+    if before[0] == "stop" and fragment[:1] == "-":
+        return [AT_EPOCH_END]
+    match COMMANDS[before[0]].argument.split()[0].strip("[]") if COMMANDS[before[0]].argument else "":
         case "METHOD":
             return [m.name for m in _methods(None)]
         case "clear":

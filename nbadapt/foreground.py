@@ -21,6 +21,7 @@ from nbadapt.pump import MessagePump
 from nbadapt.view import View, hello_seconds, thread_name, view_of
 
 if TYPE_CHECKING:
+    from nbadapt.control import Wish
     from nbadapt.run import Run
 
 POLL_SECONDS = 0.05  # the longest that an interrupt or the end of the run goes unnoticed
@@ -69,6 +70,15 @@ def wait(run: Run) -> None:
         for thread in threading.enumerate():
             if thread.name == thread_name(run):
                 thread.join(RESULT_SECONDS)
+
+
+def wait_for(wish: Wish, run: Run) -> None:
+    """Keep the cell until a run has fulfilled or refused a wish; an interrupt leaves, and the run goes on."""
+    with MessagePump() as pump:
+        while not wish.done and run.alive:
+            pump.poll(POLL_SECONDS)
+    if not wish.done:
+        wish.refuse(RunError(f"the run {run.id} has ended"))
 
 
 def _turn(run: Run, view: View | None, interrupts: _Interrupts, pump: MessagePump) -> None:

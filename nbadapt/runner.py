@@ -27,11 +27,12 @@ from nbadapt.errors import (
     drop_frames,
     first_line,
 )
-from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
+from nbadapt.events import Checkpoint, Controls, Event, Notice, Stage, StateChange
 from nbadapt.memory import measure, out_of_memory
 from nbadapt.method import Job, Method, Outcome
 from nbadapt.plan import Plan, prepare
 from nbadapt.run import Run
+from nbadapt.steering import CONTROLS, Steering
 
 if TYPE_CHECKING:
     from nbadapt.request import Request
@@ -169,22 +170,53 @@ def _release_openmp_team() -> None:
 # ------------------------------------------------------------------------------------------------ the worker
 
 
+STAGES = {
+    "save": "saving the model as it is",
+    "learning_rate": "changing the learning rate",
+    "epoch_end": "planning the end",
+    "sample": "answering your prompt",
+}
+
+
+class _Left(BaseException):
+    """Raised inside a wish when the run is to stop. Not an Exception, so that no library eats it."""
+
+
 class _Emitter:
-    """What a method calls with its events: records them, measures memory, obeys Pause and Stop."""
+    """What a method calls with its events: records them, measures memory, obeys Pause and Stop, fulfils wishes."""
 
     def __init__(self, run: Run, events: list[tuple[float, Event]], job: Job) -> None:
         self._run, self._events = run, events
         self._log = store.EventLog(job.directory)
         self._device = job.device
         self._measured = 0.0
+        self._directory = job.directory
         self._stage: Stage | None = None
         self._ram_peak = 0
+        self._steering: Steering | None = None  # the engine's, once it has offered one
+        self._open = False  # whether it offers it still
+        self._serving = False
 
     def record(self, event: Event) -> None:
         """Write an event down, now, without looking at the switches."""
         now = time.time()
         self._events.append((now, event))
         self._log.write(now, event)
+
+    def offer(self, steering: Steering | None, reason: str) -> None:
+        """Take from the engine what may be asked of it from now on; see `nbadapt.steering.offer`."""
+        had, self._steering = self._steering, steering or self._steering
+        self._open = steering is not None
+        offered = steering.offered if steering is not None else frozenset()
+        self._run.control.offer(offered, reason)
+        if offered or had is not None:
+            words = tuple(word for word in CONTROLS if word in offered)
+            self.record(Controls(words, "" if offered else reason))
+
+    @property
+    def ended(self) -> str:
+        """Why the engine ended before its last step, where a person asked it to."""
+        return self._steering.ended if self._steering is not None else ""
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
@@ -197,21 +229,60 @@ class _Emitter:
             memory = measure(self._device, self._ram_peak)
             self._ram_peak = memory.ram_peak
             self.record(memory)
-        self._obey()
+        if not self._serving:  # what a wish lets the engine tell is no moment for the next one
+            self._obey()
 
     def _obey(self) -> None:
         control = self._run.control
+        if self._open and self._steering is not None and not self._steering.ready and not control.stopping:
+            return  # a pause and wishes wait for the end of the step
+        self._serve()
         if control.paused and not control.stopping:
             self.record(StateChange("paused"))
-            control.wait_while_paused()
+            while control.paused and not control.stopping:
+                control.wait_for_word()
+                self._serve()
             if not control.stopping:
                 self.record(StateChange("running"))
         if control.stopping and not control.obeyed:
             self.record(StateChange("stopping", control.reason))
             control.raise_if_stopping()
 
+    def _serve(self) -> None:
+        """Fulfil the wishes that wait."""
+        control = self._run.control
+        while self._open and not control.stopping and (wish := control.next_wish()) is not None:
+            assert self._steering is not None  # it is open
+            stage, self._serving = self._stage, True
+            self.record(Stage(STAGES[wish.name]))
+            try:
+                result, said = wish.asked.do(self._steering, self._directory, self.record, self._leave_if_stopping)
+            except _Left:
+                wish.refuse(RunError("the run was stopped before it was done"))
+            except NbadaptError as error:
+                drop_frames(error)
+                wish.refuse(error)
+            except Exception as error:  # noqa: BLE001 - a wish that fails costs no run
+                wish.refuse(_wish_failed(error))
+                drop_frames(error)
+                models.release_cached_memory()
+            else:
+                wish.fulfil(result, said)
+            finally:
+                self._serving = False
+                if not wish.done:  # such as an interrupt: nobody is left waiting
+                    wish.refuse(RunError("the run was left before it was done"))
+            if stage is not None:
+                self.record(stage)
+
+    def _leave_if_stopping(self) -> None:
+        if self._run.control.stopping:
+            raise _Left
+
     def close(self) -> None:
         """Close the log."""
+        self._open = False
+        self._run.control.offer(frozenset(), "the run has ended")
         self._log.close()
 
     @property
@@ -231,7 +302,8 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...], emit: _E
             for notice in notices:
                 emit.record(Notice(notice))
             outcome = method.run(job, emit)
-        state = "stopped" if run.control.obeyed else "done"
+        state = "stopped" if run.control.obeyed or emit.ended else "done"
+        run.control.reason = run.control.reason or emit.ended
     except Stopped:
         state = "stopped"
     except KeyboardInterrupt:
@@ -265,6 +337,15 @@ def _end(run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None
     with contextlib.suppress(OSError):
         emit.record(StateChange(state, str(run.error or run.control.reason)))  # type: ignore[arg-type]  # a State
     emit.close()
+
+
+def _wish_failed(error: Exception) -> NbadaptError:
+    """One line for an error that nobody foresaw; the run goes on."""
+    if out_of_memory(error):
+        return OutOfMemoryError("there is not enough memory for that now; the run goes on")
+    if isinstance(error, OSError):
+        return StoreError(f"it could not be written: {error.strerror or error}; the run goes on")
+    return RunError(f"{type(error).__name__}: {first_line(error)}; the run goes on")
 
 
 def _explain(error: BaseException, job: Job) -> NbadaptError:

@@ -14,6 +14,7 @@
         digest.json                a long log in short, made when it was first read; see `nbadapt.comparing.digest`
         artifacts/                 the result, in the ecosystem's own formats
         checkpoints/checkpoint-N/  the state to go on from; complete once it holds the file `complete`
+        saves/step-N/              the model as somebody had it saved after N steps, and its outcome.json
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -332,6 +333,11 @@ def mark_complete(checkpoint: Path) -> None:
     (checkpoint / COMPLETE).touch()
 
 
+def mark_incomplete(checkpoint: Path) -> None:
+    """Note that a checkpoint is being written anew."""
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
+
+
 def is_complete(checkpoint: Path) -> bool:
     """Whether everything of a checkpoint is on disk."""
     return (checkpoint / COMPLETE).exists()
@@ -346,6 +352,50 @@ def last_checkpoint(directory: Path) -> Path | None:
 def checkpoint_step(checkpoint: Path) -> int:
     """The optimizer step at which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+# ------------------------------------------------------------------------------------------------ saved steps
+
+
+def save_step(directory: Path, step: int, write: Callable[[Path], Outcome]) -> Path:
+    """Keep the model as it is after so many steps; what was kept of this step before makes room.
+
+    Args:
+        directory: the run's folder.
+        step: how many are done.
+        write: puts what is needed into a new folder; gives an outcome whose artifacts are relative to it.
+
+    Returns:
+        The folder, which is there whole or not at all.
+    """
+    path = directory / "saves" / f"step-{step}"
+    with new_folder(path) as folder:
+        outcome = write(folder)
+        artifacts = {what: (path / name).relative_to(directory).as_posix() for what, name in outcome.artifacts.items()}
+        write_json(folder / "outcome.json", {"metrics": dict(outcome.metrics), "artifacts": artifacts})
+    return path
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps whose model was kept, in order."""
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in directory.glob("saves/step-*/outcome.json"))
+
+
+def saved_outcome(directory: Path, step: int) -> Outcome:
+    """What was kept of a step.
+
+    Raises:
+        StoreError: nothing was, or it is damaged.
+    """
+    steps = saved_steps(directory)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) if steps else "none was saved"
+        raise StoreError(f"the run {directory.name} has no model of step {step}; saved steps: {there}")
+    record = read_json(directory / "saves" / f"step-{step}" / "outcome.json")
+    try:
+        return Outcome(record["metrics"], record["artifacts"])
+    except KeyError as error:
+        raise StoreError(f"the model of step {step} of the run {directory.name} is damaged: no {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------ looking runs up

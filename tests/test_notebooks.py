@@ -52,19 +52,40 @@ def test_it_holds_no_widget_and_no_path_of_a_machine(path: Path):
         assert not re.search(r"/(home|root|Users|tmp|work|var)/", shown(cell)), cell.source
 
 
-def test_papermill_runs_a_cell_to_its_result(tmp_path: Path):
+def papermill(folder: Path) -> None:
+    command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--cwd", str(folder)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def nbclient(folder: Path) -> None:
+    notebook = nbformat.read(folder / "in.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    nbformat.write(notebook, folder / "out.ipynb")
+
+
+@pytest.mark.parametrize("execute", [papermill, pytest.param(nbclient, marks=pytest.mark.slow)])
+def test_a_notebook_with_widgets_ends_with_texts_and_figures(execute: Any, tmp_path: Path):
+    """A form, a run and the table of runs: where nobody can press anything, the notebook goes on, and stays small."""
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps(tiny_models.reviews(20)), encoding="utf-8")
-    cell = f"%%finetune lora --model {tiny_models.folder('bert')} --data {rows} --as tuned\nmax_steps: 2"
-    cells = [nbformat.v4.new_code_cell(source) for source in ("%load_ext nbadapt", cell, "print(tuned.state)")]
+    model = tiny_models.folder("bert")
+    cell = f"%%finetune lora --model {model} --data {rows} --as tuned\nmax_steps: 8\nbatch_size: 4"
+    sources = ["%load_ext nbadapt", "%finetune lora", cell, "%nbadapt runs", "print(tuned.state)"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
-    command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--cwd", str(tmp_path)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    trained, after = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-2:]
-    assert "text/html" in trained.outputs[0].data
-    assert "application/vnd.jupyter.widget-view+json" not in trained.outputs[0].data
+    execute(tmp_path)
+    text = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    form, trained, table, after = notebook.cells[-4:]
+    assert "%%finetune lora" in form.outputs[0].data["text/plain"]
+    assert "data:image/png;base64," in trained.outputs[0].data["text/html"]
+    assert "Training loss" in trained.outputs[0].data["text/plain"]
+    assert "tuned" in table.outputs[0].data["text/plain"]
     assert after.outputs[0].text == "done\n"
+    assert "application/vnd.jupyter.widget" not in text
+    assert "widgets" not in notebook.metadata
+    assert len(json.dumps(trained.outputs)) < 60_000, "a run adds so much at most"
 
 
 def executed(name: str, folder: Path) -> Any:

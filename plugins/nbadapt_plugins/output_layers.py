@@ -118,7 +118,13 @@ class OutputLayers(Method):
         layers = _Layers(job)
         prepared = layers.prepare(emit)
         head_job = replace(job, dtype="float32")  # what is trained is float32, whatever the backbone computes in
-        metrics = supervised.train(layers.head, layers.tokenizer, head_job, emit, layers.classifier().answer, prepared)
+
+        def keep(folder: Path) -> str:
+            layers.save(folder)
+            return "head"
+
+        live = layers.classifier()
+        metrics = supervised.train(layers.head, layers.tokenizer, head_job, emit, live, prepared, keep=keep)
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:

@@ -103,7 +103,10 @@ class Ppo(PeftMethod):
         switch_off_dropout(base)
         model = self._actor_critic(base, job)
         emit(Stage("loading the reward"))
-        metrics = PpoTrainer(model, tokenizer, judging.load(job), job, emit).train()
+        trainer = PpoTrainer(
+            model, tokenizer, judging.load(job), job, emit, lambda folder: self.keep(model.policy, folder)
+        )
+        metrics = trainer.train()
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:

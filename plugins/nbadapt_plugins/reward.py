@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from nbadapt.engines.reward_model import RewardModel
     from nbadapt.engines.training_report import Show
 
 LABELS = ("reward",)
@@ -87,9 +88,13 @@ class Reward(PairMethod):
 
     def show(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> Show:
         """Both answers and their rewards."""
+        return self.live(model, tokenizer, job).show
+
+    def live(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> RewardModel:
+        """The reward model, which answers no prompt."""
         from nbadapt.engines.reward_model import RewardModel
 
-        return RewardModel(model, tokenizer, job.config.max_length).show
+        return RewardModel(model, tokenizer, job.config.max_length)
 
     # ------------------------------------------------------------------ a head of one output
 
