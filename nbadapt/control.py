@@ -95,7 +95,7 @@ class Control:
             if self.stopping:
                 wish.refuse(RequestError("the run is stopping"))
             elif not self.offered & asked.needs:
-                wish.refuse(RequestError(self.why or f"this run cannot {asked.does} while it works"))
+                wish.refuse(RequestError(self.why or f"this run does not offer to {asked.does}, or not yet"))
             elif len(self._waiting) >= MOST_WAITING:
                 wish.refuse(RequestError(f"{MOST_WAITING} wishes are waiting already"))
             else:
@@ -115,7 +115,7 @@ class Control:
     def offer(self, offered: frozenset[str], reason: str = "") -> None:
         """Say what may be wished for from now on; where that is nothing, what waits is refused for this reason."""
         with self._lock:
-            self.offered, self.why = offered, reason
+            self.offered, self.why = offered, "" if offered else reason
             while not offered and (wish := self.next_wish()) is not None:
                 wish.refuse(RunError(reason))
 

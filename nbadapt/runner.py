@@ -183,18 +183,22 @@ class _Left(BaseException):
 
 
 class _Emitter:
-    """What a method calls with its events: records them, measures memory, obeys Pause and Stop, fulfils wishes."""
+    """What a method calls with its events: records them, measures memory, obeys Pause and Stop, fulfils wishes.
+
+    Attributes:
+        ended: why the engine ended before its last step, where a person asked it to.
+    """
 
     def __init__(self, run: Run, events: list[tuple[float, Event]], job: Job) -> None:
         self._run, self._events = run, events
         self._log = store.EventLog(job.directory)
+        self.ended = ""
         self._device = job.device
         self._measured = 0.0
         self._directory = job.directory
         self._stage: Stage | None = None
         self._ram_peak = 0
-        self._steering: Steering | None = None  # the engine's, once it has offered one
-        self._open = False  # whether it offers it still
+        self._steering: Steering | None = None  # the engine's, while it offers one
         self._serving = False
 
     def record(self, event: Event) -> None:
@@ -205,18 +209,14 @@ class _Emitter:
 
     def offer(self, steering: Steering | None, reason: str) -> None:
         """Take from the engine what may be asked of it from now on; see `nbadapt.steering.offer`."""
-        had, self._steering = self._steering, steering or self._steering
-        self._open = steering is not None
+        had, self._steering = self._steering, steering  # what is over is let go: it holds the model
+        if had is not None:
+            self.ended = self.ended or had.ended
         offered = steering.offered if steering is not None else frozenset()
         self._run.control.offer(offered, reason)
         if offered or had is not None:
             words = tuple(word for word in CONTROLS if word in offered)
             self.record(Controls(words, "" if offered else reason))
-
-    @property
-    def ended(self) -> str:
-        """Why the engine ended before its last step, where a person asked it to."""
-        return self._steering.ended if self._steering is not None else ""
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
@@ -234,7 +234,7 @@ class _Emitter:
 
     def _obey(self) -> None:
         control = self._run.control
-        if self._open and self._steering is not None and not self._steering.ready and not control.stopping:
+        if self._steering is not None and not self._steering.ready and not control.stopping:
             return  # a pause and wishes wait for the end of the step
         self._serve()
         if control.paused and not control.stopping:
@@ -251,8 +251,7 @@ class _Emitter:
     def _serve(self) -> None:
         """Fulfil the wishes that wait."""
         control = self._run.control
-        while self._open and not control.stopping and (wish := control.next_wish()) is not None:
-            assert self._steering is not None  # it is open
+        while self._steering is not None and not control.stopping and (wish := control.next_wish()) is not None:
             stage, self._serving = self._stage, True
             self.record(Stage(STAGES[wish.name]))
             try:
@@ -281,7 +280,7 @@ class _Emitter:
 
     def close(self) -> None:
         """Close the log."""
-        self._open = False
+        self._steering = None
         self._run.control.offer(frozenset(), "the run has ended")
         self._log.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nbadapt import runner, store
 from nbadapt.control import Control, Wish
-from nbadapt.events import Event, Progress
+from nbadapt.events import Event, Progress, Stage
 from nbadapt.method import Estimate, Job, Method, Outcome
 from nbadapt.run import Run
 from nbadapt.steering import Steering
@@ -48,12 +48,14 @@ class Steered:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress):
-            for asked in self._plan.get(event.step, ()):
-                if asked == STOP:
-                    self.run.control.stop()
-                else:
-                    self.wishes.append(self.run.control.ask(asked))
-        self._emitter(event)
+            planned = self._plan.get(event.step, ())
+            self.wishes += [self.run.control.ask(asked) for asked in planned if asked != STOP]
+            self._emitter(event)
+            if STOP in planned:  # when the wishes before it are fulfilled
+                self.run.control.stop()
+                self._emitter(Stage("training"))
+        else:
+            self._emitter(event)
 
     def offer(self, steering: Steering | None, reason: str) -> None:
         self._emitter.offer(steering, reason)
@@ -64,7 +66,8 @@ class Steered:
 
 
 def write_down(job: Job) -> None:
-    job.directory.mkdir(parents=True, exist_ok=True)
+    for folder in (job.directory, store.root()):
+        folder.mkdir(parents=True, exist_ok=True)
     store.write_json(job.directory / "request.json", store._record(job, Estimate(), job.method, ""))
 
 

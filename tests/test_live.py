@@ -197,7 +197,7 @@ def test_a_run_offers_what_its_engine_can(method, architecture, task, offered, t
     answers = bool(offered & {"generate", "predict"})
     assert (asked.error is None) == answers
     if not answers:
-        assert str(asked.error) == "this run cannot answer prompts while it works"
+        assert str(asked.error) == "this run does not offer to answer prompts, or not yet"
     assert not steered.run.control.ask(Save()).result  # it is over
 
 
@@ -223,17 +223,21 @@ def test_what_fails_costs_no_run(tmp_path, runs, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("1e-4", ChangeRate(rate=1e-4)), ("x0.5", ChangeRate(factor=0.5)), ("× 2", ChangeRate(factor=2.0))]  # noqa: RUF001
-    + [("0,001", ChangeRate(rate=0.001)), (" 3e-5 ", ChangeRate(rate=3e-5)), (0.01, ChangeRate(rate=0.01))]
-    + [("2x", ChangeRate(factor=2.0))],
+    [
+        ("1e-4", ChangeRate(rate=1e-4)),
+        ("x0.5", ChangeRate(factor=0.5)),
+        ("× 2", ChangeRate(factor=2.0)),  # noqa: RUF001 - people type that sign
+        ("2x", ChangeRate(factor=2.0)),
+        ("0,001", ChangeRate(rate=0.001)),
+        (" 3e-5 ", ChangeRate(rate=3e-5)),
+        (0.01, ChangeRate(rate=0.01)),
+    ],
 )
 def test_rates_and_factors_are_read(text, wanted):
     assert ChangeRate.parse(text) == wanted
 
 
-@pytest.mark.parametrize(
-    "text", ["", "fast", "0", "-1e-4", "nan", "inf", "1e9", "x0", "x-2", "xnan", "1e-4 x", "x1e99"]
-)
+@pytest.mark.parametrize("text", ["", "fast", "0", "-1e-4", "nan", "inf", "1e9", "x0", "x-2", "xnan", "x1e99"])
 def test_rates_that_make_no_sense_are_refused_in_one_line(text):
     with pytest.raises(RequestError, match=r"^(the learning rate|the factor) is [^\n]+$"):
         ChangeRate.parse(text)
@@ -261,9 +265,6 @@ def until(condition: Any) -> None:
 
 def test_a_paused_run_answers_saves_and_changes_and_stays_paused(tmp_path, runs):
     run = begin(lora_job(tmp_path, max_steps=5000, eval_steps=5000, save_steps=5000))
-    with pytest.raises(RequestError, match="cannot|does not"):
-        until(lambda: run.control.offered or run.sample("too early") is None)
-        raise RequestError("cannot be too early")  # it was quick
     until(lambda: run.log.progress is not None)
     run.pause()
     until(lambda: run.state == "paused")
@@ -288,7 +289,8 @@ def test_a_paused_run_answers_saves_and_changes_and_stays_paused(tmp_path, runs)
     with pytest.raises(RequestError, match="cannot sample the run"):
         run.sample("too late")
     names = [type(e).__name__ for _, e in run.events if isinstance(e, (Controls, Change, Reply, Checkpoint))]
-    assert names[:5] == ["Controls", "Reply", "Checkpoint", "Change", "Change"] or "Checkpoint" in names
+    # The new rate has the checkpoint of its step written anew.
+    assert names == ["Controls", "Reply", "Checkpoint", "Change", "Checkpoint", "Change", "Checkpoint", "Controls"]
 
 
 def test_a_wish_acts_within_a_step(tmp_path, runs):

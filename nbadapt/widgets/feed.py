@@ -32,7 +32,7 @@ from nbadapt.widgets.texts import clip, samples
 from nbadapt.widgets.thin import Bucket, merge, pack, thin
 from nbadapt.widgets.watched import Watched
 
-SERIES = {"train": 420, "evaluation": 110}  # the loss of these splits -> most buckets in a message
+SERIES = {"train": 390, "evaluation": 110}  # the loss of these splits -> most buckets in a message
 BESIDE_PANELS = {"train": 190, "evaluation": 40}  # the same where there are panels
 PANEL_BUCKETS = 30  # of each panel in a message
 MOST_NOTICES = 4
