@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.widgets import panels
-from nbadapt.widgets.controls import MOST_MARKS, mark, marked
+from nbadapt.widgets.controls import mark, marked
 from nbadapt.widgets.summary import metric_label, metric_names
 from nbadapt.widgets.texts import clip
 from nbadapt.widgets.thin import Bucket, merge, smooth, thin
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TRAIN, EVALUATION = "#0072b2", "#c04f00"  # blue and vermilion of Okabe and Ito, the latter darker
 PAPER, INK, GRID = "#f8f8f8", "#2b2b2b", "#dcdcdc"
 TRAIN_BUCKETS, EVALUATION_BUCKETS = 300, 50  # more would hardly be seen, and cost bytes
+MOST_MARKS = 5  # of what was changed on the way
 SMOOTHING = 0.04  # of the run's steps, as the dashboard's slider begins
 DPI = 110
 SHADES = 8  # of every ink in the PNG: a third of the bytes of full colour, and it looks the same

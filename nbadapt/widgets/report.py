@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from nbadapt.history import History
 
 ANSWER_BYTES = 8_000
-NOTICE_BYTES = 240
-MOST_NOTICES = 8
+NOTICE_BYTES = 200
+MOST_NOTICES = 6
 LINE_BYTES = 240
+MOST_REPLIES, ASKED_BYTES, REPLY_BYTES = 2, 80, 160
 
 MARKS = {"done": "✓", "stopped": "■", "failed": "✗", "killed": "✗", "paused": "‖"}
 LEVELS = {"warning": "Warning", "error": "Error"}
@@ -144,13 +145,13 @@ def _samples(history: History, *, opened: bool) -> str:
 
 def _replies(history: History) -> str:
     """The last answers to what the user asked on the way."""
-    told = controls.replies(history)["items"]
+    told = controls.replies(history)["items"][:MOST_REPLIES]
     if not told:
         return ""
     head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("step", "asked", "answer"))
     lines = "".join(
-        f'<tr><td style="{CELL}">{step:,}</td><td style="{PLAIN_TEXT}">{_text(prompt)}</td>'
-        f'<td style="{PLAIN_TEXT}">{_text(said)}{f" ({100 * shares[0][1]:.1f} %)" if shares else ""}</td></tr>'
+        f'<tr><td style="{CELL}">{step:,}</td><td style="{PLAIN_TEXT}">{_text(clip(prompt, ASKED_BYTES))}</td>'
+        f'<td style="{PLAIN_TEXT}">{_text(clip(said, REPLY_BYTES))}{f" ({100 * shares[0][1]:.1f} %)" if shares else ""}</td></tr>'
         for step, prompt, said, shares in told
     )
     more = len(history.replies) - len(told)
