@@ -42,8 +42,8 @@ HOSTILE = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:  # noqa: F811
     context = browser.new_context(viewport={"width": 1100, "height": 1150})
     page = context.new_page()
-    page.set_default_timeout(30_000)
-    expect.set_options(timeout=20_000)
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=40_000)
     yield page
     picture(page, f"last-{request.node.name}")
     context.close()
@@ -67,8 +67,12 @@ def start(page: Page, address: str, folder: Path, name: str, *, cell: str = "") 
     open_notebook(page, address, name)
     connected(page)
     menu(page, "Run", "Run All Cells")
-    state(page, "running")
-    wait_for_step(page, 20)
+    begun(page)
+
+
+def begun(page: Page) -> None:
+    expect(page.locator(".nbadapt-state")).to_have_text("running", timeout=120_000)
+    page.wait_for_function("Number(document.querySelector('.nbadapt-bar').getAttribute('aria-valuenow')) >= 12")
 
 
 def test_a_run_is_changed_by_clicks_and_keys_in_two_tabs(lab: str, folder: Path, page: Page):  # noqa: F811
@@ -196,8 +200,7 @@ def test_ppo_beside_its_panels(lab: str, folder: Path, page: Page):  # noqa: F81
     open_notebook(page, lab, "ppo.ipynb")
     connected(page)
     menu(page, "Run", "Run All Cells")
-    state(page, "running")
-    wait_for_step(page, 12)
+    begun(page)
     page.get_by_label("ask the model as it is now").fill("say 3")
     page.get_by_role("button", name="Sample now").click()
     expect(page.locator(".nbadapt-replies .nbadapt-sample")).to_have_count(1)
@@ -223,8 +226,7 @@ def test_the_dashboard_in_notebook_7(folder: Path, page: Page):  # noqa: F811
         page.locator(".jp-Notebook").wait_for()
         page.wait_for_timeout(4000)  # the kernel is there when it says so, and there is no bar that does
         menu(page, "Run", "Run All Cells")
-        state(page, "running")
-        wait_for_step(page, 20)
+        begun(page)
         page.get_by_label("classify with the model as it is now").fill("a fine film")
         page.get_by_role("button", name="Sample now").click()
         expect(page.locator(".nbadapt-replies .nbadapt-sample")).to_have_count(1)

@@ -68,6 +68,11 @@ function buildControls(ui) {
   ui.replies = make("div", "replies");
   ui.replies.setAttribute("aria-live", "polite");
   ui.replies.setAttribute("aria-label", "Answers to your prompts");
+  ui.replies.hidden = true;
+  ui.latestReply = make("div");
+  ui.earlierReplies = make("details");
+  ui.earlierTitle = make("summary");
+  ui.replies.append(ui.latestReply, ui.earlierReplies);
   ui.changes = make("ul", "changes");
   ui.changes.setAttribute("aria-label", "Changes on the way");
   const row = make("div", "wish-row");
@@ -99,6 +104,23 @@ function wireControls(ui, send) {
       if (!button.disabled) act();
     });
   }
+}
+
+/** An answer to a prompt of the user's, with the likeliest classes where it is one. */
+function answerList([step, prompt, output, shares]) {
+  const list = make("dl", "sample");
+  const name = shares.length ? "class" : "answer";
+  list.append(make("dt", "", `step ${step}`), make("dd", "", prompt), make("dt", "", name), make("dd", "output", output));
+  for (const [label, share] of shares) {
+    const percent = (100 * share).toFixed(1);
+    const bar = make("span", "share");
+    bar.append(make("span"));
+    bar.firstChild.style.width = `${percent}%`;
+    const cell = make("dd", "share-row");
+    cell.append(bar, make("span", "", `${percent} %`));
+    list.append(make("dt", "", label), cell);
+  }
+  return list;
 }
 
 const WAITING = "at the end of this step …";
@@ -141,23 +163,11 @@ const showControls = {
 
   replies(ui, { items }) {
     ui.replies.hidden = !items.length;
-    ui.replies.replaceChildren(
-      ...items.map(([step, prompt, output, shares]) => {
-        const list = make("dl", "sample");
-        list.append(make("dt", "", `step ${step}`), make("dd", "", prompt), make("dt", "", shares.length ? "class" : "answer"));
-        list.append(make("dd", "output", output));
-        for (const [name, share] of shares) {
-          const percent = (100 * share).toFixed(1);
-          const bar = make("span", "share");
-          bar.append(make("span"));
-          bar.firstChild.style.width = `${percent}%`;
-          const cell = make("dd", "share-row");
-          cell.append(bar, make("span", "", `${percent} %`));
-          list.append(make("dt", "", name), cell);
-        }
-        return list;
-      }),
-    );
+    const [latest, ...earlier] = items.map(answerList);
+    ui.latestReply.replaceChildren(...(latest ? [latest] : []));
+    ui.earlierReplies.hidden = !earlier.length;
+    ui.earlierTitle.textContent = earlier.length > 1 ? `${earlier.length} earlier answers` : "the earlier answer";
+    ui.earlierReplies.replaceChildren(ui.earlierTitle, ...earlier);
   },
 
   changes(ui, { lines }) {

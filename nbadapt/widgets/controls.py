@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import RequestError
@@ -21,7 +21,7 @@ MOST_CLASSES, CLASS_BYTES = 5, 30
 MOST_MARKS, MOST_LINES = 12, 4
 ERROR_BYTES = 160
 
-ASKED = {
+ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "save": lambda _: Save(),
     "rate": lambda message: ChangeRate.parse(str(message.get("text", ""))),
     "sample": lambda message: Ask(str(message.get("text", ""))),

@@ -57,7 +57,7 @@ function build() {
   ui.notices = make("ul", "notices");
   ui.notices.setAttribute("aria-label", "Notices");
   ui.chartBox.hidden = ui.ranking.hidden = ui.samples.hidden = ui.bar.hidden = true;
-  ui.root.append(ui.head, ui.bar, ui.controls, ui.chartBox, ui.changes, ui.panels, ui.figures, ui.replies);
+  ui.root.append(ui.head, ui.bar, ui.controls, ui.replies, ui.chartBox, ui.changes, ui.panels, ui.figures);
   ui.root.append(ui.ranking, ui.sources, ui.samples, ui.notices);
   return ui;
 }

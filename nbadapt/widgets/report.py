@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nbadapt.history import History
 
 ANSWER_BYTES = 8_000
-NOTICE_BYTES = 200
+NOTICE_BYTES = 180
 MOST_NOTICES = 6
 LINE_BYTES = 240
 MOST_REPLIES, ASKED_BYTES, REPLY_BYTES = 2, 80, 160
@@ -151,7 +151,8 @@ def _replies(history: History) -> str:
     head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("step", "asked", "answer"))
     lines = "".join(
         f'<tr><td style="{CELL}">{step:,}</td><td style="{PLAIN_TEXT}">{_text(clip(prompt, ASKED_BYTES))}</td>'
-        f'<td style="{PLAIN_TEXT}">{_text(clip(said, REPLY_BYTES))}{f" ({100 * shares[0][1]:.1f} %)" if shares else ""}</td></tr>'
+        f'<td style="{PLAIN_TEXT}">{_text(clip(said, REPLY_BYTES))}'
+        f"{f' ({100 * shares[0][1]:.1f} %)' if shares else ''}</td></tr>"
         for step, prompt, said, shares in told
     )
     more = len(history.replies) - len(told)
