@@ -26,7 +26,6 @@ from test_lab import (  # noqa: F401 - fixtures among them
     picture,
     records,
     save,
-    state,
     step_shown,
     theme,
     wait_for_step,
@@ -70,8 +69,12 @@ def start(page: Page, address: str, folder: Path, name: str, *, cell: str = "") 
     begun(page)
 
 
+def state(page: Page, expected: str) -> None:
+    expect(page.locator(".nbadapt-state")).to_have_text(expected, timeout=120_000)
+
+
 def begun(page: Page) -> None:
-    expect(page.locator(".nbadapt-state")).to_have_text("running", timeout=120_000)
+    state(page, "running")
     page.wait_for_function("Number(document.querySelector('.nbadapt-bar').getAttribute('aria-valuenow')) >= 12")
 
 

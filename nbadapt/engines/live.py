@@ -52,6 +52,7 @@ class ModelSteering(Steering):
 
     def __init__(self, model: torch.nn.Module, live: Adapted | None, keep: Keep | None) -> None:
         self._model, self._live, self._keep = model, live, keep
+        self.room = ANSWER_TOKENS  # of an answer
         able = [ability for ability in ANSWERS if live is not None and ability in live.abilities][:1]
         self.offered = frozenset({"learning_rate", "epoch_end", *able, *(["save"] if keep else [])})
 
@@ -59,7 +60,7 @@ class ModelSteering(Steering):
         """A short answer, the most probable token each time."""
         assert self._live is not None  # it is offered
         with undisturbed(self._model):
-            (text,) = self._live.generate([prompt], max_new_tokens=ANSWER_TOKENS, tick=tick)
+            (text,) = self._live.generate([prompt], max_new_tokens=self.room, tick=tick)
         return text
 
     def predict(self, text: str, tick: Tick) -> Predictions:

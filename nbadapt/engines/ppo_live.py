@@ -18,6 +18,7 @@ class PpoSteering(ModelSteering):
     def __init__(self, trainer: PpoTrainer, keep: Keep | None) -> None:
         super().__init__(trainer.model, trainer.language, keep)
         self._trainer = trainer
+        self.room = min(self.room, trainer.config.max_new_tokens)  # what lies beyond it is never learned
 
     @property
     def step(self) -> int:

@@ -305,11 +305,17 @@ class Chart {
     g.globalAlpha = 0.35;
     g.lineWidth = 1;
     g.beginPath();
-    for (const [x, bottom, top] of columns) {
-      g.lineTo(x, this.y(bottom));
-      if (top !== bottom) g.lineTo(x, this.y(top));
+    if (this.compact && columns.some(([, bottom, top]) => top !== bottom)) {
+      for (const [x, , top] of columns) g.lineTo(x, this.y(top)); // a spread: a band
+      for (const [x, bottom] of columns.toReversed()) g.lineTo(x, this.y(bottom));
+      g.fill();
+    } else {
+      for (const [x, bottom, top] of columns) {
+        g.lineTo(x, this.y(bottom));
+        if (top !== bottom) g.lineTo(x, this.y(top));
+      }
+      g.stroke();
     }
-    g.stroke();
     g.globalAlpha = 1;
     g.lineWidth = 2;
     g.beginPath();

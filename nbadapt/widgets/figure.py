@@ -158,6 +158,7 @@ def _draw_panels(place: Any, history: History, shown: Sequence[Panel]) -> None:
         _label(axes, "")
         axes.set_xlabel("")
         axes.tick_params(labelsize=7)
+        axes.ticklabel_format(useOffset=False)  # it would stand in the title
         axes.set_title(clip(panel.label, LABEL_BYTES), fontsize=8, color=INK, loc="left", parse_math=False)
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
