@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,11 @@ def test_a_run_is_changed_by_clicks_and_keys_in_two_tabs(lab: str, folder: Path,
 
     other = page.context.new_page()
     open_notebook(other, lab, "live.ipynb")
+    for _ in range(3):  # JupyterLab waits a few seconds for a busy kernel's widgets, and then shows none
+        with contextlib.suppress(AssertionError):
+            expect(other.locator(".nbadapt-state")).to_have_text("running", timeout=40_000)
+            break
+        other.reload()
     state(other, "running")
     other.get_by_role("button", name="Stop at epoch end").click()
     for tab in (page, other):
