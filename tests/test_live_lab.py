@@ -75,7 +75,7 @@ def state(page: Page, expected: str) -> None:
 
 
 def found_again(page: Page) -> None:
-    """JupyterLab waits four seconds for the widgets of a busy kernel, and then shows none: too short where others work."""
+    """JupyterLab waits four seconds for a busy kernel's widgets, and then shows none: too short where others work."""
     for _ in range(4):
         with contextlib.suppress(AssertionError):
             expect(page.locator(".nbadapt-state")).to_have_text("running", timeout=25_000)
