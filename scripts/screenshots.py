@@ -60,12 +60,14 @@ class Scene:
         sources: cells that are run in their order; the last one shows what is pictured.
         ready: drives the page until it is as it should be, and gives what is pictured.
         alone: no later scene rests on its cells.
+        height: pixels that are kept of it, from its top.
     """
 
     name: str
     sources: tuple[str, ...]
     ready: Callable[[Page], Locator]
     alone: bool = False
+    height: int = 1600
 
 
 def train(page: Page) -> Locator:
@@ -103,7 +105,7 @@ def answered(prompt: str) -> Callable[[Page], Locator]:
 
     def ready(page: Page) -> Locator:
         root = page.locator(".nbadapt-play").last
-        root.wait_for()
+        expect(root.locator(".nbadapt-run")).to_be_enabled()
         if root.get_by_label("longest answer", exact=True).count():
             root.get_by_label("longest answer", exact=True).fill("40")
         root.get_by_label("prompt", exact=True).fill(prompt)
@@ -131,6 +133,7 @@ SCENES = (
             "%nbadapt runs",
         ),
         tick,
+        height=550,
     ),
     Scene(
         "words",
@@ -188,12 +191,12 @@ def play(page: Page, scene: Scene, *, kept: bool) -> None:
         if source != scene.sources[-1]:
             idle(page)
     if kept:
-        keep(page, scene.ready(page), IMAGES / f"{scene.name}.png")
+        keep(page, scene.ready(page), IMAGES / f"{scene.name}.png", scene.height)
     idle(page)
 
 
-def keep(page: Page, shown: Locator, path: Path) -> None:
-    """Picture an element with a little of the page around it, in few colours."""
+def keep(page: Page, shown: Locator, path: Path, height: int) -> None:
+    """Picture an element, or its upper part, with a little of the page around it, in few colours."""
     shown.scroll_into_view_if_needed()
     page.mouse.move(2, 2)
     page.wait_for_timeout(300)
@@ -203,7 +206,7 @@ def keep(page: Page, shown: Locator, path: Path) -> None:
         "x": max(0, box["x"] - EDGE),
         "y": max(0, box["y"] - EDGE),
         "width": box["width"] + 2 * EDGE,
-        "height": box["height"] + 2 * EDGE,
+        "height": min(box["height"], height) + 2 * EDGE,
     }
     picture = Image.open(io.BytesIO(page.screenshot(clip=area))).convert("RGB")
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
