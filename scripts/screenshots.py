@@ -46,9 +46,9 @@ letters = pd.DataFrame({"prompt": some.text, "completion": some.label.map(replie
 
 
 def idle(page: Page) -> None:
-    """Wait until no cell runs."""
+    """Wait until no cell runs or waits; the kernel's own word for it comes and goes while it answers a widget."""
     page.wait_for_timeout(500)
-    expect(page.locator("#jp-bottom-panel", has_text="| Idle")).to_be_visible(timeout=LONG)
+    expect(page.locator(".jp-InputPrompt", has_text="[*]")).to_have_count(0, timeout=LONG)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def answered(prompt: str) -> Callable[[Page], Locator]:
 
     def ready(page: Page) -> Locator:
         root = page.locator(".nbadapt-play").last
-        expect(root.locator(".nbadapt-run")).to_be_enabled()
+        expect(root.locator(".nbadapt-run")).to_be_enabled(timeout=LONG)
         if root.get_by_label("longest answer", exact=True).count():
             root.get_by_label("longest answer", exact=True).fill("40")
         root.get_by_label("prompt", exact=True).fill(prompt)
