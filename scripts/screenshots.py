@@ -46,9 +46,8 @@ letters = pd.DataFrame({"prompt": some.text, "completion": some.label.map(replie
 
 
 def idle(page: Page) -> None:
-    """Wait until no cell runs or waits; the kernel's own word for it comes and goes while it answers a widget."""
-    page.wait_for_timeout(500)
-    expect(page.locator(".jp-InputPrompt", has_text="[*]")).to_have_count(0, timeout=LONG)
+    """Wait for the end of the cell that was run last."""
+    page.evaluate("() => window.ran")
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ def answered(prompt: str) -> Callable[[Page], Locator]:
     """The playground with what was said to a prompt."""
 
     def ready(page: Page) -> Locator:
+        idle(page)
         root = page.locator(".nbadapt-play").last
         expect(root.locator(".nbadapt-run")).to_be_enabled(timeout=LONG)
         if root.get_by_label("longest answer", exact=True).count():
@@ -186,8 +186,9 @@ def main(names: list[str]) -> int:
 def play(page: Page, scene: Scene, *, kept: bool) -> None:
     """Run the cells of a scene, and keep its picture where that is wanted."""
     for source in scene.sources:
-        # By JupyterLab's own command: where the focus is does not matter then. Its promise ends with the cell.
-        page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')")
+        # By JupyterLab's own command: where the focus is does not matter then, and its promise ends with the cell.
+        run = "window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')"
+        page.evaluate(f"() => {{ window.ran = {run}; }}")
         if source != scene.sources[-1]:
             idle(page)
     if kept:
