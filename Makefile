@@ -2,6 +2,7 @@
 # make lab        set everything up, open the same notebook in JupyterLab
 # make test       set everything up, lint, run the tests        make test-slow   the tests that take minutes
 # make lint       style, formatting and types                   make clean       remove what was built
+# make docs       build the site into build/docs, with warnings as errors
 # make matrix     try every method on every architecture, and write docs/methods.md (minutes)
 # make screenshots   take the pictures of README anew, in JupyterLab in Chromium (minutes)
 #
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 NOTEBOOK := example_notebooks/01_quickstart.ipynb
 
-.PHONY: demo lab test test-slow lint matrix screenshots kernels clean setup
+.PHONY: demo lab test test-slow lint docs matrix screenshots kernels clean setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -23,7 +24,7 @@ demo: setup
 lab: setup
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
-test: lint kernels
+test: lint docs kernels
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist worksteal
 	$(BIN)/python -m pytest -m "not slow and alone"
 
@@ -34,6 +35,10 @@ lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
+
+# The pages of the methods are made from the plugins meanwhile.
+docs: setup
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
 
 matrix: setup
 	$(BIN)/python -m nbadapt.testing.matrix

@@ -2,18 +2,22 @@
 
 usage: python benchmarks/human_feedback.py [--data FOLDER] [--pairs 800] [--steps 60] [--prompts 480] [--held-out 96]
                                            [--tokens 32] [--bound 25] [--rows 4000] [--seed 0] [--model smollm2]
+                                           [--dpo-epochs 2] [--dpo-rate 1e-3] [--keep FOLDER]
 
 The reward model learns from pairs of a positive and a negative film review, the positive one preferred. PPO continues
 openings of reviews (their first words) for its reward; DPO learns from the same pairs as the reward model. MiniLM,
 finetuned as a classifier of the same training reviews, judges the continuations of held-out openings: its log-odds of
 "positive", told in standard deviations of the start. No method was trained on what it says. Openings and pairs are
-plain text: the model's chat template is left away. Writes benchmarks/results/human_feedback.md.
+plain text: the model's chat template is left away. With --keep what was trained stays in a folder: a call that was
+cut off goes on, and one with other settings trains only what they change. Writes benchmarks/results/human_feedback.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import hashlib
 import json
 import math
 import os
@@ -35,6 +39,7 @@ import nbadapt
 from nbadapt import models
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.rollout import ActorCritic, draw, look_at
+from nbadapt.run import Run
 
 HERE = Path(__file__).parent
 PROMPT = "Film review:"
@@ -66,12 +71,16 @@ def main() -> None:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--bound", type=float, default=25.0, help="of the KL, in nats an answer: PPO ends there")
+    parser.add_argument("--dpo-epochs", type=float, default=2)
+    parser.add_argument("--dpo-rate", type=float, default=1e-3)
+    parser.add_argument("--keep", type=Path)
     arguments = parser.parse_args()
     if not (arguments.data / "movie_reviews_train.csv").is_file():
         sys.exit(f"no movie_reviews_train.csv in {arguments.data}: name its folder with --data")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["NBADAPT_RUNS"] = f"{folder}/runs"
-        save("human_feedback", compare(arguments, Path(folder)))
+    with contextlib.ExitStack() as stack:
+        folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["NBADAPT_RUNS"] = str(folder / "runs")
+        save("human_feedback", compare(arguments, folder))
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> str:
@@ -79,14 +88,13 @@ def compare(arguments: argparse.Namespace, folder: Path) -> str:
     train, test = (pd.read_csv(arguments.data / f"movie_reviews_{part}.csv") for part in ("train", "test"))
     model = str(without_template(arguments.model, folder / "model"))
     preferred = pairs(train, arguments.pairs, arguments.seed)
-    judge = nbadapt.finetune(
-        "lora", model="minilm", data=train[: arguments.rows], eval=test[:200], seed=arguments.seed, samples=0
-    )
-    common: dict[str, Any] = {"model": model, "seed": arguments.seed, "split": 0.1, "max_length": 128}
-    reward = nbadapt.finetune("reward", data=preferred, **common)
+    kept = functools.partial(trained, folder)
+    judge = kept("lora", model="minilm", data=train[: arguments.rows], eval=test[:200], seed=arguments.seed, samples=0)
+    common: dict[str, Any] = {"model": model, "seed": arguments.seed, "max_length": 128}
+    reward = kept("reward", data=preferred, split=0.1, **common)
     asked = openings(train, arguments.prompts, arguments.seed)
     held_out = openings(test, arguments.held_out, arguments.seed)
-    ppo = nbadapt.finetune(
+    ppo = kept(
         "ppo",
         data=pd.DataFrame({"text": asked}),
         eval=pd.DataFrame({"text": held_out[: 2 * BATCH]}),
@@ -95,9 +103,10 @@ def compare(arguments: argparse.Namespace, folder: Path) -> str:
         batch_size=BATCH,
         max_new_tokens=arguments.tokens,
         target_kl=0.8 * arguments.bound,
-        **{name: value for name, value in common.items() if name != "split"},
+        **common,
     )
-    dpo = nbadapt.finetune("dpo", data=preferred, **common)
+    tuned: dict[str, Any] = {"epochs": arguments.dpo_epochs, "learning_rate": arguments.dpo_rate}
+    dpo = kept("dpo", data=preferred, split=0.1, **tuned, **common)
     found = {}
     for name, run, adapted in ((BASE, ppo, False), (PPO, ppo, True), (DPO, dpo, True)):
         found[name] = measure(run.adapted(), held_out, reward, judge, arguments, adapted=adapted)
@@ -105,8 +114,29 @@ def compare(arguments: argparse.Namespace, folder: Path) -> str:
     return report(found, held_out, reward, judge, ppo, arguments)
 
 
+def trained(folder: Path, method: str, **asked: Any) -> Any:
+    """The run of a method, or the one that an earlier call has kept for the same settings and data."""
+    told = {name: described(value) for name, value in asked.items()}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    note = folder / f"{method}-{digest}.txt"
+    if note.is_file():
+        return Run(Path(note.read_text(encoding="utf-8")))
+    run = nbadapt.finetune(method, **asked)
+    note.write_text(str(run.directory), encoding="utf-8")
+    return run
+
+
+def described(value: object) -> str:
+    """A setting, a table or a run as text that is the same whenever they are."""
+    if isinstance(value, Run):
+        return value.id
+    return value.to_csv() if isinstance(value, pd.DataFrame) else str(value)
+
+
 def without_template(name: str, folder: Path) -> Path:
     """A copy of a model whose tokenizer has no chat template: what it is given is plain text."""
+    if folder.exists():
+        return folder
     ref = models.resolve(name)
     shutil.copytree(ref.path, folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
@@ -204,7 +234,8 @@ def report(
             f"{arguments.model} continues the first {OPENING} words of {len(asked)} held-out film reviews with up to "
             f"{arguments.tokens} tokens, drawn at temperature 1. The reward model saw {arguments.pairs} pairs, a "
             "positive review preferred to a negative one (accuracy on held-out pairs "
-            f"{reward.metrics['accuracy']:.3f}); PPO made {steps} steps of {BATCH} openings; DPO saw the same pairs. "
+            f"{reward.metrics['accuracy']:.3f}); PPO made {steps} steps of {BATCH} openings; DPO saw the same pairs "
+            f"{arguments.dpo_epochs:g} times, at a learning rate of {arguments.dpo_rate:g}. "
             f"The classifier that judges is MiniLM, finetuned on {arguments.rows:,} reviews (accuracy "
             f"{judge.metrics['accuracy']:.3f}); no method was trained on what it says. "
             "SD: standard deviations over the continuations of the base. KL: from the base, an answer; "

@@ -35,9 +35,13 @@ def environment(script: str, packages: Iterable[str]) -> str:
 
 
 def _given(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `--data FOLDER`: where the data lies is another machine's affair."""
-    place = next((i for i, word in enumerate(arguments) if word == "--data"), len(arguments))
-    return [*arguments[:place], *arguments[place + 2 :]]
+    """The arguments without ``--data FOLDER`` and ``--keep FOLDER``: such a place is another machine's affair."""
+    left = list(arguments)
+    for option in ("--data", "--keep"):
+        if option in left:
+            place = left.index(option)
+            del left[place : place + 2]
+    return left
 
 
 def processor() -> str:

@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
     from nbadapt.api import (
         cache,
+        check,
         clear_cache,
+        compare,
         compare_runs,
         delete,
+        doctor,
         finetune,
         free,
         generate,
         index,
         indexes,
         methods,
+        new_plugin,
         play,
         prompt,
         rank,
@@ -43,19 +47,26 @@ if TYPE_CHECKING:
     from nbadapt.errors import NbadaptError
     from nbadapt.run import Run
 
+__version__ = "0.1.0"
+"""The version (https://semver.org); hatch reads it from here."""
+
 __all__ = [
     "NbadaptError",
     "Run",
     "cache",
+    "check",
     "clear_cache",
+    "compare",
     "compare_runs",
     "delete",
+    "doctor",
     "finetune",
     "free",
     "generate",
     "index",
     "indexes",
     "methods",
+    "new_plugin",
     "play",
     "prompt",
     "rank",
@@ -86,7 +97,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Add %%finetune, %%prompt and %nbadapt, with their completion. Called by ``%load_ext nbadapt``."""
+    """Add %%finetune, %%prompt, %%compare and %nbadapt, with their completion. Called by ``%load_ext nbadapt``."""
     from nbadapt import magics
 
     magics.load(shell)

@@ -6,15 +6,17 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.options import COLUMNS
-from nbadapt.request import Request, example
+from nbadapt.request import Request
 
 if TYPE_CHECKING:
     from nbadapt.answer_cache import Size
     from nbadapt.comparing.comparison import Comparison
+    from nbadapt.diagnosis.report import Diagnosis
     from nbadapt.indexing.index import Index
     from nbadapt.indexing.update import Progress
     from nbadapt.manual import MethodInfo
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from nbadapt.playing.play import Played
     from nbadapt.preferences import Preferences
     from nbadapt.run import Run
+    from nbadapt.selection.comparison import ComparisonPlan, MethodComparison
     from nbadapt.tables import Page, Table
+    from nbadapt.testing.kit import Report
 
 
 @overload
@@ -263,6 +267,118 @@ def prompt(
         key_env=api_key_env,
     )
     return runner.submit(request)
+
+
+@overload
+def compare(
+    candidates: str | Mapping[str, Any] | None = ...,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    test: Any = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    budget: str | float | None = ...,
+    search: int | None = ...,
+    seeds: int = ...,
+    metric: str | None = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[False] = ...,
+) -> MethodComparison: ...
+
+
+@overload
+def compare(
+    candidates: str | Mapping[str, Any] | None = ...,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    test: Any = ...,
+    task: Task | None = ...,
+    columns: Mapping[str, str] | None = ...,
+    budget: str | float | None = ...,
+    search: int | None = ...,
+    seeds: int = ...,
+    metric: str | None = ...,
+    seed: int = ...,
+    device: str | None = ...,
+    dtype: str | None = ...,
+    trust_remote_code: bool = ...,
+    dry_run: Literal[True],
+) -> ComparisonPlan: ...
+
+
+def compare(
+    candidates: str | Mapping[str, Any] | None = None,
+    *,
+    model: str | os.PathLike[str],
+    data: Any,
+    test: Any = 0.2,
+    task: Task | None = None,
+    columns: Mapping[str, str] | None = None,
+    budget: str | float | None = None,
+    search: int | None = None,
+    seeds: int = 1,
+    metric: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+) -> MethodComparison | ComparisonPlan:
+    """Compare methods, settings and models on the same rows, as ``%%compare`` does.
+
+    Args:
+        candidates: method -> None, or its settings, in which lists span a grid, with ``model`` and ``prompt`` of its
+            own; or a list of those. Also as the YAML of the cell. None for one method of each family.
+        model: a name, a folder or a hub id, for those without one of their own.
+        data: the rows, with the columns text and label, or prompt and completion.
+        test: a share of the rows, or a table: locked up until the end, looked at once.
+        task: None to infer it from the columns.
+        columns: the task's column name -> your column name.
+        budget: "10m", "2GB", both with a comma, or a number of seconds; None for no limit.
+        search: how many candidates are drawn of the grid.
+        seeds: how often the last candidates are trained; their figures are means.
+        metric: "accuracy" or "macro_f1", "bits_per_byte" or "exact_match"; None for the first of the task.
+        seed: decides every random choice.
+        device: None for the best one there is.
+        dtype: type of the base weights; None for the fastest one.
+        trust_remote_code: whether code that comes with a model may run.
+        dry_run: only estimate the costs.
+
+    Returns:
+        Shown, it is the answer; `best` is a Run, `frame()` the table, `report("page.html")` a page. What is done is
+        kept, and the same call goes on from there. For a dry run its plan.
+
+    Raises:
+        NbadaptError: something is wrong with what was asked, or the comparison broke off.
+    """
+    from nbadapt.selection import asked as asking
+    from nbadapt.selection import specs, working
+
+    return working.compare(
+        asking.Asked(
+            blocks=specs.read(candidates),
+            model=_model(model),
+            data=_table(data),
+            test=_table(test),
+            sources=_sources(model=model, data=data, test=None if isinstance(test, float) else test),
+            task=task,
+            columns=_copied(columns),
+            budget=asking.budget(budget),
+            search=search,
+            seeds=seeds,
+            metric=metric,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            dry_run=dry_run,
+        )
+    )
 
 
 def generate(
@@ -553,7 +669,7 @@ def _settings(method: str, verb: Verb, settings: dict[str, Any]) -> dict[str, An
     from nbadapt import named, registry
 
     if not isinstance(method, str):
-        raise RequestError(f"the method is {method!r:.40}: give its name, such as {example(verb).split()[1]!r}")
+        raise RequestError(f"the method is {method!r:.40}: give its name, which nbadapt.methods() lists")
     loaded = registry.load(method, verb)
     known = loaded.Config.model_fields
     if "prompt" in settings and verb == "prompt" and "prompt" not in known:
@@ -584,6 +700,35 @@ def help(method: str) -> Page:  # noqa: A001 - nbadapt.help reads as what it doe
     from nbadapt import manual
 
     return manual.method_page(method)
+
+
+def check(name: str) -> Report:
+    """Whether what is installed under a name keeps the contract of plugins: every rule, on tiny models.
+
+    Args:
+        name: of a method, a store of indexes, a provider or a packaged model.
+
+    Raises:
+        NbadaptError: there is no such thing, it is broken, or a run is at work here.
+    """
+    from nbadapt.testing import command
+
+    return command.run(name)
+
+
+def new_plugin(name: str, parent: str | Path | None = None) -> Page:
+    """Write a plugin to begin with: the folder ``nbadapt-NAME``, which installs and works as it is.
+
+    Args:
+        name: the word that is to come after the magic.
+        parent: the folder to write it into; None for the current one.
+
+    Raises:
+        RequestError: the name cannot be used, or the folder is there.
+    """
+    from nbadapt import scaffold
+
+    return scaffold.create(name, None if parent is None else Path(parent))
 
 
 def runs(search: str = "", sort: str = "") -> Table[Run]:
@@ -674,22 +819,47 @@ def resume(run: str | Run, functions: Mapping[str, Callable[..., Any]] | None = 
     return found.resume()
 
 
-def stop(run: str | Run | None = None) -> Run:
+def stop(run: str | Run | None = None, *, at_epoch_end: bool = False) -> Run:
     """Stop a run that works in the background after its next step; what it did so far is kept.
 
     Args:
         run: the run; None for the one that this kernel works on.
+        at_epoch_end: stop it when its epoch ends.
 
     Raises:
         NbadaptError: it is not at work in this kernel.
+    """
+    chosen = at_work(run)
+    chosen.stop(at_epoch_end=at_epoch_end)
+    return chosen
+
+
+def at_work(run: str | Run | None = None) -> Run:
+    """A run, or the one that this kernel works on.
+
+    Raises:
+        NbadaptError: there is none.
     """
     from nbadapt import runner
 
     chosen = runner.current() if run is None else show(run)
     if chosen is None:
         raise RequestError("no run is at work in this kernel: %nbadapt runs lists what there is")
-    chosen.stop()
     return chosen
+
+
+def doctor(*, full: bool = False) -> Diagnosis:
+    """What is installed and set up here, what is wrong with it, and how each thing is mended.
+
+    Args:
+        full: import torch, where it is not imported yet, to look at the GPU and the fastest type of weights.
+
+    Returns:
+        The report: shown as a table, ``print`` gives text for a bug report; it holds no secrets.
+    """
+    from nbadapt.diagnosis.examine import examine
+
+    return examine(full=full)
 
 
 def free() -> int:

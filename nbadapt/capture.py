@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from nbadapt.redaction import hide
+
 
 class _ThreadSwitch(io.TextIOBase):
     """A stream that sends one thread's writes to a file and everybody else's to the stream it replaces."""
@@ -58,6 +60,20 @@ class _ThreadSwitch(io.TextIOBase):
         return getattr(self._original, name)
 
 
+class _Hiding:
+    """A text file that is written without the secrets of what is written to it."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(hide(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 _LIBRARIES = ("transformers", "peft", "accelerate", "huggingface_hub", "datasets", "trl")
 
 
@@ -83,7 +99,7 @@ class Capture:
 
     def __enter__(self) -> Capture:
         self._thread: int | None = threading.get_ident()
-        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._file: TextIO = _Hiding(self._path.open("a", encoding="utf-8", buffering=1))  # type: ignore[assignment]
         self._streams = (sys.stdout, sys.stderr)
         self._switches = tuple(_ThreadSwitch(s, threading.get_ident(), self._file) for s in self._streams)
         sys.stdout, sys.stderr = self._switches

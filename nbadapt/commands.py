@@ -16,6 +16,8 @@ from nbadapt.tables import Page, Table
 Argument = Literal[
     "",
     "METHOD",
+    "NAME",
+    "NEW-NAME",
     "RUN",
     "[RUN]",
     "[clear]",
@@ -27,6 +29,10 @@ Argument = Literal[
     "RUN [TEXT]",
     "RUN [TAG...] [-TAG...]",
     "RUN... [--yes]",
+    "[--full]",
+    "[RUN] [--at-epoch-end]",
+    "RATE [RUN]",
+    "TEXT",
 ]
 
 
@@ -72,6 +78,10 @@ def _help(word: str, _: Mapping[str, Any]) -> Page:
     verb = word.removeprefix("%%")
     if word in COMMAND_PAGES:
         return COMMAND_PAGES[word]()
+    if verb == "compare":
+        from nbadapt.selection import line as comparing
+
+        return comparing.help_page()
     return pages[verb](verb) if verb in pages else api.help(word)  # type: ignore[arg-type]  # a Verb, by the table
 
 
@@ -82,9 +92,43 @@ def _resume(word: str, namespace: Mapping[str, Any]) -> Run:
     return api.resume(run, named.again(registry.load(run.method), run.request["settings"], namespace))
 
 
-def _stop(word: str, namespace: Mapping[str, Any]) -> Page:
-    run = api.stop(_run(word, namespace) if word else None)
-    return Page(f"{run.id} stops after this step.")
+AT_EPOCH_END = "--at-epoch-end"
+
+
+def _stop(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    late = AT_EPOCH_END in given
+    run = api.stop(_working([word for word in given if word != AT_EPOCH_END], namespace, "stop"), at_epoch_end=late)
+    return Page(f"{run.id} stops {'when this epoch ends' if late else 'after this step'}.")
+
+
+def _working(given: list[str], namespace: Mapping[str, Any], command: str) -> Run:
+    """The run that is named, or the one at work."""
+    if len(given) > 1 or any(word.startswith("-") for word in given):
+        raise RequestError(f"unexpected {given[-1]!r}: write  %nbadapt {command} {COMMANDS[command].argument}")
+    return api.at_work(_run(given[0], namespace) if given else None)
+
+
+def _pause(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    run = _working(given, namespace, "pause")
+    run.pause()
+    return Page(f"{run.id} pauses after this step; %nbadapt resume {run.id} lets it go on.")
+
+
+def _save(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    run = _working(given, namespace, "save")
+    return Page(f"Saved in {run.save()}.")
+
+
+def _rate(given: list[str], namespace: Mapping[str, Any]) -> Page:
+    if not given:
+        raise RequestError("%nbadapt rate needs a RATE: write  %nbadapt rate 1e-4  or  %nbadapt rate x0.5")
+    run = _working(given[1:], namespace, "rate")
+    return Page(f"{run.id} goes on with a learning rate of {run.change_learning_rate(given[0]):.3g}.")
+
+
+def _sample(given: list[str], _namespace: Mapping[str, Any]) -> Any:
+    answer = api.at_work().sample(given[0])
+    return Page(answer) if isinstance(answer, str) else answer.frame()
 
 
 def _free(_word: str, _namespace: Mapping[str, Any]) -> Page:
@@ -118,7 +162,7 @@ def _runs(given: list[str], _namespace: Mapping[str, Any]) -> Any:
             raise RequestError(f"unexpected {word!r} after %nbadapt runs: {hint}")
         value = value if equals else next(rest, "")
         if not value:
-            raise RequestError(f"{flag} needs a value: write  %nbadapt runs --filter lora --sort accuracy")
+            raise RequestError(f"{flag} needs a value: write  %nbadapt runs --filter WORDS --sort accuracy")
         options[RUNS_OPTIONS[flag]] = value
     return api.runs(**options)
 
@@ -200,6 +244,21 @@ def _index(given: list[str], _namespace: Mapping[str, Any]) -> Any:
     return api.index(paths, progress=IndexingLine(options["name"]), **options)
 
 
+def _doctor(given: list[str], _namespace: Mapping[str, Any]) -> Any:
+    unknown = [word for word in given if word != "--full"]
+    if unknown:
+        raise RequestError(f"unexpected {unknown[0]!r}: write  %nbadapt doctor  or  %nbadapt doctor --full")
+    return api.doctor(full="--full" in given)
+
+
+def _check(word: str, _namespace: Mapping[str, Any]) -> Any:
+    return api.check(word)
+
+
+def _new_plugin(word: str, _namespace: Mapping[str, Any]) -> Page:
+    return api.new_plugin(word)
+
+
 def _rank(given: list[str], namespace: Mapping[str, Any]) -> Any:
     from nbadapt.feedback import line
 
@@ -246,7 +305,11 @@ COMMANDS: Mapping[str, Command] = {
         Command("delete", "RUN... [--yes]", "say what would go with runs; with --yes remove them", parse=_delete),
         Command("show", "RUN", "the result of a run; RUN is an id, its beginning or a variable", _run),
         Command("resume", "RUN", "go on with a run that was paused, stopped or killed", _resume),
-        Command("stop", "[RUN]", "stop the run that works in the background", _stop),
+        Command("stop", "[RUN] [--at-epoch-end]", "stop the run that works in the background", parse=_stop),
+        Command("pause", "[RUN]", "hold it after its step; resume lets it go on", parse=_pause),
+        Command("save", "[RUN]", "keep its model as it is now, while it goes on", parse=_save),
+        Command("rate", "RATE [RUN]", "go on with another learning rate, such as 1e-4 or x0.5", parse=_rate),
+        Command("sample", "TEXT", "what its model says to a prompt as it is now", parse=_sample, prose=True),
         Command(
             "index",
             "PATH... --as NAME",
@@ -260,6 +323,8 @@ COMMANDS: Mapping[str, Command] = {
             "choose between answers of models, blind: preferences for reward models, DPO and PPO",
             parse=_rank,
         ),
+        Command("check", "NAME", "whether a method, store, provider or model keeps the contract: every rule", _check),
+        Command("new-plugin", "NEW-NAME", "write a plugin to begin with, which works as it is", _new_plugin),
         Command(
             "play",
             "RUN... [--prompt TEXT]",
@@ -267,6 +332,12 @@ COMMANDS: Mapping[str, Command] = {
             parse=_play,
         ),
         Command("cache", "[clear]", "how many answers to prompts are kept on disk; clear forgets them", _cache),
+        Command(
+            "doctor",
+            "[--full]",
+            "what is here, what is wrong and how it is mended; --full imports torch for the GPU",
+            parse=_doctor,
+        ),
         Command("free", "", "forget the loaded models and give their memory back", _free),
     )
 }
@@ -306,5 +377,5 @@ def overview() -> Page:
     return Page(
         "%nbadapt",
         Table(COMMANDS.values(), columns, empty=""),
-        "%%finetune --help and %%prompt --help show how to finetune and how to prompt.",
+        "%%finetune --help, %%prompt --help and %%compare --help show how to finetune, to prompt and to compare.",
     )

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 IDENTIFIER = "nbadapt.completion"
 
-_MAGIC = re.compile(r"(?:^|=)\s*%{1,2}(finetune|prompt|nbadapt)[ \t](.*)$")
+_MAGIC = re.compile(r"(?:^|=)\s*%{1,2}(finetune|prompt|compare|nbadapt)[ \t](.*)$")
 _BODY_NAME = re.compile(r"^(\w*)$")
 _BODY_VALUE = re.compile(r"^(\w+):\s*([^\s\[,]*)$")
+_BLOCK_START = re.compile(r"^([\w-]*)$")  # the name of a method
+_BLOCK_NAME = re.compile(r"^([\w-]+):\s*\{(?:.*,)?\s*(\w*)$")  # lora: {r: 4, lear
+_BLOCK_VALUE = re.compile(
+    r"^([\w-]+):\s*\{.*?(\w+):\s*(?:\[(?:[^\]]*,)?\s*)?([^\s\[\]{},:]*)$"
+)  # few-shot: {model: smo
 
 
 def add(shell: InteractiveShell) -> None:
@@ -70,14 +75,18 @@ def complete(lines: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[
     magic = _MAGIC.search(lines[-1])
     if magic:
         return _in_line(magic[1], magic[2], namespace)
+    if lines[0].startswith("%%compare"):
+        return _in_blocks(lines[1:], namespace)
     cell = _MAGIC.search(lines[0]) if lines[0].startswith("%%finetune") else None
-    return _in_body(cell[2], lines[1:]) if cell else None
+    return _in_body(cell[2], lines[1:], namespace) if cell else None
 
 
 def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
     *before, fragment = re.split(r"\s+", text.lstrip())
     if magic == "nbadapt":
         return fragment, _command(before, fragment, namespace)
+    if magic == "compare":
+        return _comparing(before, fragment, namespace)
     verb: Verb = "finetune" if magic == "finetune" else "prompt"
     if not before:
         return fragment, [m.name for m in _methods(verb)]
@@ -86,7 +95,7 @@ def _in_line(magic: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, 
     if equals and flag.startswith("--"):
         return value, _values(flag, "", verb, method, before, namespace)
     if before[-1] == "--set" and equals:
-        return value, _setting_words(method, flag)
+        return value, _setting_words(method, flag, namespace)
     return fragment, _values(before[-1], fragment, verb, method, before, namespace)
 
 
@@ -102,7 +111,7 @@ def _values(
     if option is None and method is not None:
         name = next((name for name in method.Config.model_fields if setting_flag(name) == flag), None)
         if name is not None:
-            return _setting_words(method, name)
+            return _setting_words(method, name, namespace)
     if option is None or not option.metavar:
         settings = [setting_flag(name) for name in _setting_names(method)]
         used = {word.partition("=")[0] for word in before} - {"--set"}
@@ -113,7 +122,7 @@ def _values(
         case "table":
             return [*_table_variables(namespace), *_files(fragment, READERS)]
         case "function":
-            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
+            return _function_variables(namespace)
         case "column":
             return _columns(before, namespace)
         case "setting":
@@ -127,7 +136,7 @@ def _values(
     return []
 
 
-def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
+def _in_body(line: str, body: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     """Setting names at the beginning of a line of YAML, values after the colon."""
     name = next(iter(line.split()), "")
     method = next((m for m in _methods("finetune") if m.name == name), None)
@@ -136,7 +145,7 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
     *above, current = body
     at_value = _BODY_VALUE.match(current)
     if at_value:
-        return at_value[2], _setting_words(method, at_value[1])
+        return at_value[2], _setting_words(method, at_value[1], namespace)
     at_name = _BODY_NAME.match(current)
     if not at_name:
         return None
@@ -144,8 +153,55 @@ def _in_body(line: str, body: list[str]) -> tuple[str, list[str]] | None:
     return at_name[1], [f"{name}: " for name in _setting_names(method) if name not in used]
 
 
+def _comparing(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The options of %%compare, and their values."""
+    from nbadapt.files import READERS
+    from nbadapt.options import DEVICES, DTYPES
+    from nbadapt.selection.asked import MEASURES
+    from nbadapt.selection.line import OPTIONS
+    from nbadapt.selection.parts import TASKS
+
+    flag, equals, value = fragment.partition("=")
+    word, fragment = (flag, value) if equals else (before[-1] if before else "", fragment)
+    option = OPTIONS.get(word)
+    if option is None or not option.metavar:
+        return fragment, [flag for flag in OPTIONS if flag not in {used.partition("=")[0] for used in before}]
+    found: list[str] = list(
+        {"metric": MEASURES, "task": TASKS, "device": DEVICES, "dtype": DTYPES}.get(option.field, ())
+    )
+    if option.values == "model":
+        found = _model_names("finetune")
+    elif option.values == "table":
+        found = [*_table_variables(namespace), *_files(fragment, READERS)]
+    elif option.values == "column":
+        found = _columns(before, namespace)
+    return fragment, found
+
+
+def _in_blocks(body: list[str], namespace: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """In the body of %%compare: methods, their settings within braces, and values."""
+    from nbadapt.selection.specs import OWN
+
+    *above, current = body
+    started = _BLOCK_START.match(current)
+    if started:
+        used = {line.partition(":")[0].strip() for line in above}
+        return started[1], [f"{m.name}: " for m in _methods(None) if m.name not in used]
+    named, valued = _BLOCK_NAME.match(current), _BLOCK_VALUE.match(current)
+    found = named or valued
+    method = next((m for m in _methods(None) if found and m.name == found[1]), None)
+    if method is None:
+        return None
+    if valued and not named:
+        words = _model_names(method.verb) if valued[2] == "model" else _setting_words(method, valued[2], namespace)
+        return valued[3], words
+    assert named is not None  # one of the two was found
+    own = [name for name in OWN if name != "prompt" or method.verb == "prompt"]
+    return named[2], [f"{name}: " for name in [*_setting_names(method), *own]]
+
+
 def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> list[str]:
-    from nbadapt.commands import COMMANDS, INDEX_OPTIONS, RUNS_OPTIONS
+    from nbadapt.commands import AT_EPOCH_END, COMMANDS, INDEX_OPTIONS, RUNS_OPTIONS
     from nbadapt.indexing import store as stores
     from nbadapt.indexing.loaders import LOADERS
 
@@ -169,9 +225,17 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
     if COMMANDS[before[0]].argument.startswith(("RUN ", "RUN...")):
         options = ["--yes"] if fragment[:1] == "-" and before[0] == "delete" else _run_words(namespace)
         return [word for word in options if word not in before]
-    match COMMANDS[before[0]].argument.strip("[]"):
+    if before[0] == "stop" and fragment[:1] == "-":
+        return [AT_EPOCH_END]
+    match COMMANDS[before[0]].argument.split()[0].strip("[]") if COMMANDS[before[0]].argument else "":
         case "METHOD":
             return [m.name for m in _methods(None)]
+        case "--full":
+            return ["--full"]
+        case "NAME":
+            from nbadapt.testing import command
+
+            return command.names()
         case "clear":
             return ["clear"]
         case "RUN":
@@ -197,7 +261,7 @@ def _ranking(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
             own = _variables(name for name, value in namespace.items() if holds_prompts(name, value))
             return [*own, *_files(fragment, READERS)]
         case "--rater-function":
-            return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
+            return _function_variables(namespace)
         case "--file":
             return _files(fragment, {".jsonl"})
         case "--as" | "rank" if fragment[:1] != "-":
@@ -242,11 +306,14 @@ def _setting_names(method: type[Method] | None) -> list[str]:
     return [setting.name for setting in describe(method)] if method else []
 
 
-def _setting_words(method: type[Method] | None, name: str) -> list[str]:
+def _setting_words(method: type[Method] | None, name: str, namespace: Mapping[str, Any]) -> list[str]:
+    from nbadapt import named
     from nbadapt.settings import describe
 
     if method is None:
         return []
+    if name in named.settings_of(method):
+        return [*_run_variables(namespace), *_function_variables(namespace)]
     return [word for setting in describe(method) if setting.name == name for word in setting.words]
 
 
@@ -261,6 +328,10 @@ def _run_variables(namespace: Mapping[str, Any]) -> list[str]:
     from nbadapt.run import Run
 
     return _variables(name for name, value in namespace.items() if isinstance(value, Run))
+
+
+def _function_variables(namespace: Mapping[str, Any]) -> list[str]:
+    return _variables(name for name, value in namespace.items() if inspect.isfunction(value))
 
 
 def _table_variables(namespace: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from nbadapt import registry
+from nbadapt import origins, registry
 from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
@@ -30,14 +30,11 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 def _declared() -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        if all((point.value, _owner(point)) != (other.value, _owner(other)) for other in found.get(point.name, [])):
-            found.setdefault(point.name, []).append(point)
+    for point in origins.allowed(GROUP):
+        same = found.setdefault(point.name, [])
+        if all((point.value, origins.owner(point)) != (other.value, origins.owner(other)) for other in same):
+            same.append(point)
     return found
-
-
-def _owner(point: EntryPoint) -> str:
-    return f"{point.dist.metadata['Name']} {point.dist.version}" if point.dist else "an unknown distribution"
 
 
 def prefixes() -> list[str]:
@@ -63,12 +60,15 @@ def load(prefix: str) -> Provider:
 
     points = _declared().get(prefix, [])
     if not points:
+        refused = origins.explain("provider", prefix, origins.refused(GROUP))
+        if refused is not None:
+            raise refused
         raise ModelError(f"unknown provider {prefix!r}: {did_you_mean(prefix, prefixes(), kind='providers')}")
     if len(points) > 1:
-        owners = " and ".join(f"{_owner(point)} ({point.value})" for point in points)
+        owners = " and ".join(f"{origins.owner(point)} ({point.value})" for point in points)
         raise PluginError(f"the provider {prefix!r} is declared more than once, by {owners}: uninstall one of them")
     (point,) = points
-    subject = f"the plugin {_owner(point)} of the provider {prefix!r}"
+    subject = f"the plugin {origins.owner(point)} of the provider {prefix!r}"
     try:
         provider = point.load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
@@ -177,6 +177,17 @@ def key(model: ModelRef) -> str | None:
             "outside ASCII"
         )
     return value or None
+
+
+def sends_key_elsewhere(model: ModelRef) -> bool:
+    """Whether a key of the environment would go to another address than that of the provider whose key it is."""
+    if not os.environ.get(model.key_env or "-", "").strip():
+        return False
+    parts = split(model.name)
+    if parts is None:
+        return True
+    provider = load(parts[0])
+    return (model.key_env, model.base_url) != (provider.key_env, provider.base_url)
 
 
 def is_loopback(url: str) -> bool:

@@ -24,9 +24,14 @@ import difflib
 import traceback
 from collections.abc import Iterable
 
+from nbadapt.redaction import hide
+
 
 class NbadaptError(Exception):
-    """A mistake or a failure that one line explains to the user."""
+    """A mistake or a failure that one line explains to the user; secrets are hidden in it."""
+
+    def __init__(self, line: object = "") -> None:
+        super().__init__(hide(str(line)))
 
 
 class RequestError(NbadaptError):

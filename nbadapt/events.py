@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from nbadapt.redaction import hide
+
 Split = Literal["train", "evaluation"]
 State = Literal["starting", "running", "paused", "stopping", "done", "stopped", "failed", "killed"]
 
@@ -174,6 +176,10 @@ class Notice(Event):
     text: str
     level: Literal["info", "warning", "error"] = "info"
 
+    def __post_init__(self) -> None:
+        """Hide secrets: a notice may repeat what a library or a server says."""
+        object.__setattr__(self, "text", hide(self.text))
+
 
 @dataclass(frozen=True)
 class Checkpoint(Event):
@@ -182,6 +188,49 @@ class Checkpoint(Event):
     kind: ClassVar[str] = "checkpoint"
     step: int
     path: str
+
+
+@dataclass(frozen=True)
+class Controls(Event):
+    """What may be asked of the run from now on besides Pause and Stop; emitted by the runner for the engine.
+
+    `offered` are words of `nbadapt.steering.CONTROLS`; `reason` says why there is none any more.
+    """
+
+    kind: ClassVar[str] = "controls"
+    offered: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Change(Event):
+    """Somebody changed the run's course, or kept its model as it is, when `step` steps were done.
+
+    Of a changed learning rate `factor` is what the rest of its schedule is multiplied by, and `rate` that of the next
+    step; of a saved model `path` is where it lies in the run's folder.
+    """
+
+    kind: ClassVar[str] = "change"
+    step: int
+    what: Literal["learning_rate", "epoch_end", "no_epoch_end", "save"]
+    factor: float = 1.0
+    rate: float = 0.0
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Reply(Event):
+    """What the model as it is at this step says to the user's prompt: a text, or the likeliest class.
+
+    `names` are the classes and `probabilities` theirs; both are empty where it wrote a text.
+    """
+
+    kind: ClassVar[str] = "reply"
+    step: int
+    prompt: str
+    output: str
+    names: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
 
 
 KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
@@ -201,6 +250,9 @@ KINDS: Mapping[str, type[Event]] = types.MappingProxyType(
             Reliability,
             Notice,
             Checkpoint,
+            Controls,
+            Change,
+            Reply,
         )
     }
 )

@@ -21,6 +21,7 @@ from nbadapt.pump import MessagePump
 from nbadapt.view import View, hello_seconds, thread_name, view_of
 
 if TYPE_CHECKING:
+    from nbadapt.control import Wish
     from nbadapt.run import Run
 
 POLL_SECONDS = 0.05  # the longest that an interrupt or the end of the run goes unnoticed
@@ -43,7 +44,7 @@ def hold(run: Run, *, background: bool = False, slot: Any = None) -> None:
         RunError: the user interrupted a second time and left the run.
     """
     view = view_of(run, slot)
-    with _Interrupts() as interrupts, MessagePump() as pump:
+    with Interrupts() as interrupts, MessagePump() as pump:
         view.show()
         if background:
             deadline = time.monotonic() + hello_seconds()
@@ -63,7 +64,7 @@ def wait(run: Run) -> None:
     Raises:
         RunError: the user interrupted a second time and left the run.
     """
-    with _Interrupts() as interrupts, MessagePump() as pump:
+    with Interrupts() as interrupts, MessagePump() as pump:
         while run.alive:
             _turn(run, None, interrupts, pump)
         for thread in threading.enumerate():
@@ -71,7 +72,16 @@ def wait(run: Run) -> None:
                 thread.join(RESULT_SECONDS)
 
 
-def _turn(run: Run, view: View | None, interrupts: _Interrupts, pump: MessagePump) -> None:
+def wait_for(wish: Wish, run: Run) -> None:
+    """Keep the cell until a run has fulfilled or refused a wish; an interrupt leaves, and the run goes on."""
+    with MessagePump() as pump:
+        while not wish.done and run.alive:
+            pump.poll(POLL_SECONDS)
+    if not wish.done:
+        wish.refuse(RunError(f"the run {run.id} has ended"))
+
+
+def _turn(run: Run, view: View | None, interrupts: Interrupts, pump: MessagePump) -> None:
     """Handle the messages that came, draw where there is a view, and do what the interrupts ask for."""
     pump.poll(POLL_SECONDS)
     if view is not None:
@@ -98,7 +108,7 @@ def _leave(run: Run, view: View | None) -> None:
     )
 
 
-class _Interrupts:
+class Interrupts:
     """Counts interrupts (SIGINT) while entered, on the main thread; elsewhere there are none.
 
     The handler only counts: whatever it did could meet the main thread inside a lock that it needs itself.
@@ -109,7 +119,7 @@ class _Interrupts:
         self.count = 0
         self._before: Any = None
 
-    def __enter__(self) -> _Interrupts:
+    def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._on_interrupt)
         return self

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from nbadapt.events import (
     FINISHED,
     Candidate,
+    Change,
     Checkpoint,
+    Controls,
     Event,
     Memory,
     Metric,
@@ -18,6 +20,7 @@ from nbadapt.events import (
     Parameters,
     Progress,
     Reliability,
+    Reply,
     Sample,
     Source,
     Stage,
@@ -41,6 +44,9 @@ class History:
         candidates: number -> the prompt that is compared, as it was told last.
         panels: metric name -> the chart of its own that it has.
         reliability: how far the model's probabilities were right at the last evaluation.
+        controls: what may be asked of the run now.
+        changes: what was changed while it worked and is in its result, oldest first.
+        replies: what the model said to prompts of the user's, oldest first.
     """
 
     def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
@@ -60,6 +66,9 @@ class History:
         self.panels: dict[str, Panel] = {}
         self.reliability: Reliability | None = None
         self.notices: list[Notice] = []
+        self.controls: Controls | None = None
+        self.changes: list[Change] = []
+        self.replies: list[Reply] = []
         self._window: deque[tuple[float, Progress]] = deque()
         self._last_time = 0.0
         self._progressed: float | None = None  # when the last step was done
@@ -104,6 +113,12 @@ class History:
                 self.notices.append(event)
             case Checkpoint():
                 self.checkpoint = event
+            case Controls():
+                self.controls = event
+            case Change():
+                self.changes.append(event)
+            case Reply():
+                self.replies.append(event)
 
     def _change_state(self, time: float, event: StateChange) -> None:
         if event.state == "starting":  # resumed: steps after the checkpoint are told anew
@@ -119,8 +134,17 @@ class History:
         for key, points in self.series.items():
             self.series[key] = [p for p in points if p[0] <= step]
         self.samples = [s for s in self.samples if s.step <= step]
+        self.replies = [r for r in self.replies if r.step <= step]
+        # A checkpoint holds the changes of its own step: one that comes after it has it written anew.
+        self.changes = [c for c in self.changes if c.step <= step and not c.what.endswith("epoch_end")]
+        self.controls = None
         self.candidates.clear()
         self.reliability = None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is to stop at the end of this epoch."""
+        return next((c.what == "epoch_end" for c in reversed(self.changes) if c.what.endswith("epoch_end")), False)
 
     @property
     def ranking(self) -> list[Candidate]:

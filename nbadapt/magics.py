@@ -1,4 +1,4 @@
-"""%%finetune, %%prompt and %nbadapt. Thin: they parse, call the runner, and turn errors into one line."""
+"""%%finetune, %%prompt, %%compare and %nbadapt. Thin: they parse, call the runner, and turn errors into one line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from nbadapt.method import Verb
 
-NAMES = {"line": ("finetune", "prompt", "nbadapt"), "cell": ("finetune", "prompt")}
-_ALONE = re.compile(r"%%(finetune|prompt)(\s|$)")
+NAMES = {"line": ("finetune", "prompt", "compare", "nbadapt"), "cell": ("finetune", "prompt", "compare")}
+_ALONE = re.compile(r"%%(finetune|prompt|compare)(\s|$)")
 NO_BODY = "\u200b\n"  # stands for an empty body; visible to str.strip, and nothing that a person types
 
 
@@ -81,6 +81,44 @@ class NbadaptMagics(Magics):
         return self._adapt("prompt", line, cell)
 
     @no_var_expand
+    @line_cell_magic
+    def compare(self, line: str, cell: str | None = None) -> Any:
+        """Compare methods, settings and models on your data, within a budget.
+
+        ::
+
+            %%compare --model minilm --data train_df --budget 10m --as found
+            features:
+            lora: {r: [4, 16], learning_rate: [2e-4, 1e-3]}
+            few-shot: {model: smollm2, shots: [4, 16]}
+
+        The body names what is compared; lists span a grid, and an empty body takes one method of each family. All are
+        trained and measured on the same rows; rows that nobody has seen decide at the end. ``found.best`` is the run to
+        use, ``found.report("page.html")`` a page to hand on. The same cell goes on where it was broken off.
+
+        %%compare --help           all options
+        """
+        result = _in_one_line(lambda: self._compare(line, cell))
+        return result if result is None or cell is None else self._become_value(result)
+
+    def _compare(self, line: str, cell: str | None) -> Any:
+        from IPython.display import display
+
+        from nbadapt import request
+        from nbadapt.selection import line as lines
+        from nbadapt.selection import working
+
+        if request.asks_for_help(line) or not line.strip():
+            display(lines.help_page())  # type: ignore[no-untyped-call]  # IPython's
+            return None
+        asked = lines.parse(line, "" if cell in {None, NO_BODY} else cell, self.shell.user_ns)
+        result = working.compare(asked)
+        if asked.name is None or asked.dry_run:
+            return result
+        self.shell.user_ns[asked.name] = result
+        return None
+
+    @no_var_expand
     @line_magic
     def nbadapt(self, line: str) -> Any:
         """Look at methods and runs: ``%nbadapt methods``, ``help METHOD``, ``runs``, ``show RUN``, ``resume RUN``.
@@ -125,11 +163,12 @@ class NbadaptMagics(Magics):
         return None
 
     def _become_value(self, result: Any) -> Any:
-        """Make a Run the cell's value (``_`` and ``Out``) without showing it again: its result is there already."""
+        """Make a result the cell's value (``_`` and ``Out``) without showing it again: it is on display already."""
         from nbadapt.run import Run
+        from nbadapt.selection.comparison import MethodComparison
 
         hook = self.shell.displayhook
-        if not isinstance(result, Run) or not hasattr(hook, "update_user_ns"):
+        if not isinstance(result, Run | MethodComparison) or not hasattr(hook, "update_user_ns"):
             return result
         hook.update_user_ns(result)
         hook.fill_exec_result(result)

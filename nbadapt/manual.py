@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import registry
+from nbadapt import origins, registry
+from nbadapt.method import ADVANCED
 from nbadapt.options import COLUMNS, options, setting_flag
-from nbadapt.settings import Setting, describe
+from nbadapt.settings import describe
 from nbadapt.tables import Code, Page, Table
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class MethodInfo:
         summary: what it does.
         tasks: the tasks it can do.
         source: the distribution that brings it, with its version.
-        status: "ready", what to install, or what is wrong.
+        status: "ready", what to install, what is wrong, or that its package may bring no plugins.
     """
 
     name: str
@@ -38,8 +39,9 @@ class MethodInfo:
 
 
 def method_table() -> Table[MethodInfo]:
-    """All declared methods, the broken ones with what is wrong with them."""
+    """All declared methods: the broken ones with what is wrong with them, those that may not be loaded too."""
     found = [_info(same_name) for same_name in registry.entries().values()]
+    found += [_refused(entry) for entry in registry.refused()]
     columns = {
         "method": lambda info: info.name,
         "magic": lambda info: f"%%{info.verb}" if info.verb else "",
@@ -57,6 +59,10 @@ def _info(same_name: tuple[registry.Entry, ...]) -> MethodInfo:
     if isinstance(found, registry.Problem):
         return MethodInfo(found.name, "", "", (), source, f"broken: {found.message}")
     return MethodInfo(found.name, found.verb, found.summary, tuple(sorted(found.tasks)), source, _status(found))
+
+
+def _refused(entry: registry.Entry) -> MethodInfo:
+    return MethodInfo(entry.name, "", "", (), entry.owner, f"not loaded: {origins.VARIABLE} leaves its package out")
 
 
 def _status(method: type[Method]) -> str:
@@ -83,20 +89,23 @@ def method_page(name: str) -> Page:
         empty="It has no settings.",
     )
     facts = f"Tasks: {', '.join(sorted(method.tasks))}. Reference: {method.reference}"
-    parts: list[str | Code | Table[Any]] = [facts, table, Code(_example(method, settings))]
+    parts: list[str | Code | Table[Any]] = [facts, table, Code(example_cell(method))]
     if registry.missing_requirements(method):
         parts.insert(1, f"To use it, run:  {registry.install_command(method)}")
     return Page(f"%%{method.verb} {method.name}: {method.summary}", *parts)
 
 
-def _example(method: type[Method], settings: list[Setting]) -> str:
+def example_cell(method: type[Method]) -> str:
     """A cell that runs as it stands where the variables that it names are there."""
+    settings = describe(method)
     if method.verb == "finetune":
-        telling = [setting for setting in settings if setting.default != "none"]
+        fields = method.Config.model_fields
+        telling = [s for s in settings if s.default != "none" and fields[s.name].json_schema_extra != ADVANCED]
         body = "\n".join(f"{setting.name}: {setting.default}" for setting in telling[:3])
         return f"%%finetune {method.name} --model smollm2 --data train_df --as tuned\n{body}"
     first = settings[0] if settings else None
-    option = f" {setting_flag(first.name)} {first.default}" if first else ""
+    value = first.default if first and first.default not in {"", "none", '""'} else "NAME"
+    option = f" {setting_flag(first.name)} {value}" if first else ""
     return f"%%prompt {method.name} --model smollm2{option}\nQuestion: {{{{question}}}}\nAnswer:"
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from nbadapt.errors import RequestError
+from nbadapt.redaction import hide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,6 +163,10 @@ class Estimate:
     notes: tuple[str, ...] = ()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Hide secrets in the notes: they are shown, and kept with the run."""
+        object.__setattr__(self, "notes", tuple(hide(note) for note in self.notes))
+
     @property
     def peak(self) -> int:
         """Predicted peak memory in bytes."""
@@ -297,7 +302,7 @@ class Adapted:
             completions: n answers, one to each prompt.
             tick: called between batches; may raise to leave early.
         """
-        raise RequestError("this run gives no rewards: finetune one with  %%finetune reward  on preference rows")
+        raise RequestError("this run gives no rewards: finetune a reward model on preference rows first")
 
 
 class Method(ABC):
@@ -311,7 +316,8 @@ class Method(ABC):
         tasks: the tasks it can do.
         requires: import names that must be installed; checked before anything heavy is imported.
         family: the group that a menu shows it in, a few words such as "Adapters"; "": that of its verb.
-        contract: the version of this contract that it was written for.
+        baseline: whether it is so cheap that everything else should be held against it: ``%%compare`` always tries it.
+        contract: the version of this contract that it was written for; 1 where it states none.
         exports: the formats that `export` can write.
         Config: its settings.
     """
@@ -323,7 +329,8 @@ class Method(ABC):
     tasks: ClassVar[frozenset[str]]
     requires: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = ""
-    contract: ClassVar[int] = CONTRACT
+    baseline: ClassVar[bool] = False
+    contract: ClassVar[int] = 1  # the first one; not CONTRACT, or an old plugin would claim to be of today
     exports: ClassVar[frozenset[str]] = frozenset()
     Config: ClassVar[type[Config]] = Config
 
@@ -353,7 +360,9 @@ class Method(ABC):
 
     @abstractmethod
     def estimate(self, job: Job) -> Estimate:
-        """What the job will cost. Loads no weights and runs before `run`, on the main thread.
+        """What the job will cost. Loads no weights, prints nothing, and runs before `run`, in a thread of its own.
+
+        It is to be quick, a second or so: a form asks again and again, and after a minute nobody waits any more.
 
         Raises:
             NbadaptError: a setting that this model or this data cannot satisfy.
@@ -365,7 +374,7 @@ class Method(ABC):
 
         `emit` blocks while the user pauses, and raises `Stopped` once when the user stops: at the first event
         that follows. The method then saves what it has and returns its outcome, or lets Stopped through.
-        Call it at least once a step.
+        Call it at least once a step. `nbadapt.steering.offer` lets the user do more while it works.
         """
 
     @abstractmethod

@@ -15,13 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from nbadapt import endpoints, hub
+from nbadapt import consent, endpoints, hub, origins
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import ModelError, did_you_mean, first_line
+from nbadapt.errors import ModelError, PluginError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -92,13 +91,9 @@ def _is_table(part: Any) -> bool:
 # ------------------------------------------------------------------------------------------------ names
 
 
-def _packaged() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
 def names() -> list[str]:
     """The short names of models that installed packages may carry."""
-    return sorted(_packaged())
+    return sorted({point.name for point in origins.allowed(GROUP)})
 
 
 def generators() -> list[str]:
@@ -106,16 +101,24 @@ def generators() -> list[str]:
     found = []
     for name in names():
         with contextlib.suppress(ModelError):
-            if getattr(_load_package(name), "generates", True):
+            if getattr(load_package(name), "generates", True):
                 found.append(name)
     return found
 
 
-def _load_package(name: str) -> PackagedModel:
-    point = _packaged()[name]
+def load_package(name: str) -> PackagedModel:
+    """The packaged model of a short name.
+
+    Raises:
+        ModelError: its package is broken, or two declare it.
+    """
+    try:
+        point: Any = origins.only("model", name, GROUP)
+    except PluginError as error:
+        raise ModelError(str(error)) from None
     try:
         package: PackagedModel = point.load()
-    except Exception as error:  # noqa: BLE001 - whatever a package raises becomes one line
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
         raise ModelError(f"the model {name!r} of {point.dist.name} is broken: {first_line(error)}") from None
     return package
 
@@ -124,7 +127,7 @@ def _packages_to_install() -> str:
     lines = []
     for name in names():
         with contextlib.suppress(ModelError):
-            lines.append(f"{_load_package(name).install} brings {name}")
+            lines.append(f"{load_package(name).install} brings {name}")
     return "; ".join(lines)
 
 
@@ -141,22 +144,29 @@ def resolve(
 
     Raises:
         ModelError: there is no such model, or it is out of reach; the message says what would bring one.
-        NbadaptError: what else `nbadapt.endpoints.find` raises.
+        NbadaptError: what else `nbadapt.endpoints.find` and `nbadapt.consent.settle` raise.
     """
-    behind = endpoints.find(name, base_url, key_env)
-    if behind is not None:
-        return behind
+    found = endpoints.find(name, base_url, key_env) or _with_weights(name, trust_remote_code)
+    consent.settle(found)
+    return found
+
+
+def _with_weights(name: str, trust_remote_code: bool) -> ModelRef:
+    """A model whose weights are loaded here."""
     folder = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves ~nobody as it is, where Path raises
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"the folder {name!r} has no config.json: it holds no transformers model")
         return ModelRef(name, "folder", str(folder), trust_remote_code)
-    if name in _packaged():
-        package = _load_package(name)
+    if name in names():
+        package = load_package(name)
         found = package.folder()
         if found is None:
             raise ModelError(f"the model {name!r} needs the package {package.distribution}: run  {package.install}")
         return ModelRef(name, "package", str(found), trust_remote_code)
+    refused = origins.explain("model", name, origins.refused(GROUP))
+    if refused is not None:
+        raise refused
     if folder.exists():
         raise ModelError(f"{name!r} is a file: --model takes a folder, a hub name or one of {', '.join(names())}")
     return ModelRef(name, "hub", _on_hub(name), trust_remote_code)
@@ -222,7 +232,7 @@ def base_ref(ref: ModelRef) -> ModelRef:
         return ref
     from nbadapt import store
 
-    return base_ref(ModelRef(**store.read_json(Path(ref.path) / "request.json")["model"]))
+    return base_ref(store.read_model(Path(ref.path)))
 
 
 def _auto_class(head: Head) -> Any:
@@ -298,6 +308,8 @@ def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.path, trust_remote_code=ref.trust_remote_code)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
+        if "trust_remote_code" in str(error):
+            raise _unreadable(ref, error) from None
         raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -431,7 +443,7 @@ def _base(
     """The shared base: loaded on first use, then the same object for as long as its files are the same."""
     with _lock:
         key = (ref.path, head, device, dtype, quantization)
-        files = _weight_files(ref)
+        files = weight_files(ref)
         if key not in _bases or _bases[key]._nbadapt_files != files:  # weights that were written anew since
             body = _loaded_body(ref, head, device, dtype, quantization, files)
             if head == "classification" and body is not None:
@@ -484,7 +496,7 @@ def _classifier_over(body: PreTrainedModel, ref: ModelRef, device: str, dtype: s
     return model.eval().requires_grad_(False)
 
 
-def _weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
+def weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a local model's weights; nothing of one on the hub, whose files never change."""
     folder = Path(ref.path)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
@@ -508,6 +520,7 @@ def _read_weights(
     import torch
 
     check_head(ref, read_config(ref), head)
+    _check_no_adapter(ref)
     try:
         # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
@@ -527,6 +540,17 @@ def _read_weights(
         _keep_gradients(model)
         return model.eval().requires_grad_(False)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _check_no_adapter(ref: ModelRef) -> None:
+    """Refuse an adapter beside the weights: transformers would put it on them, in whatever format it is."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(ref.path) is not None:
+        raise ModelError(
+            f"the model {ref.name!r} has a peft adapter beside its weights (adapter_config.json): merge it into them, "
+            "or take that file away to use the weights alone"
+        )
 
 
 def _quantized(ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None) -> dict[str, Any]:

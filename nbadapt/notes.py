@@ -129,7 +129,8 @@ def _append(directory: Path, changes: list[Mapping[str, Any]]) -> None:
     try:
         if not directory.is_dir():
             raise StoreError(f"the run {directory.name} is gone: nothing was written about it")
-        handle = os.open(directory / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        no_link = getattr(os, "O_NOFOLLOW", 0)  # in a folder from elsewhere it might lead anywhere
+        handle = os.open(directory / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | no_link, 0o666)
         try:
             written = os.write(handle, piece)
             os.fsync(handle)

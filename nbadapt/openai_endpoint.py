@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -48,6 +49,21 @@ class OpenAIEndpoint(Provider):
     def connect(self, model: ModelRef, key: str | None, tell: Tell) -> Connection:
         """A client of its own for one round of questions."""
         return _Chat(model, key, tell)
+
+    @classmethod
+    def trial_reply(cls, body: bytes, text: str) -> tuple[str, bytes]:
+        """A chat completion."""
+        message = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": len(body), "completion_tokens": len(text), "total_tokens": len(body) + len(text)}
+        completion = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "tiny",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "usage": usage,
+        }
+        return "application/json", json.dumps(completion).encode()
 
 
 class _Chat(Connection):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import data, devices, endpoints, models, registry, store, support, template
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import DataError, DependencyError, OutOfMemoryError, RequestError
+from nbadapt.estimating import NoEstimateError
 from nbadapt.memory import available_bytes, gibibytes
 from nbadapt.method import Estimate, Job, Method, ModelRef, OwnMetric
 from nbadapt.options import DTYPES
@@ -56,8 +57,9 @@ class Plan:
             places = {item: _place(e, item, self.job) for item in e.memory}
             shown += [(f"memory: {item}", f"{gibibytes(e.memory[item])} on {place}") for item, place in places.items()]
         else:
-            shown += self._resources()
-        shown.append(("steps", f"{e.steps:,}"))
+            shown += self._resources() if e != Estimate() else []
+        if e.steps:
+            shown.append(("steps", f"{e.steps:,}"))
         if e.seconds is not None:
             shown.append(("time", f"about {e.seconds:,.0f} s, evaluations not counted"))
         shown += [("note", note) for note in (*e.notes, *self.notices)]
@@ -101,13 +103,20 @@ def prepare(request: Request) -> Plan:
     """
     method, job, notices = look_up(request)
     with quiet_libraries():
-        estimate = support.estimate(method, job)
+        try:
+            estimate = support.estimate(method, job)
+        except NoEstimateError as error:  # what the cost would be is good to know, and no more than that
+            estimate, notices = Estimate(), (*notices, str(error))
     check_memory(estimate, job)
     return Plan(job, method, estimate, notices, request.name or "")
 
 
-def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
+def look_up(request: Request, tables: Mapping[str, Any] | None = None) -> tuple[Method, Job, tuple[str, ...]]:
     """The method, the complete and checked job, and what the user should know: all of a plan but its estimate.
+
+    Args:
+        request: what is asked for.
+        tables: the job's tables by name, where they are read and split already: those of the request do not count then.
 
     Raises:
         NbadaptError: whatever is wrong with the request, in one line.
@@ -121,7 +130,7 @@ def look_up(request: Request) -> tuple[Method, Job, tuple[str, ...]]:
     if not 0 < request.split < 1:
         raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
     model = _find_model(request)
-    tables, notices = _read_tables(request)
+    tables, notices = _read_tables(request) if tables is None else (dict(tables), [])
     task = _task(request, tables, method_class, model)
     device, dtype = _device(request, model), _dtype(request, model)
     method = method_class()

@@ -123,7 +123,7 @@ class Provider(ABC):
     base_url_env: ClassVar[str] = ""
     key_env: ClassVar[str] = ""
     requires: ClassVar[tuple[str, ...]] = ()
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int] = 1  # the first one, where a plugin states none
 
     @abstractmethod
     def connect(self, model: ModelRef, key: str | None, tell: Tell) -> Connection:
@@ -134,3 +134,16 @@ class Provider(ABC):
             key: None where the environment holds none.
             tell: given what the user should know about this service.
         """
+
+    @classmethod
+    def trial_reply(cls, body: bytes, text: str) -> tuple[str, bytes]:
+        """What the service would send back to a request, for the conformance kit: its content type and its body.
+
+        Args:
+            body: of the request.
+            text: the assistant's turn.
+
+        Raises:
+            NotImplementedError: the kit cannot try its answers.
+        """
+        raise NotImplementedError

@@ -58,6 +58,11 @@ class MessagePump:
             self._channel.poll(timeout)
 
 
+def works() -> bool:
+    """Whether this kernel is built as expected, so that clicks are handled while a cell runs."""
+    return _find_channel() is not None
+
+
 def _find_channel() -> _Channel | None:
     from IPython.core.getipython import get_ipython
 

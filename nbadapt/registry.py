@@ -6,14 +6,17 @@ between calls: what is installed or repaired while the kernel runs is seen at th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import origins
 from nbadapt.errors import PluginError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -57,12 +60,20 @@ class Problem:
 
 
 def entries() -> dict[str, tuple[Entry, ...]]:
-    """Every declared method by name, in alphabetical order; several entries where a name is taken twice."""
+    """Every declared method by name, in alphabetical order; several entries where a name is taken twice.
+
+    Those of distributions that `nbadapt.origins.VARIABLE` leaves out are not among them: see `refused`.
+    """
     found: dict[str, dict[tuple[str, str], Entry]] = {}
-    for point in entry_points(group=GROUP):
+    for point in origins.allowed(GROUP):
         entry = _entry(point)
         found.setdefault(entry.name, {})[entry.distribution, entry.value] = entry
     return {name: tuple(sorted(found[name].values(), key=lambda e: e.owner)) for name in sorted(found)}
+
+
+def refused() -> list[Entry]:
+    """The methods of distributions that may bring none, sorted by name."""
+    return [_entry(point) for point in origins.refused(GROUP)]
 
 
 def _entry(point: EntryPoint) -> Entry:
@@ -85,6 +96,9 @@ def load(name: str, verb: Verb | None = None) -> type[Method]:
     """
     found = entries()
     if name not in found:
+        not_allowed = origins.explain("method", name, origins.refused(GROUP))
+        if not_allowed is not None:
+            raise not_allowed
         valid = [m.name for m in methods(verb)]
         kind = f"%%{verb} methods" if verb else "methods"
         raise RequestError(f"unknown method {name!r}: {did_you_mean(name, valid, kind=kind)}")
@@ -126,7 +140,8 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
         owners = " and ".join(f"{e.owner} ({e.value})" for e in same_name)
         raise PluginError(f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them")
     try:
-        loaded = EntryPoint(entry.name, entry.value, GROUP).load()
+        with _silently():
+            loaded = EntryPoint(entry.name, entry.value, GROUP).load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PluginError(f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it") from None
@@ -135,6 +150,14 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
         raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
     method: type[Method] = loaded
     return method
+
+
+def _silently() -> contextlib.ExitStack:
+    """Without what a plugin prints while it is imported: that may be at a press of Tab."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    return stack
 
 
 def _subject(entry: Entry) -> str:
@@ -188,6 +211,20 @@ def install_command(method: type[Method]) -> str:
     """
     declared = entries().get(method.name, ())
     return install_of(missing_requirements(method), declared[0].distribution if declared else None)
+
+
+def extra_of(method: type[Method]) -> str | None:
+    """The extra that brings what the method requires beyond its distribution's own requirements; None: there is none.
+
+    Such as ``"nbadapt[feedback]"``, with its quotes.
+    """
+    declared = entries().get(method.name, ())
+    if not declared:
+        return None
+    own = declared[0].distribution
+    wanted = [_DISTRIBUTIONS.get(name, name.partition(".")[0].replace("_", "-")) for name in method.requires]
+    found = [_extra(own, [name]) for name in wanted]
+    return next((extra for extra in found if extra), None)
 
 
 def install_of(modules: Sequence[str], distribution: str | None) -> str:

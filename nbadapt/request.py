@@ -186,9 +186,7 @@ def asks_for_form(line: str) -> bool:
 
 def example(verb: str) -> str:
     """The shortest line that is complete."""
-    return (
-        "%%finetune lora --model minilm --data train_df" if verb == "finetune" else "%%prompt zero-shot --model smollm2"
-    )
+    return f"%%{verb} METHOD --model " + ("minilm --data train_df" if verb == "finetune" else "smollm2")
 
 
 # ------------------------------------------------------------------------------------------------ parsing
@@ -218,7 +216,7 @@ def parse(verb: Verb, line: str, body: str, namespace: Mapping[str, Any]) -> Req
     settings = parsed.settings
     if verb == "finetune":
         settings = _merge(settings, body)
-    fields.update(_tables(fields, namespace))
+    fields.update(tables(fields, namespace))
     if verb == "prompt":
         fields["prompt"] = body
         fields["variables"] = _variables(body, namespace, has_rows=bool({"data", "examples"} & fields.keys()))
@@ -335,8 +333,12 @@ def _merge(settings: Mapping[str, Any], text: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ variables
 
 
-def _tables(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of notebook variables in place of their names, and what the user calls them."""
+def tables(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of notebook variables in place of their names, and what the user calls them.
+
+    Raises:
+        RequestError: a name that stands for nothing.
+    """
     found: dict[str, Any] = {}
     named = ("data", "evaluation", "examples", "model", "metric")
     sources = {name: fields[name] for name in named if name in fields}

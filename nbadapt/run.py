@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbadapt import notes, store
+from nbadapt import consent, guard, notes, store
 from nbadapt.capture import quiet_libraries
 from nbadapt.control import Control
-from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError
+from nbadapt.errors import NbadaptError, RequestError, RunError, StoreError, first_line
 from nbadapt.events import FINISHED, Event
 from nbadapt.history import History
 from nbadapt.method import Adapted, Estimate, Job, Method, Outcome, OwnMetric, Predictions
+from nbadapt.steering import Ask, ChangeRate, EndAtEpoch, Save
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,10 +240,23 @@ class Run:
         self.control, self.error, self._adapted = Control(), None, None
         self._thread, self._live = thread, events
 
-    def stop(self, reason: str = "stopped by the user") -> None:
-        """Stop at the next step; what is done so far is saved and usable."""
+    def stop(self, reason: str = "stopped by the user", *, at_epoch_end: bool = False) -> None:
+        """Stop at the next step; what is done so far is saved and usable.
+
+        Args:
+            reason: kept with the run.
+            at_epoch_end: go on to the end of the present epoch, evaluate, and stop there.
+
+        Raises:
+            RequestError: it is not at work here, or has no epochs.
+        """
         self._must_be_alive("stop")
-        self.control.stop(reason)
+        if not at_epoch_end:
+            self.control.stop(reason)
+            return
+        wish = self.control.ask(EndAtEpoch())
+        if wish.error is not None:
+            raise wish.error
 
     def pause(self) -> None:
         """Hold at the next step until `resume`."""
@@ -257,6 +271,56 @@ class Run:
         from nbadapt import runner
 
         return runner.resume(self)
+
+    def save(self) -> Path:
+        """Keep the model as it is after the step that is being done, while training goes on.
+
+        Returns:
+            The folder; `adapted(step=...)` gives the model later, and `resume` goes on from a checkpoint beside it.
+
+        Raises:
+            NbadaptError: it is not at work here, cannot do that, or the disk is full; the run goes on.
+        """
+        path: Path = self._wished("save", Save())
+        return path
+
+    def sample(self, prompt: str) -> str | Predictions:
+        """Ask the model as it is after the step that is being done, also while the run is paused.
+
+        Returns:
+            A text; of a classifier its probabilities. The training does not notice.
+
+        Raises:
+            NbadaptError: it is not at work here, or its model answers no prompts, or not this one; the run goes on.
+        """
+        answer: str | Predictions = self._wished("sample", Ask(prompt))
+        return answer
+
+    def change_learning_rate(self, to: float | str) -> float:
+        """Go on with another learning rate from the next step on; the rest of the schedule is scaled alike.
+
+        Args:
+            to: the rate of the next step, such as 1e-4, or a factor as text, such as "x0.5".
+
+        Returns:
+            The rate of the next step.
+
+        Raises:
+            NbadaptError: no such rate, or the run is not at work here or has no learning rate.
+        """
+        rate: float = self._wished("change the learning rate of", ChangeRate.parse(to))
+        return rate
+
+    def _wished(self, what: str, asked: Any) -> Any:
+        """What comes of a wish, once the worker has fulfilled it."""
+        from nbadapt import foreground
+
+        self._must_be_alive(what)
+        wish = self.control.ask(asked)
+        foreground.wait_for(wish, self)
+        if wish.error is not None:
+            raise wish.error
+        return wish.result
 
     def _must_be_alive(self, what: str) -> None:
         if not self.alive:
@@ -300,26 +364,56 @@ class Run:
         """The run's job as it was stored, with its data where `tables` is set."""
         return store.read_job(self.directory, tables=tables)
 
-    def adapted(self) -> Adapted:
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps after which somebody had the model saved while it was trained; `adapted(step=...)` gives it."""
+        return store.saved_steps(self.directory)
+
+    def adapted(self, step: int | None = None) -> Adapted:
         """The adapted model, loaded from the run's artifacts on first use.
+
+        Args:
+            step: one of `saved_steps`, for the model as it was then; it is loaded anew each time.
 
         Raises:
             RunError: the run is still going on, or left no usable model.
+            StoreError: nothing was saved at this step.
         """
+        if step is not None:
+            self._must_have_ended()
+            with quiet_libraries():
+                return self._method().load(store.saved_outcome(self.directory, step), self.job())
         if self._adapted is None:
             outcome = self._usable_outcome()
-            with quiet_libraries():
-                self._adapted = self._method().load(outcome, self.job())
+            from safetensors import SafetensorError
+
+            method, job = self._method(), self.job()
+            try:
+                with quiet_libraries(), consent.stored():
+                    self._adapted = method.load(outcome, job)
+            except (
+                OSError,
+                KeyError,
+                ValueError,
+                SafetensorError,
+            ) as error:  # such as files that are missing or damaged
+                raise RunError(f"the model of the run {self.id} cannot be loaded: {first_line(error)}") from None
         return self._adapted
 
     def _usable_outcome(self) -> Outcome:
-        if self.alive:
-            raise RunError(f"the run {self.id} is still going on: wait for it, or stop it")
+        self._must_have_ended()
         outcome = self.outcome
         if outcome is None or (self.verb == "finetune" and not outcome.artifacts):
             hint = "continue it with  %nbadapt resume " + self.id
+            if self.saved_steps:
+                hint += f", or take what was saved, with run.adapted(step={self.saved_steps[-1]})"
             raise RunError(f"the run {self.id} ({self.state}) left no model: {hint}")
+        guard.check(self.directory, outcome.artifacts.values())
         return outcome
+
+    def _must_have_ended(self) -> None:
+        if self.alive:
+            raise RunError(f"the run {self.id} is still going on: wait for it, or stop it")
 
     def forget(self) -> None:
         """Give back the memory of the adapted model; it is loaded again when it is next used."""
@@ -403,7 +497,7 @@ class Run:
             raise RequestError(f"{target} exists already: give another folder to export to")
         job = self.job(tables=kind == "script")
         try:
-            with quiet_libraries(), store.new_folder(target) as temporary:
+            with quiet_libraries(), consent.stored(), store.new_folder(target) as temporary:
                 method.export(kind, outcome, job, temporary)
         except OSError as error:
             raise StoreError(f"the run {self.id} could not be exported to {target}: {error}") from None

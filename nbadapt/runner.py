@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbadapt import models, registry, store
+from nbadapt import consent, guard, models, registry, results, store
 from nbadapt.capture import Capture
 from nbadapt.errors import (
     NbadaptError,
@@ -27,11 +27,13 @@ from nbadapt.errors import (
     drop_frames,
     first_line,
 )
-from nbadapt.events import Checkpoint, Event, Notice, Stage, StateChange
+from nbadapt.events import Checkpoint, Controls, Event, Notice, Stage, StateChange
 from nbadapt.memory import measure, out_of_memory
 from nbadapt.method import Job, Method, Outcome
 from nbadapt.plan import Plan, prepare
+from nbadapt.redaction import hide
 from nbadapt.run import Run
+from nbadapt.steering import CONTROLS, Steering
 
 if TYPE_CHECKING:
     from nbadapt.request import Request
@@ -56,10 +58,10 @@ def submit(request: Request) -> Run | Plan:
     """
     from nbadapt import foreground
 
-    _check_idle()
+    check_idle()
     plan = prepare(request)
     if request.dry_run:
-        return _timed(plan) if request.timed else plan
+        return _timed(plan) if request.timed and plan.estimate.steps else plan
     run = start(plan)
     foreground.hold(run, background=request.background)
     if run.error is not None:
@@ -90,7 +92,12 @@ def current() -> Run | None:
     return run if run is not None and run.alive else None
 
 
-def _check_idle() -> None:
+def check_idle() -> None:
+    """Refuse to start something beside a run that is at work in this kernel.
+
+    Raises:
+        RequestError: there is one.
+    """
     busy = current()
     if busy is not None:
         raise RequestError(f"the run {busy.id} is still going on here: wait for it, or stop it with  %nbadapt stop")
@@ -98,7 +105,7 @@ def _check_idle() -> None:
 
 def start(plan: Plan) -> Run:
     """Write the run down and start its worker thread."""
-    _check_idle()
+    check_idle()
     job = store.create(plan.job, plan.estimate, plan.title, plan.name)
     run = Run.at(job.directory)
     run.metric, run.functions = job.metric, job.functions
@@ -114,22 +121,33 @@ def resume(run: Run) -> Run:
     """
     from nbadapt import foreground
 
-    _check_idle()
+    go_on(run)
+    foreground.hold(run)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def go_on(run: Run) -> None:
+    """Start the worker thread of a stopped, failed or killed run again, from its last complete checkpoint.
+
+    Raises:
+        NbadaptError: the run is done or at work.
+    """
+    check_idle()
     state = run.state
     if state == "done":
         raise RequestError(f"the run {run.id} is done: there is nothing to resume")
     if state == "running":
         raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
+    guard.check(run.directory)
     method = registry.load(run.method)()
     checkpoint = store.last_checkpoint(run.directory)
     job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric, functions=run.functions)
     name = run.request.get("metric")
     lost = f"the function of the metric {name} is not in this kernel: its figure is left out"
-    _launch(run, method, job, (lost,) if name and run.metric is None else ())
-    foreground.hold(run)
-    if run.error is not None:
-        raise run.error
-    return run
+    with consent.stored():  # the worker's thread copies the context
+        _launch(run, method, job, (lost,) if name and run.metric is None else ())
 
 
 def _launch(run: Run, method: Method, job: Job, notices: tuple[str, ...]) -> Run:
@@ -169,16 +187,37 @@ def _release_openmp_team() -> None:
 # ------------------------------------------------------------------------------------------------ the worker
 
 
+STAGES = {
+    "save": "saving the model as it is",
+    "learning_rate": "changing the learning rate",
+    "epoch_end": "planning the end",
+    "sample": "answering your prompt",
+}
+
+
+class _Left(BaseException):
+    """Raised inside a wish when the run is to stop. Not an Exception, so that no library eats it."""
+
+
 class _Emitter:
-    """What a method calls with its events: records them, measures memory, obeys Pause and Stop."""
+    """What a method calls with its events: records them, measures memory, obeys Pause and Stop, fulfils wishes.
+
+    Attributes:
+        ended: why the engine ended before its last step, where a person asked it to.
+    """
 
     def __init__(self, run: Run, events: list[tuple[float, Event]], job: Job) -> None:
         self._run, self._events = run, events
         self._log = store.EventLog(job.directory)
+        self.ended = ""
         self._device = job.device
         self._measured = 0.0
+        self._directory = job.directory
         self._stage: Stage | None = None
         self._ram_peak = 0
+        self._figures = results.Figures(job.method)
+        self._steering: Steering | None = None  # the engine's, while it offers one
+        self._serving = False
 
     def record(self, event: Event) -> None:
         """Write an event down, now, without looking at the switches."""
@@ -186,10 +225,23 @@ class _Emitter:
         self._events.append((now, event))
         self._log.write(now, event)
 
+    def offer(self, steering: Steering | None, reason: str) -> None:
+        """Take from the engine what may be asked of it from now on; see `nbadapt.steering.offer`."""
+        had, self._steering = self._steering, steering  # what is over is let go: it holds the model
+        if had is not None:
+            self.ended = self.ended or had.ended
+        offered = steering.offered if steering is not None else frozenset()
+        self._run.control.offer(offered, reason)
+        if offered or had is not None:
+            words = tuple(word for word in CONTROLS if word in offered)
+            self.record(Controls(words, "" if offered else reason))
+
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if event != self._stage:  # a stage that is told at every batch is written down once
             self.record(event)
+            if (remark := self._figures.remark(event)) is not None:
+                self.record(remark)
         if isinstance(event, Stage):
             self._stage = event
         if now - self._measured >= MEMORY_SECONDS:
@@ -197,21 +249,59 @@ class _Emitter:
             memory = measure(self._device, self._ram_peak)
             self._ram_peak = memory.ram_peak
             self.record(memory)
-        self._obey()
+        if not self._serving:  # what a wish lets the engine tell is no moment for the next one
+            self._obey()
 
     def _obey(self) -> None:
         control = self._run.control
+        if self._steering is not None and not self._steering.ready and not control.stopping:
+            return  # a pause and wishes wait for the end of the step
+        self._serve()
         if control.paused and not control.stopping:
             self.record(StateChange("paused"))
-            control.wait_while_paused()
+            while control.paused and not control.stopping:
+                control.wait_for_word()
+                self._serve()
             if not control.stopping:
                 self.record(StateChange("running"))
         if control.stopping and not control.obeyed:
             self.record(StateChange("stopping", control.reason))
             control.raise_if_stopping()
 
+    def _serve(self) -> None:
+        """Fulfil the wishes that wait."""
+        control = self._run.control
+        while self._steering is not None and not control.stopping and (wish := control.next_wish()) is not None:
+            stage, self._serving = self._stage, True
+            self.record(Stage(STAGES[wish.name]))
+            try:
+                result, said = wish.asked.do(self._steering, self._directory, self.record, self._leave_if_stopping)
+            except _Left:
+                wish.refuse(RunError("the run was stopped before it was done"))
+            except NbadaptError as error:
+                drop_frames(error)
+                wish.refuse(error)
+            except Exception as error:  # noqa: BLE001 - a wish that fails costs no run
+                wish.refuse(_wish_failed(error))
+                drop_frames(error)
+                models.release_cached_memory()
+            else:
+                wish.fulfil(result, said)
+            finally:
+                self._serving = False
+                if not wish.done:  # such as an interrupt: nobody is left waiting
+                    wish.refuse(RunError("the run was left before it was done"))
+            if stage is not None:
+                self.record(stage)
+
+    def _leave_if_stopping(self) -> None:
+        if self._run.control.stopping:
+            raise _Left
+
     def close(self) -> None:
         """Close the log."""
+        self._steering = None
+        self._run.control.offer(frozenset(), "the run has ended")
         self._log.close()
 
     @property
@@ -230,8 +320,9 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...], emit: _E
             emit.record(StateChange("running"))
             for notice in notices:
                 emit.record(Notice(notice))
-            outcome = method.run(job, emit)
-        state = "stopped" if run.control.obeyed else "done"
+            outcome = results.checked(method.run(job, emit), method, emit.record)
+        state = "stopped" if run.control.obeyed or emit.ended else "done"
+        run.control.reason = run.control.reason or emit.ended
     except Stopped:
         state = "stopped"
     except KeyboardInterrupt:
@@ -267,6 +358,15 @@ def _end(run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None
     emit.close()
 
 
+def _wish_failed(error: Exception) -> NbadaptError:
+    """One line for an error that nobody foresaw; the run goes on."""
+    if out_of_memory(error):
+        return OutOfMemoryError("there is not enough memory for that now; the run goes on")
+    if isinstance(error, OSError):
+        return StoreError(f"it could not be written: {error.strerror or error}; the run goes on")
+    return RunError(f"{type(error).__name__}: {first_line(error)}; the run goes on")
+
+
 def _explain(error: BaseException, job: Job) -> NbadaptError:
     """One line for an error that nobody foresaw; the traceback goes into the run's folder."""
     if out_of_memory(error):
@@ -274,9 +374,9 @@ def _explain(error: BaseException, job: Job) -> NbadaptError:
             f"{job.method} ran out of memory on {job.device}: lower batch_size or max_length, or use a smaller model"
         )
     path = job.directory / "error.txt"
-    first = (str(error).strip().splitlines() or [""])[0][:200]
+    first = (hide(str(error)).strip().splitlines() or [""])[0][:200]
     try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        path.write_text(hide("".join(traceback.format_exception(error))), encoding="utf-8")
     except OSError as problem:
         return RunError(f"{job.method} failed: {type(error).__name__}: {first} (no traceback was kept: {problem})")
     return RunError(f"{job.method} failed: {type(error).__name__}: {first} (traceback in {path})")

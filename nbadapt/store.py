@@ -14,6 +14,7 @@
         digest.json                a long log in short, made when it was first read; see `nbadapt.comparing.digest`
         artifacts/                 the result, in the ecosystem's own formats
         checkpoints/checkpoint-N/  the state to go on from; complete once it holds the file `complete`
+        saves/step-N/              the model as somebody had it saved after N steps, and its outcome.json
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from nbadapt import consent, guard
 from nbadapt.errors import StoreError, did_you_mean
 from nbadapt.events import Event, from_json, to_json
 from nbadapt.method import Estimate, Job, ModelRef, Outcome
@@ -189,7 +192,7 @@ def _record(job: Job, estimate: Estimate, title: str, name: str) -> dict[str, An
             "memory": dict(estimate.memory),
             "elsewhere": dict(estimate.elsewhere),
         },
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -211,13 +214,16 @@ def _load_table(directory: Path, record: Mapping[str, Any] | None) -> Examples |
 
     if record is None:
         return None
+    if not re.fullmatch(r"[0-9a-f]+", str(record["fingerprint"])):
+        raise StoreError(f"the run {directory.name} names rows outside the folder of runs: nbadapt wrote no such run")
     path = directory.parent / "data" / f"{record['fingerprint']}.jsonl"
     if not path.exists():
         raise StoreError(f"the rows of {record['source']!r} are gone from {path}")
     return dataclasses.replace(data.read_jsonl(path), source=record["source"])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Name -> version of Python and of the libraries that decide a result."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -227,6 +233,35 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def _model(directory: Path) -> ModelRef:
+    record = read_json(directory / "request.json")
+    try:
+        found = ModelRef(**record["model"])
+        guard.plain_text(directory.name, found.name, found.path, found.base_url, found.key_env)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"the request of the run {directory.name} is damaged: {error}") from None
+    return found
+
+
+def read_model(directory: Path) -> ModelRef:
+    """The model of a stored run.
+
+    Raises:
+        StoreError: the request is missing or damaged.
+        ModelError: the run wants what the user has not allowed; see `nbadapt.consent`.
+    """
+    found = _model(directory)
+    behind, seen = found, {directory}
+    while behind.kind == "run":
+        if Path(behind.path) in seen:
+            raise StoreError(f"the model of the run {directory.name} is that run itself: its request is damaged")
+        seen.add(Path(behind.path))
+        behind = _model(Path(behind.path))
+    with consent.stored():
+        consent.settle(found)
     return found
 
 
@@ -246,10 +281,12 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
     try:
         loaded: dict[str, Any] = {name: _load_table(directory, record[name]) if tables else None for name in _TABLES}
         method = registry.load(record["method"])
+        guard.plain_text(directory.name, record["task"], record["device"], record["dtype"])
+        guard.whole_number(directory.name, record["seed"])
         return Job(
             method=record["method"],
             config=method.Config.model_validate(record["settings"]),
-            model=ModelRef(**record["model"]),
+            model=read_model(directory),
             task=record["task"],
             directory=directory,
             **loaded,
@@ -288,8 +325,19 @@ def read_outcome(directory: Path) -> tuple[str, Outcome | None, str]:
     state = record.get("state", "killed")
     if worker and worker["claimed"] > record.get("ended", 0.0):
         state = "running" if _lives(worker) else "killed"
-    outcome = record.get("outcome")
-    return state, None if outcome is None else Outcome(**outcome), record.get("error", "")
+    return state, _outcome(directory, record.get("outcome")), record.get("error", "")
+
+
+def _outcome(directory: Path, record: Any) -> Outcome | None:
+    if record is None:
+        return None
+    try:
+        found = Outcome(**record)
+        for path in found.artifacts.values():
+            guard.relative(directory.name, path)
+    except (TypeError, AttributeError) as error:
+        raise StoreError(f"the outcome of the run {directory.name} is damaged: {error}") from None
+    return found
 
 
 def claim(directory: Path) -> None:
@@ -332,6 +380,11 @@ def mark_complete(checkpoint: Path) -> None:
     (checkpoint / COMPLETE).touch()
 
 
+def mark_incomplete(checkpoint: Path) -> None:
+    """Note that a checkpoint is being written anew."""
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
+
+
 def is_complete(checkpoint: Path) -> bool:
     """Whether everything of a checkpoint is on disk."""
     return (checkpoint / COMPLETE).exists()
@@ -346,6 +399,50 @@ def last_checkpoint(directory: Path) -> Path | None:
 def checkpoint_step(checkpoint: Path) -> int:
     """The optimizer step at which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+# ------------------------------------------------------------------------------------------------ saved steps
+
+
+def save_step(directory: Path, step: int, write: Callable[[Path], Outcome]) -> Path:
+    """Keep the model as it is after so many steps; what was kept of this step before makes room.
+
+    Args:
+        directory: the run's folder.
+        step: how many are done.
+        write: puts what is needed into a new folder; gives an outcome whose artifacts are relative to it.
+
+    Returns:
+        The folder, which is there whole or not at all.
+    """
+    path = directory / "saves" / f"step-{step}"
+    with new_folder(path) as folder:
+        outcome = write(folder)
+        artifacts = {what: (path / name).relative_to(directory).as_posix() for what, name in outcome.artifacts.items()}
+        write_json(folder / "outcome.json", {"metrics": dict(outcome.metrics), "artifacts": artifacts})
+    return path
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps whose model was kept, in order."""
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in directory.glob("saves/step-*/outcome.json"))
+
+
+def saved_outcome(directory: Path, step: int) -> Outcome:
+    """What was kept of a step.
+
+    Raises:
+        StoreError: nothing was, or it is damaged.
+    """
+    steps = saved_steps(directory)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) if steps else "none was saved"
+        raise StoreError(f"the run {directory.name} has no model of step {step}; saved steps: {there}")
+    record = read_json(directory / "saves" / f"step-{step}" / "outcome.json")
+    try:
+        return Outcome(record["metrics"], record["artifacts"])
+    except KeyError as error:
+        raise StoreError(f"the model of step {step} of the run {directory.name} is damaged: no {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------ looking runs up

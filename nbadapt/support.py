@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from nbadapt import registry
+from nbadapt import estimating, registry
 from nbadapt.errors import UnsuitedError
 
 if TYPE_CHECKING:
@@ -142,19 +142,19 @@ def kind_of(ref: ModelRef) -> str:
     return kind
 
 
-def estimate(method: Method, job: Job) -> Estimate:
-    """What the method estimates for a job that it is known to do.
+def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate:
+    """What the method estimates for a job that it is known to do; `seconds` as in `nbadapt.estimating`.
 
     Raises:
         UnsuitedError: it does not work with the model; the line ends with the methods that do.
-        NbadaptError: whatever else `Method.estimate` finds.
+        NbadaptError: whatever else `nbadapt.estimating.estimate` raises.
     """
     found = records().get(method.name, {})
     fails = {kind: cell.fails[job.task] for kind, cell in found.items() if job.task in cell.fails}
     if fails and (kind := kind_of(job.model)) in fails:
         raise _with_advice(f"{method.name} does not work with {kind} ({fails[kind]})", method, job)
     try:
-        return method.estimate(job)
+        return estimating.estimate(method, job, seconds)
     except UnsuitedError as error:
         raise _with_advice(str(error), method, job) from None
 

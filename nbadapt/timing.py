@@ -67,7 +67,7 @@ def seconds(method: Method, job: Job, steps: int) -> float | None:
         steps: of the whole job.
     """
     clock = _Clock()
-    with tempfile.TemporaryDirectory(prefix="nbadapt-timing-") as folder, _embeddings_in(folder):
+    with tempfile.TemporaryDirectory(prefix="nbadapt-timing-") as folder, embeddings_in(folder):
         short = dataclasses.replace(job, directory=Path(folder), data=_some(method, job), evaluation=None)
         with Capture(Path(folder) / "output.log"), answer_cache.unused(), contextlib.suppress(_Enough):
             method.run(short, clock)
@@ -79,7 +79,7 @@ def seconds(method: Method, job: Job, steps: int) -> float | None:
 
 
 @contextlib.contextmanager
-def _embeddings_in(folder: str) -> Iterator[None]:
+def embeddings_in(folder: str) -> Iterator[None]:
     """Vectors that are computed inside are not kept: what is timed later would find them."""
     before = os.environ.get("NBADAPT_EMBEDDINGS")
     os.environ["NBADAPT_EMBEDDINGS"] = folder

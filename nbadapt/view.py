@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt.events import Event, Notice, Progress, Sample, StateChange
+from nbadapt.events import Change, Controls, Event, Notice, Progress, Reply, Sample, StateChange
 from nbadapt.store import EventLog
 from nbadapt.widgets.summary import progress_line
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # come often only while a run is young.
 PUSH_SECONDS, LATER_PUSH_SECONDS = 0.25, 1.0
 YOUNG_SECONDS = 15.0
+AT_ONCE = (StateChange, Sample, Notice, Controls, Change, Reply)  # what is shown without delay
 
 
 def hello_seconds() -> float:
@@ -68,10 +69,11 @@ def has_front_end() -> bool:
 
     mode = os.environ.get("NBADAPT_UI", "auto")
     kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and mode != "text" and (mode == "live" or (mode != "static" and _takes_input(kernel)))
+    return kernel is not None and mode != "text" and (mode == "live" or (mode != "static" and takes_input(kernel)))
 
 
-def _takes_input(kernel: Any) -> bool:
+def takes_input(kernel: Any) -> bool:
+    """Whether who asked for the running cell could be asked in turn: a person, other than under nbclient."""
     try:
         return bool(kernel.get_parent("shell")["content"]["allow_stdin"])
     except (AttributeError, KeyError, TypeError):  # not the ipykernel that we know
@@ -241,7 +243,7 @@ class KernelView(View):
     def _due(self, now: float) -> bool:
         """Whether it is time for an update; a change of state, an answer or a notice is shown at once."""
         seen, self._seen = self._seen, len(self._run.events)
-        if any(isinstance(event, (StateChange, Sample, Notice)) for _, event in self._run.events[seen : self._seen]):
+        if any(isinstance(event, AT_ONCE) for _, event in self._run.events[seen : self._seen]):
             return True
         young = now - self._shown < YOUNG_SECONDS
         return now - self._pushed >= (PUSH_SECONDS if young else LATER_PUSH_SECONDS)

@@ -23,6 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: more threads only wait for e
 os.environ["NBADAPT_RUNS"] = _ROOM + "/runs"
 os.environ["NBADAPT_EMBEDDINGS"] = _ROOM + "/embeddings"
 os.environ["NBADAPT_ANSWERS"] = _ROOM + "/answers"
+os.environ["NBADAPT_TRUSTED"] = _ROOM + "/trusted.jsonl"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -83,9 +84,10 @@ def postgresql() -> Iterator[Server]:
 WHOLE_KIT = ("lora", "features", "adapter", "prefix-tuning", "zero-shot", "rag")
 RUNNING = (
     *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
-    *("tasks", "deterministic", "stop", "abilities", "exports"),
+    *("tasks", "deterministic", "stop", "abilities", "exports", "offline"),
 )
-ELSEWHERE = ("lora",)  # a fresh process takes ten seconds
+COSTLY = ("load_elsewhere", "odd_rows", "resume", "estimate_measured", "memory_released")
+COSTLY_FOR = ("lora",)  # a fresh process takes ten seconds, the others several runs
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -96,5 +98,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if found is None:
             continue
         method, rule = found.groups()
-        if (rule in RUNNING and method not in WHOLE_KIT) or (rule == "load_elsewhere" and method not in ELSEWHERE):
+        if (rule in RUNNING and method not in WHOLE_KIT) or (rule in COSTLY and method not in COSTLY_FOR):
             item.add_marker(pytest.mark.slow)

@@ -47,22 +47,24 @@ class Site:
         methods: Mapping[str, str],
         modules: Mapping[str, str],
         requires: Sequence[str] = (),
+        group: str = "nbadapt.methods",
     ) -> None:
         """Write a distribution.
 
         Args:
             distribution: its name.
             version: its version.
-            methods: method name -> "module:Class".
+            methods: name of a method, or of what else the group is for -> "module:Class".
             modules: module name -> source.
             requires: lines of Requires-Dist.
+            group: the entry-point group.
         """
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         lines = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}"]
         (info / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {r}" for r in requires)]) + "\n")
         points = "".join(f"{name} = {value}\n" for name, value in methods.items())
-        (info / "entry_points.txt").write_text("[nbadapt.methods]\n" + points)
+        (info / "entry_points.txt").write_text(f"[{group}]\n" + points)
         for module, source in modules.items():
             (self.folder / f"{module}.py").write_text(source)
         importlib.invalidate_caches()

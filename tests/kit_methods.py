@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nbadapt.errors import Stopped
+from nbadapt.errors import DataError, Stopped
 from nbadapt.events import Metric, Parameters, Progress, Stage, StateChange
 from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
 
@@ -79,7 +81,7 @@ class Good(Method):
         batches = [job.data.rows[i : i + job.config.batch_size] for i in range(0, len(job.data), job.config.batch_size)]
         total = len(batches) * job.config.epochs
         for step, rows in enumerate(batches * job.config.epochs, 1):
-            inputs = tokenizer([row["text"] for row in rows], return_tensors="pt", padding=True)
+            inputs = self.encoded(tokenizer, [row["text"] for row in rows])
             labels = torch.tensor([model.config.label2id[row["label"]] for row in rows])
             loss = model(**inputs, labels=labels).loss
             loss.backward()
@@ -87,6 +89,9 @@ class Good(Method):
             optimizer.zero_grad()
             losses.append(loss.item())
             self.tell(emit, step, total, losses[-1])
+
+    def encoded(self, tokenizer: Any, texts: list[str]) -> Any:
+        return tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
 
     def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
         emit(Metric(step, "train", {"loss": loss}))
@@ -215,6 +220,23 @@ class Forgetful(Good):
 class Shadowing(Good):
     class Config(GoodSettings):
         dry_run: bool = Field(False, description="train nothing")
+
+
+@breaks("help_texts")
+class Wordy(Good):
+    class Config(GoodSettings):
+        rate: float = Field(0.1, gt=0, description="a rate, " * 40)
+
+
+@breaks("help_texts")
+class Markup(Good):
+    class Config(GoodSettings):
+        rate: float = Field(0.1, gt=0, description="a <b>rate</b>")
+
+
+@breaks("help_texts")
+class Speechless(Good):
+    __doc__ = Method.__doc__
 
 
 # HeavyImport is in a module of its own: kit_heavy_method.
@@ -355,6 +377,86 @@ class Talking(Good):
     def save(self, model: Any, job: Job) -> None:
         super().save(model, job)
         print("saved")
+
+
+@breaks("silent")
+class TalkingEarly(Good):
+    def estimate(self, job: Job) -> Estimate:
+        print("estimating")
+        return super().estimate(job)
+
+
+@breaks("silent")
+class TalkingLate(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        print("loading", file=sys.stderr)
+        return super().load(outcome, job)
+
+
+@breaks("offline")
+class Calling(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        with contextlib.suppress(OSError):
+            socket.create_connection(("example.org", 443), timeout=1)
+
+
+@breaks("odd_rows")
+class Overlong(Good):
+    def encoded(self, tokenizer: Any, texts: list[str]) -> Any:
+        return tokenizer(texts, return_tensors="pt", padding=True)
+
+
+@breaks("odd_rows")
+class Late(Good):
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        done = super().run(job, emit)
+        if len(job.data) < 3:
+            raise DataError("three rows are the least: add some")
+        return done
+
+
+@breaks("resume")
+class GoingOn(Good):
+    def open(self, job: Job) -> Any:
+        from safetensors.torch import load_file
+
+        model, tokenizer = super().open(job)
+        if (job.directory / HEAD).exists():  # all steps again from there
+            model.load_state_dict(load_file(job.directory / HEAD), strict=False)
+        return model, tokenizer
+
+
+@breaks("estimate_measured")
+class Hungry(estimating(memory=lambda e: {"weights": 10 * e.memory["weights"]})):
+    pass
+
+
+@breaks("estimate_measured")
+class Modest(estimating(memory=lambda e: {"weights": e.memory["weights"] // 10})):
+    pass
+
+
+class Keeping(Good):
+    kept: ClassVar[list[Any]] = []
+
+
+@breaks("memory_released")
+class Hoarding(Keeping):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        self.kept.append(model)
+
+
+@breaks("memory_released")
+class Clinging(Keeping):
+    def train(self, model: Any, *rest: Any) -> None:
+        try:
+            super().train(model, *rest)
+        except BaseException as error:
+            if not isinstance(error, Stopped):
+                self.kept.append(model)
+            raise
 
 
 @breaks("job_unchanged")

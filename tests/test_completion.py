@@ -99,6 +99,19 @@ def test_a_run_is_offered_as_a_model(shell: Shell, tmp_path: Path):
         del shell.ip.user_ns["tuned"]
 
 
+def test_runs_and_functions_are_offered_where_a_setting_names_one(shell: Shell, tmp_path: Path):
+    from nbadapt.run import Run
+
+    shell["judged"] = Run(tmp_path / "20260101-000000-reward-abcd")
+    shell["judge_length"] = lambda prompts, completions: [len(text) for text in completions]
+    try:
+        assert shell.tab("%%finetune ppo --reward judge") == ["judged", "judge_length"]
+        assert shell.tab("%%finetune ppo --set reward=judge_") == ["judge_length"]
+        assert shell.tab("%%finetune ppo\nreward: judge") == ["judged", "judge_length"]
+    finally:
+        del shell.ip.user_ns["judged"], shell.ip.user_ns["judge_length"]
+
+
 @pytest.mark.usefixtures("theirs")
 def test_settings_and_values_come_from_the_plugin(shell: Shell):
     assert "theirs" in shell.tab("%%finetune ")

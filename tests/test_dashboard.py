@@ -11,19 +11,25 @@ import sys
 import pytest
 from watching import HOSTILE, QuietRun, Wire, make_wire, started, train, weight
 
+from nbadapt.errors import RunError
 from nbadapt.events import (
     Candidate,
+    Change,
     Checkpoint,
+    Controls,
     Memory,
     Metric,
     Notice,
     Parameters,
     Progress,
+    Reply,
     Sample,
     Source,
     Stage,
     StateChange,
 )
+from nbadapt.steering import CONTROLS
+from nbadapt.widgets.controls import wish
 from nbadapt.widgets.dashboard import Dashboard
 from nbadapt.widgets.ranking import ranking_html
 from nbadapt.widgets.texts import clip
@@ -124,8 +130,16 @@ def test_every_message_stays_small_in_a_run_of_200_000_steps(wire: Wire) -> None
         Progress(200_000, 200_000, 1e6 / 3, 10**10, 10**13),
         Memory(10**12, 10**12, 10**12, 10**12),
         Parameters(10**12, 10**13),
+        Controls(CONTROLS),
+        *(Change(step, "learning_rate", factor=1 / 3, rate=1e-9 / 3) for step in range(199_900, 200_000)),
+        *(Reply(200_000, HOSTILE * 99, "漢" * 9000, ("漢" * 99,) * 50, (0.02,) * 50) for _ in range(9)),
         StateChange("paused", HOSTILE * 100),
     )
+    run.control.offer(frozenset(CONTROLS))
+    for text in ("漢" * 9000, HOSTILE * 99):
+        for kind in ("rate", "sample", "save", "epoch_end"):
+            wish(run.control, {"type": kind, "text": text})
+            run.control.latest[{"rate": "learning_rate"}.get(kind, kind)].refuse(RunError(HOSTILE * 99))
     dashboard = Dashboard(run)
     dashboard.push()  # everything at once
     train(run, 200_001, 260_000, 260_000, evaluate_every=50)  # a long time without a push

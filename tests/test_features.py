@@ -15,7 +15,7 @@ from nbadapt.data import Examples
 from nbadapt.errors import DataError, DependencyError, NbadaptError, RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Sample, Stage
 from nbadapt.method import Job
-from nbadapt_plugins import features
+from nbadapt_plugins import _scikit, features
 from nbadapt_plugins.features import Features
 from tests import tiny_models
 
@@ -102,7 +102,7 @@ def test_every_classifier_learns_stores_and_loads_the_same(kind, rows, tmp_path)
     outcome, events = train(job)
     assert outcome.metrics["accuracy"] > (0.9 if kind in features.STRENGTHS else 0.6)  # boosting wants more rows
     vectors = plain_features("bert", "mean", [row["text"] for row in job.evaluation.rows])
-    probabilities = features._load(job.directory / outcome.artifacts["classifier"]).predict_proba(vectors)
+    probabilities = _scikit.load(job.directory / outcome.artifacts["classifier"]).predict_proba(vectors)
     predicted = Features().load(outcome, job).predict([row["text"] for row in job.evaluation.rows])
     np.testing.assert_allclose(predicted.probabilities, probabilities, atol=1e-3)
     truth = [row["label"] for row in job.evaluation.rows]
@@ -122,7 +122,7 @@ def test_parameters_are_those_of_the_closed_form_and_of_the_fitted_classifier(ki
     outcome, events = train(job)
     told = next(e for e in events if isinstance(e, Parameters))
     assert (told.trainable, told.total) == (estimate.trainable, estimate.total)
-    fitted = features._load(job.directory / outcome.artifacts["classifier"])
+    fitted = _scikit.load(job.directory / outcome.artifacts["classifier"])
     if kind == "logistic-regression":
         assert fitted[-1].coef_.size + fitted[-1].intercept_.size == estimate.trainable
     else:
@@ -140,7 +140,7 @@ def test_the_trees_tell_their_nodes_when_they_have_grown(tmp_path):
     assert any("depends on the data" in note for note in estimate.notes)
     outcome, events = train(job)
     told = next(e for e in events if isinstance(e, Parameters))
-    forest = features._load(job.directory / outcome.artifacts["classifier"])
+    forest = _scikit.load(job.directory / outcome.artifacts["classifier"])
     assert told.trainable == sum(tree.tree_.node_count for tree in forest.estimators_)
     assert told.total == estimate.total + told.trainable
 
@@ -164,7 +164,7 @@ def test_c_is_the_one_that_cross_validation_on_the_training_rows_likes_best(tmp_
         for c in features.STRENGTHS["logistic-regression"][0]
     }  # fmt: skip
     best = max(scores, key=scores.__getitem__)
-    chosen = features._load(job.directory / outcome.artifacts["classifier"])[-1].C
+    chosen = _scikit.load(job.directory / outcome.artifacts["classifier"])[-1].C
     assert chosen == best
     assert any(isinstance(e, Notice) and f"C is {best:g}" in e.text for e in events)
 
@@ -235,7 +235,7 @@ def test_an_artifact_of_foreign_types_is_refused(tmp_path):
 
     skops.io.dump(FunctionTransformer(Path.unlink), tmp_path / "classifier.skops")
     with pytest.raises(RequestError, match="not written by this method"):
-        features._load(tmp_path)
+        _scikit.load(tmp_path)
 
 
 def test_the_export_loads_with_skops_alone(tmp_path):

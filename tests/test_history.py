@@ -38,6 +38,9 @@ EXAMPLES = [
     events.Reliability(3, (0.25, 0.75), (0.5, 1.0), (4, 2)),
     Notice("said", "warning"),
     Checkpoint(3, "checkpoints/checkpoint-3"),
+    events.Controls(("save", "generate")),
+    events.Change(3, "learning_rate", factor=0.5, rate=1e-4),
+    events.Reply(3, "Why?", "b", ("a", "b"), (0.25, 0.75)),
 ]
 
 

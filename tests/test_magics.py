@@ -402,7 +402,7 @@ PYTHON_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"template": 5}, "the template is 5, an int: give a text"),
     ({"device": 0}, "device is 0, an int: give a text"),
     ({"dtype": float}, "dtype is <class 'float'>, a type: give a text"),
-    ({"method": 5}, "the method is 5: give its name, such as 'zero-shot'"),
+    ({"method": 5}, "the method is 5: give its name, which nbadapt.methods() lists"),
 ]
 
 

@@ -52,19 +52,40 @@ def test_it_holds_no_widget_and_no_path_of_a_machine(path: Path):
         assert not re.search(r"/(home|root|Users|tmp|work|var)/", shown(cell)), cell.source
 
 
-def test_papermill_runs_a_cell_to_its_result(tmp_path: Path):
+def papermill(folder: Path) -> None:
+    command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--cwd", str(folder)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def nbclient(folder: Path) -> None:
+    notebook = nbformat.read(folder / "in.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    nbformat.write(notebook, folder / "out.ipynb")
+
+
+@pytest.mark.parametrize("execute", [papermill, pytest.param(nbclient, marks=pytest.mark.slow)])
+def test_a_notebook_with_widgets_ends_with_texts_and_figures(execute: Any, tmp_path: Path):
+    """A form, a run and the table of runs: where nobody can press anything, the notebook goes on, and stays small."""
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps(tiny_models.reviews(20)), encoding="utf-8")
-    cell = f"%%finetune lora --model {tiny_models.folder('bert')} --data {rows} --as tuned\nmax_steps: 2"
-    cells = [nbformat.v4.new_code_cell(source) for source in ("%load_ext nbadapt", cell, "print(tuned.state)")]
+    model = tiny_models.folder("bert")
+    cell = f"%%finetune lora --model {model} --data {rows} --as tuned\nmax_steps: 8\nbatch_size: 4"
+    sources = ["%load_ext nbadapt", "%finetune lora", cell, "%nbadapt runs", "print(tuned.state)"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
-    command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--cwd", str(tmp_path)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    trained, after = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-2:]
-    assert "text/html" in trained.outputs[0].data
-    assert "application/vnd.jupyter.widget-view+json" not in trained.outputs[0].data
+    execute(tmp_path)
+    text = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    form, trained, table, after = notebook.cells[-4:]
+    assert "%%finetune lora" in form.outputs[0].data["text/plain"]
+    assert "data:image/png;base64," in trained.outputs[0].data["text/html"]
+    assert "Training loss" in trained.outputs[0].data["text/plain"]
+    assert "tuned" in table.outputs[0].data["text/plain"]
     assert after.outputs[0].text == "done\n"
+    assert "application/vnd.jupyter.widget" not in text
+    assert "widgets" not in notebook.metadata
+    assert len(json.dumps(trained.outputs)) < 60_000, "a run adds so much at most"
 
 
 def executed(name: str, folder: Path) -> Any:
@@ -155,6 +176,37 @@ def test_widgets_end_with_text_and_figures(tmp_path: Path):
     assert "%nbadapt compare tuned plain" in pictures
     (ranked,) = [plain(cell) for first, cell in cells.items() if first.startswith("%nbadapt rank")]
     assert "2 preferences in prefs.jsonl" in ranked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_was_ranked_is_learned_with_and_without_a_reward_model(tmp_path: Path):
+    shutil.copytree(FOLDER / "replies", tmp_path / "replies")
+    cells = code_cells(executed("05_human_feedback.ipynb", tmp_path))
+    table = next(cell for cell in cells if cell.source.startswith("def share"))
+    finished = {
+        name: float(part) for name, part in re.findall(r"^(base|PPO|DPO) +([\d.]+)", plain(table), re.MULTILINE)
+    }
+    assert finished["PPO"] > finished["base"] + 15
+    assert finished["DPO"] > finished["base"] + 15
+    assert "image/png" in cells[-1].outputs[0].data
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_comparison_ends_in_advice_that_its_table_bears_out(tmp_path: Path):
+    cells = code_cells(executed("07_compare.ipynb", tmp_path))
+    first, second = (cell for cell in cells if cell.source.startswith("%%compare") and "--dry-run" not in cell.source)
+    assert "Use " in shown(first)
+    assert "image/png;base64," in shown(first)
+    assert "application/vnd.jupyter.widget-view+json" not in shown(first)
+    assert "the test rows were looked at 2 times" in shown(second)
+    frame = next(cell for cell in cells if cell.source.startswith("found.frame()"))
+    accuracy = {
+        name: float(value) for name, value in re.findall(r"^([a-z-]+)[^\n]*? +(0\.\d+)", plain(frame), re.MULTILINE)
+    }
+    assert max(accuracy.values()) > accuracy["majority"] + 0.3
+    assert (tmp_path / "comparison.html").stat().st_size > 20_000
 
 
 def plain(cell: Any) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from watching import HOSTILE, QuietRun, started, train
 
 from nbadapt.errors import OutOfMemoryError
-from nbadapt.events import Memory, Metric, Notice, Progress, Sample, StateChange
+from nbadapt.events import Change, Memory, Metric, Notice, Progress, Reply, Sample, StateChange
 from nbadapt.memory import gibibytes
 from nbadapt.method import Outcome
 from nbadapt.widgets import report, summary
@@ -148,11 +148,28 @@ def test_the_notebook_grows_by_60_kb_at_most() -> None:
         run.tell(Metric(step, "evaluation", values), gap=0.01)
     for k in range(200):
         run.tell(Notice(f"{k}" + "&" * 5000), Sample(50_000, "<" * 5000, '"' * 5000, "漢" * 5000))
+    run.tell(*(Change(100 * k, "learning_rate", factor=1 / 3, rate=1e-9 / 3) for k in range(60)))
+    run.tell(*(Reply(50_000, "&" * 9000, "<" * 9000, ("&" * 99,), (0.5,)) for _ in range(9)))
     run.tell(StateChange("stopped", "&" * 9000))
     assert sum(len(json.dumps(v, ensure_ascii=False).encode()) for v in report.bundle(run).values()) <= 60_000
     answered = report.bundle(prompted("&<é\n" * 20_000))
     assert sum(len(json.dumps(v, ensure_ascii=False).encode()) for v in answered.values()) <= 60_000
     assert "run.output has it all" in answered["text/plain"]
+
+
+def test_what_was_changed_and_asked_on_the_way_is_kept() -> None:
+    run = finished()
+    plain = report.bundle(run)["text/html"]
+    run.tell(Change(100, "learning_rate", factor=0.5, rate=1e-4), Change(120, "save", path="saves/step-120"))
+    run.tell(Reply(100, HOSTILE, "positive", ("positive", "negative"), (0.75, 0.25)))
+    shown = report.bundle(run)
+    assert "after step 100: learning rate ×0.5, 1.00e-04 at the next step; after step 120: model saved" in (  # noqa: RUF001
+        " ".join(shown["text/plain"].split())
+    )
+    assert "positive (75.0 %)" in shown["text/html"]
+    assert "<script" not in shown["text/html"]
+    picture = re.compile('base64,([^"]+)')
+    assert picture.search(shown["text/html"])[1] != picture.search(plain)[1], "marks on the curve"
 
 
 def test_the_answer_of_a_prompt_is_kept_as_it_is() -> None:

@@ -171,7 +171,7 @@ def test_a_run_gives_rewards_and_says_what_it_cannot_score(tmp_path):
         run.reward(["a"], [7])
     with pytest.raises(RequestError, match="does not generate"):
         run.generate("a")
-    with pytest.raises(RequestError, match="%%finetune reward"):
+    with pytest.raises(RequestError, match="finetune a reward model"):
         Adapted().reward(["a"], ["b"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 from kit_methods import BROKEN, Good
 
 from nbadapt import testing
-from nbadapt.testing import behaviour, declarations
+from nbadapt.testing import behaviour, declarations, robustness
 from nbadapt.testing.tiny import ARCHITECTURES, ENCODERS, tiny_model
 
 DECLARED = [rule.__name__ for rule in declarations.RULES]
-SLOW = {"light_import", "load_elsewhere"}  # each starts a process
+# Each starts a process, or runs the method several times.
+SLOW = {"light_import", "load_elsewhere", "odd_rows", "resume", "estimate_measured", "memory_released"}
 
 
 def failing(method: Any, only: Any = None) -> list[str]:
@@ -29,6 +31,7 @@ def test_a_method_that_keeps_the_contract_passes_every_check() -> None:
     assert report.passed, report
     assert [result.status for result in report.results] == ["passed"] * len(testing.checks())
     assert repr(report).startswith("Good keeps the contract\n")
+    assert report._repr_html_().count("✓ ok") == len(report.results)
 
 
 @pytest.mark.parametrize(("method", "rule"), [pytest.param(m, r, id=f"{r}-{m.__name__}") for m, r in BROKEN])
@@ -79,7 +82,7 @@ def test_every_failure_is_told_and_not_the_first_one_only() -> None:
         "b is a number without bounds",
     )
     text = repr(report)
-    assert text.startswith("Worst breaks 4 of 11 rules\n")
+    assert text.startswith("Worst breaks 4 of 12 rules (name, summary, reference, config_fields), 1 skipped\n")
     assert "- name is 'Worst Of All'" in text
 
 
@@ -102,6 +105,29 @@ def test_expected_failures_are_no_failures_and_strict() -> None:
     assert "an old name that users know" in repr(report)
     report = testing.check(Good, only=["name"], expected_failures={"name": "an old name"})
     assert [r.reasons for r in report.failures] == [("was expected to fail and holds: an old name",)]
+
+
+def test_a_report_says_each_status_in_words_and_escapes_what_plugins_say() -> None:
+    class Odd(Good):
+        name = "<script>"
+        requires = ("no_such_library",)
+
+    report = testing.check(
+        Odd, only=["name", "verb", "reference", "progress"], expected_failures={"name": "<b>because</b>"}
+    )
+    assert report.summary == "Odd keeps the contract, 1 skipped, 1 expected"
+    shown = report._repr_html_()
+    assert ("! expected" in shown, "- skipped" in shown, "✓ ok" in shown) == (True, True, True)
+    assert "<b>because" not in shown
+    failed = testing.check(Odd, only=["name"])
+    assert "✗ FAILED" in failed._repr_html_()
+    assert "&lt;script&gt;" in failed._repr_html_()
+
+
+def test_what_is_no_plugin_is_refused() -> None:
+    for thing in (3, str, "lora", Good()):
+        with pytest.raises(TypeError, match="is no plugin: check a Method"):
+            testing.check(thing)
 
 
 def test_unknown_checks_are_refused() -> None:
@@ -140,14 +166,19 @@ def test_the_pytest_decorator_makes_a_test_of_every_rule(tmp_path: Path) -> None
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path), "-rA"],
-        env={"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env={
+            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            "PATH": "",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
     )
     said = done.stdout
-    total, behaviours = len(testing.checks()), len(behaviour.RULES)
+    total, behaviours = len(testing.checks()), len(behaviour.RULES) + len(robustness.RULES)
     assert f"2 failed, {3 * total - behaviours - 3} passed, {behaviours} skipped, 1 xfailed" in said.splitlines()[-1], (
         said
     )

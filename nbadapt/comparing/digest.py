@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ WANTED = (StateChange, Stage, Parameters, Progress, Memory, Checkpoint)
 RECENT = 60  # steps whose times are looked at, for the speed of a run that works
 SPLITS = ("train", "evaluation")
 METRIC, PROGRESS = b'{"event": "metric"', b'{"event": "progress"'
+LOSS = ("train", "loss")
+# The figures of a step as nearly every line of a long log has them: found so, they take a third of the time.
+_NUMBER = rb"(-?\d[\d.eE+-]*|NaN|-?Infinity)"
+STEP = re.compile(
+    rb'\{"event": "metric", "time": [\d.]+, "step": (\d+), "split": "train", "values": \{'
+    rb'"loss": %b(?:, "learning_rate": %b)?(?:, "grad_norm": %b)?\}\}' % (_NUMBER, _NUMBER, _NUMBER)
+)
 
 
 class Digest:
@@ -94,8 +102,13 @@ class Digest:
         """Take in whole lines; those that are no event are passed over."""
         recent = len(lines) - 3 * RECENT
         waiting = b""  # the last line of progress: of those between two other events one is enough
+        latest: tuple[bytes | None, bytes | None] = (None, None)  # rate and norm of the steps that were found so
         for number, line in enumerate(lines):
-            if line.startswith(METRIC):
+            if (step := STEP.fullmatch(line)) is not None and self._take_loss(step[1], step[2]):
+                latest = step[3] or latest[0], step[4] or latest[1]
+            elif line.startswith(METRIC):
+                self._take_latest(latest)
+                latest = None, None
                 self._take_metric(line)
             elif line.startswith(PROGRESS):
                 if number >= recent:
@@ -107,6 +120,26 @@ class Digest:
                 self._take_event(line)
                 waiting = b""
         self._take_event(waiting)
+        self._take_latest(latest)
+
+    def _take_latest(self, figures: tuple[bytes | None, bytes | None]) -> None:
+        for name, text in zip(("learning_rate", "grad_norm"), figures, strict=True):
+            with contextlib.suppress(ValueError):
+                if text is not None:
+                    self.latest["train", name] = float(text)
+
+    def _take_loss(self, step: bytes, loss: bytes) -> bool:
+        """Take in a step's loss; whether it is a number."""
+        try:
+            value = float(loss)
+        except ValueError:
+            return False
+        self.latest[LOSS] = value
+        curve = self.curves.get(LOSS)
+        if curve is None:
+            curve = self.curves[LOSS] = Curve()
+        curve.add(int(step), value)
+        return True
 
     def _take_metric(self, line: bytes) -> None:
         try:

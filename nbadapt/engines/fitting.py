@@ -257,5 +257,5 @@ class Fitting:
         if dropped_all:
             raise ModelError(
                 f"not one demonstration fits the context of {self._job.model.name} ({self._context:,} tokens) "
-                f"beside {where}: shorten the examples, lower max_new_tokens, or use zero-shot"
+                f"beside {where}: shorten the examples, lower max_new_tokens, or show none"
             )

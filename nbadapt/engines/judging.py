@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models, registry, store
+from nbadapt import guard, models, registry, store
 from nbadapt.cells import brief
 from nbadapt.engines.tokens import Prompt, as_text
 from nbadapt.errors import NbadaptError, RequestError, StoreError, first_line
@@ -58,6 +58,7 @@ def load(job: Job) -> Judge:
         return Judge(job.config.reward, lambda prompts, texts: function([as_text(prompt) for prompt in prompts], texts))
     outcome = run.outcome
     assert outcome is not None  # it was checked
+    guard.check(run.directory, outcome.artifacts.values())
     stored = dataclasses.replace(run.job(), device=job.device, dtype=job.dtype)  # so that the weights are shared
     adapted: Any = registry.load(run.method)().load(outcome, stored)
     if SETTING not in adapted.abilities:

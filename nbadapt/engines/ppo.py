@@ -32,6 +32,7 @@ from nbadapt.engines import ppo_math
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo_config import PpoConfig, ppo_steps
+from nbadapt.engines.ppo_live import PpoSteering
 from nbadapt.engines.ppo_report import Alarms, Evaluator
 from nbadapt.engines.rollout import ActorCritic, Rollout, Seen, Tick, draw, look_at
 from nbadapt.engines.tokens import as_text, context_length, encode_prompt
@@ -40,6 +41,7 @@ from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.engines.training_report import SAVE_SECONDS
 from nbadapt.errors import NbadaptError, RequestError, Stopped
 from nbadapt.events import Checkpoint, Metric, Notice, Panel, Parameters, Progress, Stage
+from nbadapt.steering import offer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from nbadapt.data import Examples
     from nbadapt.engines.judging import Judge
+    from nbadapt.engines.live import Keep
     from nbadapt.method import Emit, Job
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"  # in a checkpoint, beside TRAINED
@@ -90,12 +93,16 @@ class PpoTrainer:
         judge: gives the scores.
         job: its config is a PpoConfig; its checkpoint, if any, is where training goes on from.
         emit: told of every step; a Stop it raises ends training with a checkpoint of the last whole step.
+        keep: writes the policy as it is, where the user wants it saved while training goes on.
     """
 
-    def __init__(self, model: ActorCritic, tokenizer: Any, judge: Judge, job: Job, emit: Emit) -> None:
+    def __init__(
+        self, model: ActorCritic, tokenizer: Any, judge: Judge, job: Job, emit: Emit, keep: Keep | None = None
+    ) -> None:
         self.model, self.judge, self.job, self.emit = model, judge, job, emit
         self.config: PpoConfig = job.config
         self.language = LanguageModel(model.policy, tokenizer)
+        self.steering = PpoSteering(self, keep)
         assert job.data is not None
         self.prompts, cut = encode_prompts(job.data, self.language, self.config)
         if cut:
@@ -119,6 +126,10 @@ class PpoTrainer:
         self.figures: dict[str, float] = {}
         self._saved_at = time.monotonic()
         self._between_steps = True  # the weights are those that `done` steps led to
+        self._looking = False  # at the answers: the adapter may be off, or another one on
+        self._rate = 1.0  # what a person has the learning rates multiplied by
+        self.ends_at_epoch = False  # a person wants it to
+        self.ended = ""
 
     # ------------------------------------------------------------------ the loop
 
@@ -136,10 +147,16 @@ class PpoTrainer:
         try:
             for panel in PANELS:
                 self.emit(panel)
+            offer(self.emit, self.steering)
             if self.done == 0:
                 self.evaluator.evaluate(0)
             self.emit(Stage("training"))
             while self.done < self.total and self.step():
+                if self.ends_at_epoch and self._epoch_ends() and self.done < self.total:
+                    epoch = self.done * self.config.batch_size // len(self.prompts)
+                    self.ended = f"stopped at the end of epoch {epoch:,}, as asked"
+                    self.save()
+                    break
                 if self._due(self.config.eval_steps) and self.done < self.total:
                     self.evaluator.evaluate(self.done)
                     self.emit(Stage("training"))
@@ -152,6 +169,8 @@ class PpoTrainer:
             with contextlib.suppress(Stopped, NbadaptError):
                 self.save()
             raise
+        finally:
+            offer(self.emit, None)
         return {**self.figures, **self.evaluator.figures}
 
     def step(self) -> bool:
@@ -159,8 +178,9 @@ class PpoTrainer:
         number = self.done + 1
         asked = self._asked(number)
         rollout = self.draw(asked, f"step {number}")
-        scores = self.judge([prompt.asked for prompt in asked], rollout.texts, self._tick)
-        old = look_at(self.model, rollout, self.config.minibatch_size, self._tick)
+        with self.looking():
+            scores = self.judge([prompt.asked for prompt in asked], rollout.texts, self._tick)
+            old = look_at(self.model, rollout, self.config.minibatch_size, self._tick)
         per_token = ppo_math.kl_per_token(old.policy, old.reference, self.config.kl_estimator)
         kl = float(torch.where(rollout.drawn, old.policy - old.reference, 0.0).sum(dim=1).mean())
         if self.config.target_kl is not None and kl > self.config.target_kl:
@@ -184,7 +204,7 @@ class PpoTrainer:
             "kl_coef": self.coefficient,
             "entropy": float(ppo_math.masked_mean(old.entropy, mask)),
             "length": float(rollout.lengths.float().mean()),
-            "learning_rate": self.config.learning_rate,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if self.config.kl == "adaptive":
             self.coefficient = ppo_math.next_coefficient(self.coefficient, kl, self.config.kl_goal, self.config.kl_rate)
@@ -213,6 +233,35 @@ class PpoTrainer:
 
     def _tick(self) -> None:
         self.emit(Stage("training"))
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """While the answers are judged or looked at, nobody else asks the model."""
+        self._looking = True
+        try:
+            yield
+        finally:
+            self._looking = False
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the weights are those of `done` steps, and the policy is the model's adapter."""
+        return self._between_steps and not self._looking
+
+    def scale_rate(self, factor: float) -> None:
+        """Multiply the learning rates from the next step on; a checkpoint that is there already gets to know it."""
+        self._rate *= factor
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+        folder = self._checkpoint()
+        if store.is_complete(folder):
+            store.mark_incomplete(folder)
+            self.save()
+
+    def _epoch_ends(self) -> bool:
+        """Whether the last step has asked the last prompt of an epoch."""
+        size, count = self.config.batch_size, len(self.prompts)
+        return self.done * size // count > (self.done - 1) * size // count
 
     def _seed(self, salt: str) -> int:
         return random.Random(f"{self.job.seed} {salt}").getrandbits(62)  # noqa: S311 - draws answers, guards no secret
@@ -296,15 +345,19 @@ class PpoTrainer:
             return self._due(self.config.save_steps)
         return time.monotonic() - self._saved_at > SAVE_SECONDS
 
+    def _checkpoint(self) -> Path:
+        return self.job.directory / "checkpoints" / f"checkpoint-{self.done}"
+
     def save(self) -> None:
         """Write a checkpoint at the present step, unless it is there; of the older ones the last stays."""
-        folder = self.job.directory / "checkpoints" / f"checkpoint-{self.done}"
+        folder = self._checkpoint()
         if self.done == 0 or not self._between_steps or store.is_complete(folder):
             return
         with store.new_folder(folder) as new:
             save_file(trained_tensors(self.model), new / TRAINED)
             save_file(dict(self._moments()), new / OPTIMIZER)
             record = {"coefficient": self.coefficient, "tokens": self._tokens, "figures": self.figures}
+            record["rate"] = self._rate
             store.write_json(new / STATE, {**record, "alarms": self.alarms.state, "start": self.evaluator.start})
         store.mark_complete(folder)
         self._saved_at = time.monotonic()
@@ -324,6 +377,7 @@ class PpoTrainer:
             parameter = self.named[name]
             self.optimizer.state[parameter][what] = tensor.to(parameter.device)
         record = store.read_json(checkpoint / STATE)
+        self.scale_rate(record.get("rate", 1.0))
         self.coefficient, self._tokens = record["coefficient"], record["tokens"]
         self.figures, self.alarms.state, self.evaluator.start = record["figures"], record["alarms"], record["start"]
         self.done = store.checkpoint_step(checkpoint)

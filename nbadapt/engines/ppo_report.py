@@ -84,8 +84,9 @@ class Evaluator:
         for place in range(0, len(prompts), size):
             asked = prompts[place : place + size]
             rollout = trainer.draw(asked, f"evaluation {place}", tick)
-            rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts, tick).tolist()
-            seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, tick)
+            with trainer.looking():
+                rewards += trainer.judge([prompt.asked for prompt in asked], rollout.texts, tick).tolist()
+                seen = look_at(trainer.model, rollout, trainer.config.minibatch_size, tick)
             kls += torch.where(rollout.drawn, seen.policy - seen.reference, 0.0).sum(dim=1).tolist()
             lengths += rollout.lengths.tolist()
         found = {

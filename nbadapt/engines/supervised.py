@@ -13,6 +13,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from nbadapt.engines.encoding import Encoded, Row, collate, encode, length_limit, virtual_tokens
+from nbadapt.engines.live import TrainerSteering
 from nbadapt.engines.trainer import (
     LengthGroupedSampler,
     ResumableTrainer,
@@ -26,12 +27,14 @@ from nbadapt.engines.training_memory import autocasts
 from nbadapt.engines.training_report import Reporter, answered
 from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Parameters, Stage
+from nbadapt.steering import offer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from nbadapt.engines.live import Keep
     from nbadapt.engines.training_config import TrainingConfig
-    from nbadapt.method import Emit, Job
+    from nbadapt.method import Adapted, Emit, Job
 
 
 T = TypeVar("T", bound=TrainingArguments)
@@ -42,6 +45,10 @@ class Answer(Protocol):
 
     def __call__(self, inputs: list[Any], tick: Callable[[], None]) -> list[str]:
         """One answer an input."""
+
+
+Live = Any
+"""An `Adapted` of the model as it is now, with a function `answer`, which is an `Answer`."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,10 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     job: Job,
     emit: Emit,
-    answer: Answer,
+    live: Live,
     prepared: Prepared | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    keep: Keep | None = None,
 ) -> dict[str, float]:
     """Train whatever of `model` requires gradients on the job's data.
 
@@ -77,9 +85,10 @@ def train(
         tokenizer: with a padding token.
         job: its config is a TrainingConfig; its checkpoint, if any, is where training goes on from.
         emit: told of every step; a Stop it raises ends training after that step, with a checkpoint.
-        answer: used to show a few answers at each evaluation.
+        live: the same model, ready to use: it shows a few answers at each evaluation, and answers the user's prompts.
         prepared: the rows, where they are not to be tokenised from the job's data.
         optimizer: where it is not AdamW with one learning rate for all.
+        keep: writes what is trained, as it is, where the user wants it saved while training goes on.
 
     Returns:
         The last figures: "train_loss"; of the held-out rows "loss", and for classification "accuracy" and
@@ -98,7 +107,7 @@ def train(
     if prepared.elsewhere:  # a row stands for a text's tokens, which were read before
         arguments.include_num_input_tokens_seen = "no"
     sampler = LengthGroupedSampler(training.lengths, config, job.seed)
-    reporter = Reporter(job, emit, sampler, answered(answer, job.task))
+    reporter = Reporter(job, emit, sampler, answered(live.answer, job.task))
     trainer = SupervisedTrainer(
         model=model,
         args=arguments,
@@ -112,19 +121,33 @@ def train(
         sampler=sampler,
         tell=lambda text: emit(Notice(text, "warning")),
     )
-    work(trainer, reporter, job, emit)
+    work(trainer, reporter, job, emit, live, keep)
     return reporter.figures
 
 
-def work(trainer: ResumableTrainer, reporter: Reporter, job: Job, emit: Emit) -> None:
-    """Train to the end or up to a Stop, from the start or the job's checkpoint; the reporter tells of it."""
+def work(
+    trainer: ResumableTrainer, reporter: Reporter, job: Job, emit: Emit, live: Adapted | None, keep: Keep | None
+) -> None:
+    """Train to the end or up to a Stop, from the start or the job's checkpoint; the reporter tells of it.
+
+    Args:
+        trainer: what trains.
+        reporter: its callback.
+        job: what was asked.
+        emit: told of everything.
+        live: what answers the user's prompts; None: nothing does.
+        keep: writes what is trained, as it is; None: only the run's end does.
+    """
     _use_only(trainer, reporter)
+    reporter.steering = TrainerSteering(trainer, reporter, live, keep)
     emit(Stage("training"))
     try:
         with _device(job):
             trainer.go_on(job.checkpoint)
     except Stopped:  # told between two steps, say during an evaluation: the last step is complete
         trainer.save_checkpoint()
+    finally:
+        offer(emit, None)
 
 
 def _device(job: Job) -> contextlib.AbstractContextManager[object]:

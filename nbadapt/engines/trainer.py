@@ -186,10 +186,22 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             return metrics
 
+    def save_again(self) -> None:
+        """Write the checkpoint of the present step anew, where it is there: what it holds has changed."""
+        if store.is_complete(self._checkpoint()):
+            store.mark_incomplete(self._checkpoint())
+            self.save_checkpoint()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        store.mark_incomplete(self._checkpoint())  # it may be there already, and is not whole while it is written
+        super()._save_checkpoint(model, trial)
+
+    def _checkpoint(self) -> Path:
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
     def save_checkpoint(self) -> None:
         """Write a checkpoint at the present step, unless it is there, and tell the callbacks."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.state.global_step == 0 or store.is_complete(folder):
+        if self.state.global_step == 0 or store.is_complete(self._checkpoint()):
             return
         self._save_checkpoint(self.model, trial=None)
         self.control: TrainerControl = self.callback_handler.on_save(self.args, self.state, self.control)

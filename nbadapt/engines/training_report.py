@@ -15,8 +15,9 @@ from nbadapt import store
 from nbadapt.engines.tokens import as_text
 from nbadapt.engines.trainer import LengthGroupedSampler, no_number
 from nbadapt.engines.training_config import steps_per_epoch
-from nbadapt.errors import Stopped
+from nbadapt.errors import ModelError, Stopped, first_line
 from nbadapt.events import Checkpoint, Metric, Notice, Progress, Sample, Stage
+from nbadapt.steering import Steering, offer
 
 if TYPE_CHECKING:
     from nbadapt.engines.supervised import Answer
@@ -42,10 +43,21 @@ def answered(answer: Answer, task: Task) -> Show:
     source, target = columns.get(task, ("prompt", "completion"))
 
     def show(rows: Sequence[Mapping[str, Any]], tick: Callable[[], None]) -> Iterable[Shown]:
-        said = answer([row[source] for row in rows], tick)
+        asked = [row[source] for row in rows]
+        try:
+            said = answer(asked, tick)
+        except ModelError:  # one of them fills the context by itself: no reason to lose a training
+            said = [_answered_alone(answer, prompt, tick) for prompt in asked]
         return [(as_text(row[source]), text, row.get(target)) for row, text in zip(rows, said, strict=True)]
 
     return show
+
+
+def _answered_alone(answer: Answer, prompt: Any, tick: Callable[[], None]) -> str:
+    try:
+        return answer([prompt], tick)[0]
+    except ModelError as error:
+        return f"(not answered: {first_line(error)})"
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
@@ -57,6 +69,13 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
         sampler: what draws the training rows.
         show: what to show of a few held-out rows.
         figures: what the Trainer calls a figure beside the loss -> what the user reads, where it is told.
+
+    Attributes:
+        figures: the latest ones, for the outcome.
+        between_steps: whether no gradient is half computed.
+        ends_at_epoch: set it to end the training with the epoch.
+        ended: why the training ended before its last step, where that was set.
+        steering: offered to the user when the training begins.
     """
 
     def __init__(
@@ -77,10 +96,22 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
         self._warning, self._warned = "", list[str]()
         self._evaluated = False
         self.figures: dict[str, float] = {}
+        self.between_steps = True
+        self.ends_at_epoch = False  # a person wants it to
+        self.ended = ""
+        self.steering: Steering | None = None
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The order of the rows is this epoch's, also where a resumed run begins in it."""
         self._sampler.epoch = state.global_step // self._per_epoch
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """From here on there is something to steer."""
+        offer(self._emit, self.steering)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Gradients come."""
+        self.between_steps = False
 
     def on_pre_optimizer_step(
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any
@@ -99,6 +130,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tell of the step; decide what follows it."""
         step, last = state.global_step, state.global_step >= state.max_steps
+        self.between_steps = True
         warning, self._warning = self._warning, ""
         epoch_ends = step % self._per_epoch == 0
         due = step % self._config.eval_steps == 0 if self._config.eval_steps else epoch_ends
@@ -111,6 +143,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
         except Stopped:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
+        else:
+            if self.ends_at_epoch and epoch_ends and not last:
+                control.should_training_stop = control.should_save = True
+                control.should_evaluate = self._evaluates
+                self.ended = f"stopped at the end of epoch {step // self._per_epoch:,}, as asked"
 
     def _must_save(self, step: int, epoch_ends: bool) -> bool:
         if self._config.save_steps:

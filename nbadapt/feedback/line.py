@@ -140,5 +140,6 @@ def help_page() -> Page:
         "%nbadapt rank: people choose between answers, blind",
         Code(EXAMPLE),
         table(OPTIONS),
-        "Each choice is on the disk at once; the same line goes on where it was. Then: %%finetune reward --data prefs",
+        "Each choice is on the disk at once; the same line goes on where it was. "
+        "The table is for methods that learn from preferences: --data prefs",
     )

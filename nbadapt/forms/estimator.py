@@ -22,18 +22,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models, plan, support
+from nbadapt import estimating, models, plan, support
 from nbadapt.capture import quiet_libraries
+from nbadapt.engines import rough_time
+from nbadapt.estimating import NoEstimateError
+from nbadapt.method import Estimate
 from nbadapt.settings import validate
 
 if TYPE_CHECKING:
-    from nbadapt.method import Config, Estimate, Job, Method
+    from nbadapt.method import Config, Job, Method
     from nbadapt.request import Request
 
 MOST_BASES = 8  # combinations of model, data, ... that are remembered
-LETTERS = 4.0  # of a token, in a rule of thumb
-PASSES = 3  # of a training step, in forward passes: backward takes two
-LOOKED_AT = 200  # rows whose letters are counted
+PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
 
 
 class Cancelled(BaseException):
@@ -67,6 +68,7 @@ class _Base:
     method: Method
     job: Job
     notices: tuple[str, ...]
+    silent: bool = False  # whether the method gave no estimate in time
     supported: bool = False  # whether `support` has looked at it
     measured: dict[str, tuple[int, int]] = field(default_factory=dict)
     followed: dict[str, Any] = field(default_factory=dict)  # what was read up to the end of that measurement
@@ -150,15 +152,20 @@ class Estimator:
 
     def _asked(self, base: _Base, job: Job) -> Estimate:
         """The method's estimate; the first one looks up whether the method works with the model at all."""
-        if base.supported:
-            return base.method.estimate(job)
-        estimate = support.estimate(base.method, job)
+        if base.silent:
+            return Estimate()
+        ask = estimating.estimate if base.supported else support.estimate
+        try:
+            estimate = ask(base.method, job, PATIENCE)
+        except NoEstimateError as error:  # once is enough: the form goes on without
+            base.silent, base.notices = True, (*base.notices, str(error))
+            return Estimate()
         base.supported = True
         return estimate
 
     def _figures(self, base: _Base, job: Job, estimate: Estimate, *, approximate: bool) -> Figures:
         plan.check_memory(estimate, job)
-        seconds = estimate.seconds if estimate.seconds is not None else _rough_seconds(job, estimate)
+        seconds = estimate.seconds if estimate.seconds is not None else rough_time.of_training(job, estimate)
         unmeasured = approximate and not base.measured
         return Figures(job, base.method, estimate, base.notices, approximate, unmeasured, seconds)
 
@@ -231,22 +238,3 @@ def _watching(kind: type[Config]) -> type[Config]:
         {"__getattribute__": __getattribute__, "__module__": kind.__module__, "__doc__": kind.__doc__},
     )
     return made
-
-
-# ------------------------------------------------------------------------------------------------ time
-
-
-def _rough_seconds(job: Job, estimate: Estimate) -> float | None:
-    """The time of a training on this CPU, by a rule of thumb; None for other work and other machines."""
-    from nbadapt.engines import rough_time
-    from nbadapt.options import DTYPES
-
-    per_step = getattr(job.config, "batch_size", None)
-    if job.data is None or job.device != "cpu" or "gradients" not in estimate.memory or not per_step:
-        return None
-    rows = job.data.rows[:: max(1, len(job.data) // LOOKED_AT)]
-    tokens = sum(sum(len(str(value)) for value in row.values()) for row in rows) / LETTERS / len(rows)
-    most = getattr(job.config, "max_length", None)
-    tokens = min(tokens, most) if most else tokens
-    tokens *= estimate.steps * per_step * getattr(job.config, "gradient_accumulation_steps", 1)
-    return rough_time.seconds(estimate.total, job.dtype, DTYPES[job.dtype], int(PASSES * tokens), 0)

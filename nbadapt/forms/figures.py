@@ -26,11 +26,12 @@ def rows(figures: Figures) -> list[tuple[str, str]]:
         found.append(
             ("trainable parameters", share) if job.prompt is None else ("parameters", f"{estimate.total:,}"),
         )
-    if job.model.kind != "endpoint":
+    if job.model.kind != "endpoint" and estimate.memory:
         found.append(("predicted peak memory", peak(figures)))
     if estimate.artifact:
         found.append(("size on disk", gibibytes(estimate.artifact)))
-    found.append(("steps", f"{estimate.steps:,}"))
+    if estimate.steps:
+        found.append(("steps", f"{estimate.steps:,}"))
     if figures.seconds is not None:
         rule = "" if estimate.seconds is not None else f" ({RULE_OF_THUMB})"
         about = f"about {duration(figures.seconds)}" if figures.seconds >= 1 else "under 1 s"
@@ -59,7 +60,7 @@ def _here(figures: Figures) -> int:
 def bar(figures: Figures) -> tuple[int, int] | None:
     """Predicted peak and free memory in bytes; None where either is not known."""
     free = available_bytes(figures.job.device)
-    if free is None or figures.unmeasured or figures.job.model.kind == "endpoint":
+    if free is None or figures.unmeasured or figures.job.model.kind == "endpoint" or not figures.estimate.memory:
         return None
     return _here(figures), free
 

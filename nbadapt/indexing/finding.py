@@ -12,6 +12,7 @@ from pathlib import Path
 from nbadapt.errors import RequestError
 from nbadapt.indexing.loaders import LOADERS
 from nbadapt.indexing.web import is_url
+from nbadapt.redaction import hide
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def find(words: Sequence[str]) -> Found:
     Of a folder and of a pattern those are taken whose kind is known; hidden ones are passed over.
 
     Raises:
-        RequestError: no word at all.
+        RequestError: no word at all, or a URL that holds a secret.
     """
     if not words:
         raise RequestError("nothing to index: give files, folders or patterns, as  %nbadapt index manuals --as manuals")
@@ -51,6 +52,10 @@ def find(words: Sequence[str]) -> Found:
     covered = []
     for word in words:
         if is_url(word):
+            if hide(word) != word:
+                raise RequestError(
+                    f"{word} holds a password or a key, which would be kept in the index: give the address without it"
+                )
             continue
         path = Path(os.path.abspath(os.path.expanduser(word)))  # noqa: PTH100, PTH111 - Path raises at ~nobody
         if path.is_dir():

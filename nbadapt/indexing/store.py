@@ -14,11 +14,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from nbadapt import registry
+from nbadapt import origins, registry
 from nbadapt.errors import DependencyError, PluginError, RequestError, StoreError, did_you_mean, first_line
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class Store(ABC):
 
 def names() -> list[str]:
     """The kinds of stores that installed packages bring."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted({point.name for point in origins.allowed(GROUP)})
 
 
 def kind(name: str) -> type[Store]:
@@ -202,16 +201,19 @@ def kind(name: str) -> type[Store]:
 
     Raises:
         RequestError: there is no such kind.
-        PluginError: its package is broken.
+        PluginError: its package is broken, or two declare it.
         DependencyError: a library is missing; with the command that installs it.
     """
-    point = next(iter(entry_points(group=GROUP, name=name)), None)
+    point = origins.only("store", name, GROUP)
     if point is None:
+        refused = origins.explain("store", name, origins.refused(GROUP))
+        if refused is not None:
+            raise refused
         raise RequestError(f"unknown kind of store {name!r}: {did_you_mean(name, names(), kind='stores')}")
     owner = point.dist.metadata["Name"] if point.dist else "an unknown distribution"
     try:
         found: Any = point.load()
-    except Exception as error:  # noqa: BLE001 - whatever a package raises becomes one line
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
         raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Store)):
         raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")

@@ -115,7 +115,7 @@ def progress(subject: Subject) -> Iterator[str]:
         if len({event.total for event in told}) > 1:
             yield f"{task}: the total changes"
         if steps != list(range(1, told[-1].total + 1)):
-            yield f"{task}: the steps are {_short(steps)} of {told[-1].total}"
+            yield f"{task}: the steps are {short(steps)} of {told[-1].total}"
         if any(a.examples > b.examples for a, b in itertools.pairwise(told)):
             yield f"{task}: the count of examples falls"
 
@@ -175,14 +175,6 @@ def writes(subject: Subject) -> Iterator[str]:
         yield from (f"{task}: {stray}" for stray in trial.strays)
 
 
-def silent(subject: Subject) -> Iterator[str]:
-    """A run prints nothing."""
-    for task, trial in subject.trials():
-        printed = trial.printed.strip()
-        if printed:
-            yield f"{task}: {_short(printed)}"
-
-
 def job_unchanged(subject: Subject) -> Iterator[str]:
     """A run leaves its job as it was."""
     for task, trial in subject.trials():
@@ -237,7 +229,7 @@ def stop(subject: Subject) -> Iterator[str]:
             if trial.outcome is not None and (trial.outcome.artifacts or subject.method.verb == "prompt"):
                 yield from (f"{where}: {fault}" for fault in _outcome_faults(trial) if fault not in known)
                 try:
-                    subject.method().load(trial.outcome, _bare(job))
+                    subject.method().load(trial.outcome, bare(job))
                 except Exception as error:  # noqa: BLE001 - any failure is the finding
                     yield f"{where}: the outcome does not load: {type(error).__name__}: {first_line(error)}"
 
@@ -261,7 +253,7 @@ class _Stopper:
                 raise Stopped("stopped by the conformance kit")
 
 
-def _bare(job: Job) -> Job:
+def bare(job: Job) -> Job:
     """The job as it is given to `load`: without tables."""
     return dataclasses.replace(job, data=None, evaluation=None, examples=None)
 
@@ -269,7 +261,7 @@ def _bare(job: Job) -> Job:
 def abilities(subject: Subject) -> Iterator[str]:
     """The loaded model does what its abilities say, and refuses the rest with a RequestError."""
     for task, trial in subject.trials():
-        adapted = _loaded(subject, trial)
+        adapted = loaded(subject, trial)
         if not isinstance(adapted, Adapted):
             yield f"{task}: load gave {type(adapted).__name__} back, not an Adapted"
             continue
@@ -280,9 +272,10 @@ def abilities(subject: Subject) -> Iterator[str]:
             yield from (f"{task}: {fault}" for fault in _ability_faults(adapted, ability))
 
 
-def _loaded(subject: Subject, trial: Trial) -> Adapted:
+def loaded(subject: Subject, trial: Trial) -> Adapted:
+    """What the method loads from a trial's artifacts."""
     assert trial.outcome is not None  # trial has one
-    return subject.method().load(trial.outcome, _bare(trial.job))
+    return subject.method().load(trial.outcome, bare(trial.job))
 
 
 def _ability_faults(adapted: Adapted, ability: str) -> Iterator[str]:
@@ -317,20 +310,21 @@ def load_elsewhere(subject: Subject) -> Iterator[str]:
     """The result loads in another process, without the data, and answers the same."""
     for task, trial in subject.trials():
         assert trial.outcome is not None  # trial has one
-        here = fresh.answers(_loaded(subject, trial))
+        here = fresh.answers(loaded(subject, trial))
         try:
-            there = fresh.elsewhere(subject.method, trial.outcome, _bare(trial.job))
+            there = fresh.elsewhere(subject.method, trial.outcome, bare(trial.job))
         except NbadaptError as error:
             yield f"{task}: {error}"
             continue
         for ability, said in here.items():
-            if not _alike(said, there.get(ability)):
-                yield f"{task}: {ability} gives {_short(there.get(ability))} there and {_short(said)} here"
+            if not alike(said, there.get(ability)):
+                yield f"{task}: {ability} gives {short(there.get(ability))} there and {short(said)} here"
 
 
-def _alike(here: Any, there: Any) -> bool:
+def alike(here: Any, there: Any) -> bool:
+    """Whether two models said the same, figures apart from their last digits."""
     if isinstance(here, list) and isinstance(there, list):
-        return len(here) == len(there) and all(_alike(a, b) for a, b in zip(here, there, strict=True))
+        return len(here) == len(there) and all(alike(a, b) for a, b in zip(here, there, strict=True))
     if isinstance(here, float) and isinstance(there, float):
         return math.isclose(here, there, rel_tol=1e-3, abs_tol=1e-4)
     return bool(here == there)
@@ -361,7 +355,8 @@ def _export_fault(method: Method, kind: str, trial: Trial) -> str | None:
     return None if written else "writes nothing"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in a line."""
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
@@ -376,7 +371,6 @@ RULES = (
     events,
     outcome,
     writes,
-    silent,
     job_unchanged,
     base_unchanged,
     deterministic,

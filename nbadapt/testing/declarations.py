@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from nbadapt.errors import first_line
 from nbadapt.method import CONTRACT, Config, Method, Task, Verb
-from nbadapt.testing.subject import Subject, UnusableError
+from nbadapt.testing.kit import UnusableError
+from nbadapt.testing.subject import Subject
 
 LONGEST_SUMMARY = 100  # characters
 LONGEST_FAMILY = 30
+LONGEST_DESCRIPTION = 200
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "ipywidgets", "anywidget")
 
 
@@ -128,6 +131,26 @@ def _defaults(method: type[Method]) -> Config:
         raise UnusableError("a setting has no default") from None
 
 
+def help_texts(subject: Subject) -> Iterator[str]:
+    """The class and its settings say what they are in a few words, of which help can be made."""
+    from nbadapt.settings import describe
+
+    if inspect.getdoc(subject.method) in {None, "", inspect.getdoc(Method)}:
+        yield f"{subject.method.__name__} has no docstring"
+    for setting, field in subject.method.Config.model_fields.items():
+        text = field.description or ""
+        if len(text) > LONGEST_DESCRIPTION:
+            yield f"the description of {setting} has {len(text)} characters"
+        if len(text.splitlines()) > 1 or "<" in re.sub(r"<=|< |<$", "", text):
+            yield f"the description of {setting} is no plain line of text"
+    if any(field.is_required() for field in subject.method.Config.model_fields.values()):
+        return  # the rule config_fields tells
+    try:
+        describe(subject.method)
+    except Exception as error:  # noqa: BLE001 - any failure is the finding
+        yield f"no help can be made of its settings: {type(error).__name__}: {first_line(error)}"
+
+
 def config_names(subject: Subject) -> Iterator[str]:
     """No setting is named like an option of the line."""
     from nbadapt.options import options, setting_flag
@@ -139,13 +162,19 @@ def config_names(subject: Subject) -> Iterator[str]:
 
 
 def light_import(subject: Subject) -> Iterator[str]:
-    """Importing the method brings no heavy library."""
-    method = subject.method
+    """Importing the method brings no heavy library, and prints nothing."""
+    yield from import_faults(subject.method)
+
+
+def import_faults(kind: type, heavy: Sequence[str] = HEAVY) -> Iterator[str]:
+    """What is wrong with importing a class in a process of its own."""
     code = (
-        "import importlib, json, sys\n"
-        f"found = importlib.import_module({method.__module__!r})\n"
-        f"for name in {method.__qualname__!r}.split('.'): found = getattr(found, name)\n"
-        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+        "import contextlib, importlib, io, json, sys\n"
+        "said = io.StringIO()\n"
+        "with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):\n"
+        f"    found = importlib.import_module({kind.__module__!r})\n"
+        f"for name in {kind.__qualname__!r}.split('.'): found = getattr(found, name)\n"
+        f"print(json.dumps([[name for name in {tuple(heavy)!r} if name in sys.modules], said.getvalue()]))"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(  # noqa: S603 - this interpreter, and a class that is already imported here
@@ -157,11 +186,13 @@ def light_import(subject: Subject) -> Iterator[str]:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        yield f"{method.__module__}:{method.__qualname__} cannot be imported in a process of its own: {last}"
+        yield f"{kind.__module__}:{kind.__qualname__} cannot be imported in a process of its own: {last}"
         return
-    heavy = json.loads(done.stdout.strip().splitlines()[-1])
-    if heavy:
-        yield f"{method.__module__} imports {', '.join(heavy)}: import inside the functions"
+    brought, said = json.loads(done.stdout.strip().splitlines()[-1])
+    if brought:
+        yield f"{kind.__module__} imports {', '.join(brought)}: import inside the functions"
+    if said.strip():
+        yield f"importing {kind.__module__} prints {said.strip().splitlines()[0]!r:.80}"
 
 
 RULES = (
@@ -176,5 +207,6 @@ RULES = (
     config_strict,
     config_json,
     config_names,
+    help_texts,
     light_import,
 )

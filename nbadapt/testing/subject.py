@@ -22,7 +22,9 @@ from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.events import Event
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.testing.kit import UnusableError
 from nbadapt.testing.tiny import Architecture, tiny_model
+from nbadapt.testing.watching import connections
 
 if TYPE_CHECKING:
     from nbadapt.models import Head
@@ -33,8 +35,8 @@ _WORDS = (("wonderful", "positive"), ("boring", "negative"), ("great", "positive
 _PAIRS = (("house", "Haus"), ("dog", "Hund"), ("tree", "Baum"), ("water", "Wasser"))
 
 
-class UnusableError(Exception):
-    """A check cannot be applied: what it looks at did not come about."""
+class Interrupt(KeyboardInterrupt):
+    """An interrupt that the kit makes itself; a person's goes through it."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Trial:
         error: that exception.
         printed: what it wrote to standard output and standard error.
         strays: files that appeared or changed outside the job's folder.
+        connections: other machines that it reached for.
         job_changed: names of the job's parts that are no longer what they were.
         weights_changed: whether the shared base weights are no longer what they were.
     """
@@ -58,6 +61,7 @@ class Trial:
     error: BaseException | None = None
     printed: str = ""
     strays: list[str] = field(default_factory=list)
+    connections: list[str] = field(default_factory=list)
     job_changed: list[str] = field(default_factory=list)
     weights_changed: bool = False
 
@@ -106,11 +110,11 @@ class Subject:
 
     # ------------------------------------------------------------------ jobs
 
-    def job(self, task: str, architecture: Architecture | None = None) -> Job:
+    def job(self, task: str, architecture: Architecture | None = None, *, wide: tuple[int, int] | None = None) -> Job:
         """A new small job, with a folder of its own that is not made yet.
 
         A prompting method that refuses a job without examples gets some. Without an architecture it is on one
-        that the method does not refuse.
+        that the method does not refuse. `wide` is its width and its number of layers, where it is not the tiniest.
 
         Raises:
             UnusableError: the method's Config has no defaults.
@@ -128,7 +132,7 @@ class Subject:
         job = Job(
             method=self.method.name,
             config=config,
-            model=ModelRef("tiny", "folder", str(self.folder(architecture) if architecture else self._model(task))),
+            model=ModelRef("tiny", "folder", str(self.folder(architecture or self._architecture(task), wide))),
             task=task,  # type: ignore[arg-type]  # a wrong task is what `tasks` reports
             directory=self._room / f"run-{self._count}",
             data=Examples(task, rows[:-8], labels, "data"),  # type: ignore[arg-type]  # as above
@@ -138,7 +142,7 @@ class Subject:
             labels=() if prompting else labels,
         )
         if not prompting:
-            return self._suited(_with(job, prompt=None)) if architecture is None else _with(job, prompt=None)
+            return self._suited(_with(job, prompt=None), wide) if architecture is None else _with(job, prompt=None)
         if task == "text":
             job = _with(job, prompt="{{text}}")
         job = _with(job, prompt=self.method.trial_prompt(job.prompt or ""))
@@ -150,26 +154,30 @@ class Subject:
             return job
         return job
 
-    def _suited(self, job: Job) -> Job:
+    def _suited(self, job: Job, wide: tuple[int, int] | None) -> Job:
         """The job, on a model with biases where the method refuses one without."""
         if job.task == "classification":
             return job
         try:
             self.method().estimate(job)
         except (RequestError, UnsuitedError):
-            return _with(job, model=ModelRef("tiny", "folder", str(self.folder("qwen2"))))
+            return _with(job, model=ModelRef("tiny", "folder", str(self.folder("qwen2", wide))))
         except Exception:  # noqa: BLE001 - other checks report it
             return job
         return job
 
-    def _model(self, task: str) -> Path:
+    def _architecture(self, task: str) -> Architecture:
         encoder = task == "classification" and self.method.verb == "finetune"
-        return self.folder("bert" if encoder else "llama")
+        return "bert" if encoder else "llama"
 
-    def folder(self, architecture: Architecture) -> Path:
-        """The folder of a tiny model; made on first use."""
-        folder = self._room / architecture
-        return folder if folder.exists() else tiny_model(architecture, folder)
+    def folder(self, architecture: Architecture, wide: tuple[int, int] | None = None) -> Path:
+        """The folder of a tiny model, of this width and number of layers; made on first use."""
+        folder = self._room / (architecture if wide is None else f"{architecture}-{wide[0]}x{wide[1]}")
+        return folder if folder.exists() else tiny_model(architecture, folder, wide=wide)
+
+    def base_bytes(self, job: Job) -> int:
+        """What the shared base weights of a job take in memory."""
+        return sum(weights.nbytes for weights in _base_weights(job, self.method.head(job.task)))
 
     # ------------------------------------------------------------------ runs
 
@@ -202,7 +210,7 @@ class Subject:
             emit: called with every event after it is written down; may raise Stopped.
         """
         trial = Trial(job)
-        job.directory.mkdir(parents=True)
+        job.directory.mkdir(parents=True, exist_ok=True)  # there when a stopped run goes on
         before, weights = _frozen(job), _base_weights(job, self.method.head(job.task))
         digest = _digest(weights)
 
@@ -212,13 +220,18 @@ class Subject:
                 emit(event)
 
         output = io.StringIO()
-        with self._elsewhere(job) as strays, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with (
+            self._elsewhere(job) as strays,
+            connections() as trial.connections,
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
             try:
                 trial.outcome = self.method().run(job, tell)
                 if not isinstance(trial.outcome, Outcome):
                     trial.error = TypeError(f"run gave {type(trial.outcome).__name__} back, not an Outcome")
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupt):
                     raise
                 trial.error = error
         trial.printed, trial.strays = output.getvalue(), strays

@@ -39,7 +39,14 @@ _CHAT_TEMPLATE = (
 )
 
 
-def tiny_model(architecture: Architecture, folder: Path, *, chat: bool = False, seed: int = 0) -> Path:
+def tiny_model(
+    architecture: Architecture,
+    folder: Path,
+    *,
+    chat: bool = False,
+    seed: int = 0,
+    wide: tuple[int, int] | None = None,
+) -> Path:
     """Write config, safetensors and tokenizer of a tiny model; returns `folder`.
 
     Encoders are written without a head, as published sentence encoders are; the others with their language
@@ -50,11 +57,12 @@ def tiny_model(architecture: Architecture, folder: Path, *, chat: bool = False, 
         folder: where to write; made where it is missing.
         chat: give the tokenizer a chat template (ChatML), with its end of turn as the eos token.
         seed: decides the weights; torch's global random state is left as it was.
+        wide: its width and its number of layers; None for 32 and 2.
     """
     import torch
 
     tokenizer = _byte_tokenizer(architecture, chat) if architecture not in ("bert", "distilbert") else _wordpiece()
-    config = _config(architecture, tokenizer)
+    config = _config(architecture, tokenizer, *(wide or (_HIDDEN, _LAYERS)))
     auto = _auto_class(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,7 +81,9 @@ def _auto_class(architecture: Architecture) -> Any:
     return transformers.AutoModelForSeq2SeqLM if architecture == "t5" else transformers.AutoModelForCausalLM
 
 
-def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+def _config(
+    architecture: Architecture, tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int
+) -> PretrainedConfig:
     import transformers
 
     ids: dict[str, Any] = {
@@ -83,9 +93,9 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> P
         "eos_token_id": tokenizer.eos_token_id,
     }
     sizes: dict[str, Any] = {
-        "hidden_size": _HIDDEN,
-        "intermediate_size": 2 * _HIDDEN,
-        "num_hidden_layers": _LAYERS,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
         "num_attention_heads": _HEADS,
         "max_position_embeddings": CONTEXT,
     }
@@ -95,9 +105,9 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> P
         case "distilbert":
             return transformers.DistilBertConfig(
                 **ids,
-                dim=_HIDDEN,
-                hidden_dim=2 * _HIDDEN,
-                n_layers=_LAYERS,
+                dim=hidden,
+                hidden_dim=2 * hidden,
+                n_layers=layers,
                 n_heads=_HEADS,
                 max_position_embeddings=CONTEXT,
             )
@@ -107,7 +117,7 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> P
                 **ids, **{**sizes, "max_position_embeddings": positions, "type_vocab_size": 1}
             )
         case "gpt2":
-            return transformers.GPT2Config(**ids, n_embd=_HIDDEN, n_layer=_LAYERS, n_head=_HEADS, n_positions=CONTEXT)
+            return transformers.GPT2Config(**ids, n_embd=hidden, n_layer=layers, n_head=_HEADS, n_positions=CONTEXT)
         case "llama":
             return transformers.LlamaConfig(**ids, **sizes, num_key_value_heads=_HEADS // 2)
         case "qwen2":
@@ -116,10 +126,10 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> P
             return transformers.T5Config(
                 **ids,
                 decoder_start_token_id=ids["pad_token_id"],
-                d_model=_HIDDEN,
-                d_kv=_HIDDEN // _HEADS,
-                d_ff=2 * _HIDDEN,
-                num_layers=_LAYERS,
+                d_model=hidden,
+                d_kv=hidden // _HEADS,
+                d_ff=2 * hidden,
+                num_layers=layers,
                 num_heads=_HEADS,
             )
 

@@ -2,6 +2,14 @@
 
 const MOST_BUCKETS = 20000; // of one series kept here; beyond that neighbours are merged
 
+/** Keys on what has the focus are its own: JupyterLab asks the element itself, and none around it. */
+function keepKeys(root) {
+  const typed = "input[type=text], input[type=search], textarea"; // there it keeps out by itself
+  root.addEventListener("focusin", ({ target }) => {
+    if (!target.matches(typed)) target.dataset.lmSuppressShortcuts = "true";
+  });
+}
+
 // ---------------------------------------------------------------- series
 
 /** Columns of a series of buckets: the step of the last point, and low, mean and high of the finite values. */
@@ -143,6 +151,7 @@ class Chart {
     this.evaluation = new Series();
     this.window = 0; // of smoothing, in steps
     this.cursor = null; // step that is read out
+    this.marks = []; // [step, label] of what was changed on the way
     this.frame = 0;
     this.line = new Float64Array(0);
   }
@@ -205,8 +214,36 @@ class Chart {
     g.clip();
     this.drawTraining(style.getPropertyValue("--train"));
     this.drawEvaluation(style.getPropertyValue("--evaluation"));
+    this.drawMarks(style.getPropertyValue("--warn"));
     this.drawCursor();
     g.restore();
+  }
+
+  /** A dotted line at each step where something was changed, with its label; labels that are near stand below. */
+  drawMarks(colour) {
+    const g = this.g;
+    const right = this.margin.left + this.plotWidth;
+    const ends = []; // of the labels in each row
+    g.textBaseline = "top";
+    for (const [step, label] of this.marks) {
+      if (step < this.xs[0] || step > this.xs[1]) continue;
+      const x = Math.round(this.x(step)) + 0.5;
+      g.strokeStyle = g.fillStyle = colour;
+      g.lineWidth = 1;
+      g.setLineDash([2, 3]);
+      g.beginPath();
+      g.moveTo(x, this.margin.top);
+      g.lineTo(x, this.margin.top + this.plotHeight);
+      g.stroke();
+      g.setLineDash([]);
+      const width = g.measureText(label).width;
+      const start = x + 4 + width > right ? x - 4 - width : x + 4;
+      let row = ends.findIndex((end) => end < start);
+      if (row < 0) row = ends.length;
+      ends[row] = start + width + 4;
+      g.textAlign = "left";
+      if (row < 4) g.fillText(label, start, this.margin.top + 1 + 12 * row);
+    }
   }
 
   drawAxes() {
@@ -268,11 +305,17 @@ class Chart {
     g.globalAlpha = 0.35;
     g.lineWidth = 1;
     g.beginPath();
-    for (const [x, bottom, top] of columns) {
-      g.lineTo(x, this.y(bottom));
-      if (top !== bottom) g.lineTo(x, this.y(top));
+    if (this.compact && columns.some(([, bottom, top]) => top !== bottom)) {
+      for (const [x, , top] of columns) g.lineTo(x, this.y(top)); // a spread: a band
+      for (const [x, bottom] of columns.toReversed()) g.lineTo(x, this.y(bottom));
+      g.fill();
+    } else {
+      for (const [x, bottom, top] of columns) {
+        g.lineTo(x, this.y(bottom));
+        if (top !== bottom) g.lineTo(x, this.y(top));
+      }
+      g.stroke();
     }
-    g.stroke();
     g.globalAlpha = 1;
     g.lineWidth = 2;
     g.beginPath();

@@ -1,4 +1,5 @@
-// The live dashboard of one run, an anywidget module that follows chart.js. feed.py says what the messages hold.
+// The live dashboard of one run, an anywidget module that follows chart.js and controls.js. feed.py says what the
+// messages hold.
 // Data reaches the page through textContent and a canvas only, never as HTML.
 
 const ASK_AGAIN_MS = 1000; // how long to wait for a full message before asking once more
@@ -16,7 +17,7 @@ function build() {
   const ui = { root: make("section"), head: make("div", "head"), bar: make("div", "bar") };
   ui.root.className = "nbadapt";
   ui.root.setAttribute("aria-label", "Run");
-  ui.root.dataset.lmSuppressShortcuts = "true"; // keys here are not JupyterLab's
+  keepKeys(ui.root);
   ui.title = make("span", "title");
   ui.state = make("span", "state", "connecting");
   ui.state.setAttribute("role", "status");
@@ -38,6 +39,7 @@ function build() {
   ui.bar.append(ui.fill);
 
   buildChart(ui);
+  buildControls(ui);
   ui.panels = make("div", "panels");
   ui.charts = new Map(); // key of a panel -> its chart
   ui.figures = make("dl", "figures");
@@ -55,7 +57,8 @@ function build() {
   ui.notices = make("ul", "notices");
   ui.notices.setAttribute("aria-label", "Notices");
   ui.chartBox.hidden = ui.ranking.hidden = ui.samples.hidden = ui.bar.hidden = true;
-  ui.root.append(ui.head, ui.bar, ui.chartBox, ui.panels, ui.figures, ui.ranking, ui.sources, ui.samples, ui.notices);
+  ui.root.append(ui.head, ui.bar, ui.controls, ui.replies, ui.chartBox, ui.changes, ui.panels, ui.figures);
+  ui.root.append(ui.ranking, ui.sources, ui.samples, ui.notices);
   return ui;
 }
 
@@ -95,6 +98,8 @@ function buildChart(ui) {
 }
 
 const show = {
+  ...showControls,
+
   head(ui, head) {
     ui.title.textContent = head.title;
     ui.state.textContent = head.state;
@@ -102,6 +107,7 @@ const show = {
     ui.stage.textContent = (head.finished && head.reason) || head.stage;
     ui.root.setAttribute("aria-label", `Run ${head.title}`);
     ui.pause.hidden = ui.stop.hidden = head.finished;
+    ui.controls.classList.toggle("nbadapt-over", head.finished);
     const held = head.state === "paused" || head.state === "pausing";
     ui.pause.textContent = held ? "Resume" : "Pause";
     ui.pause.disabled = ui.stop.disabled = head.state === "stopping";
@@ -290,9 +296,11 @@ function render({ model, el }) {
     if (message.progress) shown.total = message.progress[1];
     if (message.panels) show.panels(ui, message.panels); // before their points
     takeSeries(ui, chart, message, buffers);
+    if (message.changes) chart.marks = message.changes.marks;
     for (const [section, draw] of Object.entries(show)) if (message[section]) draw(ui, message[section]);
     setWindow();
   };
+  wireControls(ui, (message) => model.send(message));
   const press = (button, type) => {
     button.disabled = true; // until the kernel answers
     model.send({ type });

@@ -4,7 +4,7 @@
 
     run.events ──> Feed ──message n──> dashboard.js
                      <── hello (new view, page reload, gap in the numbers): everything again, thinned
-    run.control <── stop, pause, resume
+    run.control <── stop, pause, resume, and wishes: save, rate, sample, epoch_end
 
 Nothing but the code is in synced state, so a notebook that saves widget state stays small.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import anywidget
 
+from nbadapt.widgets.controls import wish
 from nbadapt.widgets.feed import Feed
 from nbadapt.widgets.watched import Watched
 
@@ -32,7 +33,7 @@ class Dashboard(anywidget.AnyWidget):
         error: the first thing that went wrong here, in one line; the run goes on all the same.
     """
 
-    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("chart.js", "dashboard.js"))
+    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("chart.js", "controls.js", "dashboard.js"))
     _css = (HERE / "dashboard.css").read_text(encoding="utf-8")
 
     def __init__(self, run: Watched) -> None:
@@ -77,6 +78,9 @@ class Dashboard(anywidget.AnyWidget):
                 control.pause()
             case "resume":
                 control.resume()
+            case _:
+                wish(control, message)
         with self._feed_lock:
             self._feed.forget("head")  # the button waits for an answer, even where nothing changed
+            self._feed.forget("controls")
         self.push()

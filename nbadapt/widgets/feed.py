@@ -10,6 +10,10 @@ Every message stays below 20 KB however long the run is: series are thinned, tex
 - ``samples``: {step, more, items: [[input, output, expected or null, reasoning, before or null], ...]}
 - ``ranking``: {head: [...], rows: [[cell, ...], ...], more}: the prompts that are compared
 - ``notices``: [[level, text], ...]
+- ``controls``: {offered, reason, rate, ending, waiting: [name, ...], said: {name: text}, errors: {name: text}}: what
+  may be asked of the run, and what came of it; name is that of a control
+- ``replies``: {items: [[step, prompt, output, [[class, share], ...]], ...]}: answers to the user, the latest first
+- ``changes``: {marks: [[step, label], ...], lines: [text, ...]}: what was changed on the way
 - ``panels``: [[key, label, latest value], ...]: the small charts beside the loss
 - ``series``: [[split or key, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
 """
@@ -21,16 +25,16 @@ from typing import Any
 
 from nbadapt.events import FINISHED, Notice, StateChange
 from nbadapt.history import History
-from nbadapt.widgets import panels, summary
+from nbadapt.widgets import controls, panels, summary
 from nbadapt.widgets.quotes import clipped, quotes_of
 from nbadapt.widgets.ranking import ranking
 from nbadapt.widgets.texts import clip, samples
 from nbadapt.widgets.thin import Bucket, merge, pack, thin
 from nbadapt.widgets.watched import Watched
 
-SERIES = {"train": 600, "evaluation": 140}  # the loss of these splits -> most buckets in a message
-BESIDE_PANELS = {"train": 280, "evaluation": 60}  # the same where there are panels
-PANEL_BUCKETS = 40  # of each panel in a message
+SERIES = {"train": 390, "evaluation": 110}  # the loss of these splits -> most buckets in a message
+BESIDE_PANELS = {"train": 190, "evaluation": 40}  # the same where there are panels
+PANEL_BUCKETS = 30  # of each panel in a message
 MOST_NOTICES = 4
 NOTICE_BYTES = 320
 LINE_BYTES = 200
@@ -119,6 +123,9 @@ class Feed:
             "ranking": ranking(history),
             "sources": self._sources(),
             "samples": samples(history, FOLDED_BYTES * (not self._chart)),
+            "controls": controls.controls(history, self._run.control),
+            "replies": controls.replies(history),
+            "changes": controls.changes(history),
             "notices": [[notice.level, clip(notice.text, NOTICE_BYTES)] for notice in notices],
         }
 

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.widgets import panels
+from nbadapt.widgets.controls import mark, marked
 from nbadapt.widgets.summary import metric_label, metric_names
 from nbadapt.widgets.texts import clip
 from nbadapt.widgets.thin import Bucket, merge, smooth, thin
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TRAIN, EVALUATION = "#0072b2", "#c04f00"  # blue and vermilion of Okabe and Ito, the latter darker
 PAPER, INK, GRID = "#f8f8f8", "#2b2b2b", "#dcdcdc"
 TRAIN_BUCKETS, EVALUATION_BUCKETS = 300, 50  # more would hardly be seen, and cost bytes
+MOST_MARKS = 5  # of what was changed on the way
 SMOOTHING = 0.04  # of the run's steps, as the dashboard's slider begins
 DPI = 110
 SHADES = 8  # of every ink in the PNG: a third of the bytes of full colour, and it looks the same
@@ -118,6 +120,7 @@ def _draw_loss(axes: Axes, history: History) -> None:
         _draw_points(axes, evaluation, "evaluation")
     bounds = _bounds(line, train, evaluation)
     if bounds is not None:
+        _draw_changes(axes, history)
         axes.set_ylim(*bounds)
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1.2,
@@ -126,6 +129,17 @@ def _draw_loss(axes: Axes, history: History) -> None:
     else:
         axes.text(0.5, 0.5, "no loss was recorded", color=INK, ha="center", transform=axes.transAxes)
     _label(axes, "loss" if history.panels else "loss (nats)")  # what has panels learns from more than likelihoods
+
+
+def _draw_changes(axes: Axes, history: History) -> None:
+    """A dotted line at each step where something was changed on the way, with what it was."""
+    shown = marked(history)[-MOST_MARKS:]
+    for row, change in enumerate(shown):
+        axes.axvline(change.step, color=INK, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            mark(change), (change.step, 1), xycoords=("data", "axes fraction"), xytext=(3, -9 - 9 * (row % 4)),
+            textcoords="offset points", fontsize=7.5, color=INK, annotation_clip=True, parse_math=False,
+        )  # fmt: skip
 
 
 def _draw_metric(axes: Axes, name: str, buckets: list[Bucket]) -> None:
@@ -144,6 +158,7 @@ def _draw_panels(place: Any, history: History, shown: Sequence[Panel]) -> None:
         _label(axes, "")
         axes.set_xlabel("")
         axes.tick_params(labelsize=7)
+        axes.ticklabel_format(useOffset=False)  # it would stand in the title
         axes.set_title(clip(panel.label, LABEL_BYTES), fontsize=8, color=INK, loc="left", parse_math=False)
     for axes in grid[len(shown) :]:
         axes.set_visible(False)

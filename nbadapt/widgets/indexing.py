@@ -38,7 +38,7 @@ class IndexingLine:
         self._shown = now
         if last:
             if self._handle is not None:
-                self._handle.update(_Nothing())
+                self._handle.update(Nothing())
             return
         share = 100 * progress.done // max(1, progress.total)
         path = clip(progress.path, PATH_BYTES)
@@ -51,7 +51,7 @@ class IndexingLine:
             self._handle.update(Page(text))
 
 
-class _Nothing:
+class Nothing:
     """What takes the line's place."""
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.events import FINISHED
-from nbadapt.widgets import figure, panels, summary
+from nbadapt.widgets import controls, figure, panels, summary
 from nbadapt.widgets.quotes import quotes_html, quotes_of
 from nbadapt.widgets.ranking import ranking_html, ranking_lines
 from nbadapt.widgets.texts import clip, samples
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from nbadapt.history import History
 
 ANSWER_BYTES = 8_000
-NOTICE_BYTES = 240
-MOST_NOTICES = 8
+NOTICE_BYTES = 180
+MOST_NOTICES = 6
 LINE_BYTES = 240
+MOST_REPLIES, ASKED_BYTES, REPLY_BYTES = 2, 80, 160
 
 MARKS = {"done": "✓", "stopped": "■", "failed": "✗", "killed": "✗", "paused": "‖"}
 LEVELS = {"warning": "Warning", "error": "Error"}
@@ -63,6 +64,7 @@ def bundle(run: Reported) -> dict[str, Any]:
         _table(rows),
         ranking_html(history),
         _samples(history, opened=run.verb == "prompt" and answer is None),
+        _replies(history),
         *(f"<div><b>{LEVELS.get(level, NOTE)}:</b> {_text(text)}</div>" for level, text in notices),
     ]
     html = f'<div style="{FRAME}">{"".join(blocks)}</div>'
@@ -82,7 +84,8 @@ def _rows(run: Reported, history: History) -> list[tuple[str, str]]:
     final = run.outcome.metrics if run.outcome is not None and history.state in FINISHED else None
     rates = summary.average_rates(run.events)
     shown = summary.figures(history, rates=rates, final=final)
-    return [*shown, *panels.figures(history), ("Run", clip(run.id, LINE_BYTES))]
+    changed = [("Changed on the way", clip("; ".join(map(controls.line, history.changes)), LINE_BYTES))]
+    return [*shown, *panels.figures(history), *(changed if history.changes else []), ("Run", clip(run.id, LINE_BYTES))]
 
 
 def _notices(history: History, head: str) -> list[tuple[str, str]]:
@@ -136,6 +139,26 @@ def _samples(history: History, *, opened: bool) -> str:
     title = _text(f"Samples at step {latest['step']}{count}")
     return (
         f"<details{' open' if opened else ''}><summary>{title}</summary>"
+        f'<table style="margin:4px 0;border-collapse:collapse"><tr>{head}</tr>{lines}</table></details>'
+    )
+
+
+def _replies(history: History) -> str:
+    """The last answers to what the user asked on the way."""
+    told = controls.replies(history)["items"][:MOST_REPLIES]
+    if not told:
+        return ""
+    head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("step", "asked", "answer"))
+    lines = "".join(
+        f'<tr><td style="{CELL}">{step:,}</td><td style="{PLAIN_TEXT}">{_text(clip(prompt, ASKED_BYTES))}</td>'
+        f'<td style="{PLAIN_TEXT}">{_text(clip(said, REPLY_BYTES))}'
+        f"{f' ({100 * shares[0][1]:.1f} %)' if shares else ''}</td></tr>"
+        for step, prompt, said, shares in told
+    )
+    more = len(history.replies) - len(told)
+    title = f"Asked on the way{f' ({len(told)} of {len(told) + more})' if more else ''}"
+    return (
+        f"<details><summary>{title}</summary>"
         f'<table style="margin:4px 0;border-collapse:collapse"><tr>{head}</tr>{lines}</table></details>'
     )
 

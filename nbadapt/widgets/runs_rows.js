@@ -32,7 +32,7 @@ function build() {
   const ui = { root: make("section") };
   ui.root.className = "nbadapt-runs";
   ui.root.setAttribute("aria-label", "Runs");
-  ui.root.dataset.lmSuppressShortcuts = "true"; // keys here are not JupyterLab's
+  keepKeys(ui.root);
   ui.hider = document.createElement("style"); // hides the static picture for as long as this view is there
   const head = make("div", "head");
   ui.count = make("span", "count", "connecting");

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from nbadapt.engines.pairs import Pair, check_pairs, longest_pairs
-from nbadapt.method import Emit, Estimate, Job, Outcome
+from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
+from nbadapt_plugins._trained import adapted
 from nbadapt_plugins.lora import Lora, LowRankSettings
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class PairMethod(Lora):
     @abstractmethod
     def show(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> Show:
         """What is shown of a few held-out rows."""
+
+    def live(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> Adapted:
+        """The model as it is while it is trained, ready to use."""
+        found: Adapted = adapted(model, tokenizer, job)
+        return found
 
     def estimate(self, job: Job) -> Estimate:
         """As for LoRA, with two texts a row; refuses rows whose answers differ only behind the limit."""

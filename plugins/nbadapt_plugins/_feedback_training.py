@@ -182,5 +182,6 @@ def train(
         tell=lambda text: emit(Notice(text, "warning")),
     )
     with quiet_libraries():
-        supervised.work(trainer, reporter, job, emit)
+        live = method.live(model, tokenizer, job)
+        supervised.work(trainer, reporter, job, emit, live, lambda folder: method.keep(model, folder))
     return reporter.figures

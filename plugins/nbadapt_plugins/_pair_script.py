@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nbadapt_plugins._course import course
 from nbadapt_plugins._script import NO_DROPOUT, keyword_lines, literal, new_head, trust
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ trainer = GroupedTrainer(
 {arguments}
     ),
 )
-trainer.train()
+{course}trainer.train()
 model.save_pretrained("adapter", selected_adapters=["default"])  # not the copy that trl may make as a reference
 if held_out:
     print("loss", trainer.evaluate()["eval_loss"])
@@ -159,6 +160,7 @@ def write(
         trainer_class=trainer_class,
         config_class=arguments.__name__,
         group=job.config.batch_size * job.config.gradient_accumulation_steps,
+        course=course(job),
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )
     (target / "train.py").write_text(header + model + training, "utf-8")

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbadapt_plugins._course import course
 from nbadapt_plugins._trained import head_modules
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ trainer = GroupedTrainer(
 {arguments}
     ),
 )
-{scale}trainer.train()
+{scale}{course}trainer.train()
 model.save_pretrained("adapter")
 if held_out:
     print("loss", trainer.evaluate()["eval_loss"])
@@ -284,6 +285,7 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, limit: int, e
         config=literal(config),
         start=start,
         arguments=keyword_lines(arguments),
+        course=course(job),
         scale=MEAN if job.task == "classification" else "",
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )

@@ -117,8 +117,15 @@ class TrainedMethod(Method):
         """Train what was attached; returns the last figures."""
         from nbadapt.engines import supervised
 
-        answer, optimizer = adapted(model, tokenizer, job).answer, self.optimizer(model, job)
-        return supervised.train(model, tokenizer, job, emit, answer, optimizer=optimizer)
+        live, optimizer = adapted(model, tokenizer, job), self.optimizer(model, job)
+        return supervised.train(
+            model, tokenizer, job, emit, live, optimizer=optimizer, keep=lambda folder: self.keep(model, folder)
+        )
+
+    def keep(self, model: PreTrainedModel, folder: Path) -> str:
+        """Write what was trained, as it is while the training goes on; the name under which `load` looks for it."""
+        self.save(model, folder)
+        return "adapter"
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The base model with what was stored on it."""

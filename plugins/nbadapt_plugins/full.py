@@ -10,6 +10,12 @@
 Sizes: every parameter is trained, tied ones once. AdamW keeps two moments of each, so training takes 16 bytes a
 parameter (weight, gradient, two moments) beside the shared base, which other runs may be using and which stays as
 it is: the weights that change are float32 copies (mixed precision, Micikevicius et al. 2018, arXiv:1710.03740).
+
+When to use it: where quality decides and memory and disk do not: the best figures measured, 0.808 on film reviews and
+a loss of 0.767 on school mathematics.
+
+When not: where several results are kept of one model, or memory is short: on the reviews 1,320 MiB and 87 MiB on disk
+beside LoRA's 607 MiB and 0.3 MiB, in twice its time.
 """
 
 from __future__ import annotations
@@ -80,7 +86,7 @@ class Full(TrainedMethod):
         import torch
 
         with quiet_libraries():
-            stored: PreTrainedModel = type(model).from_pretrained(folder, dtype=torch.float32)
+            stored: PreTrainedModel = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         heads = head_modules(model) if job.task == "classification" else []
         for name in heads:  # the new model's heads take float32 whatever the body gives
             head = model.get_submodule(name)

@@ -13,6 +13,12 @@
 Sizes: K d + 1 in each of the top blocks. The gate is 0 at the start, so the adapted model equals the base, and opens
 as the prompt becomes useful. The prompt has a softmax of its own and takes no positions. For GPT-2 peft leaves out
 the last W_o. No classification: peft's adaption prompts keep no head.
+
+When to use it: with Llama, Mistral or GPT-2, where the model must start exactly as it is and change gently, with few
+parameters.
+
+When not: to classify, or where LoRA does: its loss on school mathematics was 1.097 beside LoRA's 0.998, in the same
+time.
 """
 
 from __future__ import annotations

@@ -16,6 +16,12 @@ rsLoRA: Kalajdzievski 2023, arXiv:2312.03732. DoRA: Liu et al. 2024, arXiv:2402.
 arXiv:2402.12354. Starts: PiSSA takes the r main directions out of W, so that W = W' + (alpha / r) B A, and trains
 those (Meng et al. 2024, arXiv:2404.02948); it is stored as a LoRA adapter of rank 2 r for the unchanged W. EVA starts A
 with the main directions of what the layers are given for 512 rows (Paischer et al. 2024, arXiv:2410.07170).
+
+When to use it: as the first method when features are not enough: 0.802 on film reviews beside 0.808 of all layers,
+with 0.3 % of the parameters, in half the time and memory; the result can be merged.
+
+When not: where a small model must learn something new in few steps: after one epoch of 128 rows of school mathematics
+its loss was 0.998, that of the adapter 0.768.
 """
 
 from __future__ import annotations

@@ -20,6 +20,11 @@ Sizes: with h_0 = d and h_{n+1} = k, the sum of h_i (h_{i-1} + 1) over i = 1 ...
 The result is that of training with a frozen backbone, without dropout in the backbone: it never runs again.
 It classifies. A language model's output layer is its largest matrix, a row for each word of the vocabulary, and has
 one vector for each token to read instead of one for each text: for generation take a method such as lora.
+
+When to use it: to have a classifier of torch layers quickly: 21 s on 2,000 film reviews, and 3 KiB of result; the
+vectors are kept for all further runs on the same texts.
+
+When not: where accuracy counts more than time, 0.730 beside LoRA's 0.802 on those reviews; and not to generate.
 """
 
 from __future__ import annotations
@@ -118,7 +123,13 @@ class OutputLayers(Method):
         layers = _Layers(job)
         prepared = layers.prepare(emit)
         head_job = replace(job, dtype="float32")  # what is trained is float32, whatever the backbone computes in
-        metrics = supervised.train(layers.head, layers.tokenizer, head_job, emit, layers.classifier().answer, prepared)
+
+        def keep(folder: Path) -> str:
+            layers.save(folder)
+            return "head"
+
+        live = layers.classifier()
+        metrics = supervised.train(layers.head, layers.tokenizer, head_job, emit, live, prepared, keep=keep)
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:

@@ -17,6 +17,11 @@ Sizes: for P virtual tokens of d numbers and an encoder of h:
     LSTM   P d + 8 h (d + h + 2) + (layers - 1) · 8 h (3 h + 2) + (2h · 2h + 2h) + (2h d + d)
 the classification head, where there is one, is trained whole. The network is needed in training only: what is
 stored is the P · d numbers that it makes.
+
+When to use it: where a soft prompt is wanted and plain prompt tuning finds none: 0.746 beside 0.741 on film reviews.
+Only the prompt is stored, not the network.
+
+When not: where time counts: 175 s on those reviews, the slowest of all, and LoRA had 0.802 in 70 s.
 """
 
 from __future__ import annotations

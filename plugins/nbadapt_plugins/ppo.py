@@ -16,6 +16,12 @@ Sizes: LoRA's r · (in + out) for each adapted matrix of out x in, and hidden si
 in memory once: policy, value and reference are adapters and heads on it, and so is a reward model on the same base.
 The result is a LoRA adapter; the value head is of use in training alone and stays in the checkpoints. Rows of the task
 "text" are openings that are continued as they stand; other prompts are asked as ``run.generate`` asks them.
+
+When to use it: where answers can be judged, by a reward run or by a function, but not written down beforehand. It
+took 1.24 times the memory of LoRA's training, where four models take 2.12 times.
+
+When not: where there are pairs: dpo needs no sampling. Every step first has the model write answers, and the settings
+matter more than anywhere else.
 """
 
 from __future__ import annotations
@@ -103,7 +109,10 @@ class Ppo(PeftMethod):
         switch_off_dropout(base)
         model = self._actor_critic(base, job)
         emit(Stage("loading the reward"))
-        metrics = PpoTrainer(model, tokenizer, judging.load(job), job, emit).train()
+        trainer = PpoTrainer(
+            model, tokenizer, judging.load(job), job, emit, lambda folder: self.keep(model.policy, folder)
+        )
+        metrics = trainer.train()
         with contextlib.suppress(Stopped):  # what was trained is saved, whenever Stop was pressed
             emit(Stage("saving"))
         with store.new_folder(job.directory / ADAPTER) as folder:

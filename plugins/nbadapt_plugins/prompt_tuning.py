@@ -16,6 +16,11 @@ Sizes: P · d trained parameters for P virtual tokens of d numbers; the classifi
 trained whole. A prompt that starts as the embeddings of a text equals the base model with that text before the
 input. Encoders classify by their first position, which is then the prompt's own: a text brings the tokenizer's
 classification token there. Needs a learning rate far above LoRA's.
+
+When to use it: for many tasks on one large model, each of a few kilobytes. The paper finds it as good as training all
+layers from about ten billion parameters on.
+
+When not: with small models: 0.741 on film reviews beside LoRA's 0.802, in nearly twice the time.
 """
 
 from __future__ import annotations

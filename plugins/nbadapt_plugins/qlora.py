@@ -16,6 +16,12 @@ heads keep their type. Each product is computed in the run's dtype on weights th
 LoftQ starts with B A as near as its rank allows to what the 4 bits lost (Li et al. 2023, arXiv:2310.08659, one step).
 
 On a CPU this saves memory and costs time: a step takes 2 to 4.5 times as long as with bfloat16 weights.
+
+When to use it: for a model whose weights do not fit into memory in 16 bits: in 4 bits they take a good quarter of
+that.
+
+When not: where they fit, and above all on a CPU: nothing is gained there but memory, and of MiniLM's small matrices
+not even that (753 MiB beside LoRA's 607 MiB, in 85 s beside 70 s).
 """
 
 from __future__ import annotations

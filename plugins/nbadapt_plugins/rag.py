@@ -9,6 +9,10 @@
 
 Nothing is trained: the retriever and the generator stay as they are, where the paper finetunes both and sums over
 single passages. The index comes from ``%nbadapt index``; passages are quoted, whatever they say.
+
+When to use it: where the answers stand in documents, and whoever asks should see where.
+
+When not: to teach a manner or a format, which finetuning does, or where the whole text fits into the prompt.
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@ prompt's answers mean something. `center` adds center · (r_c + r_r)², so that 
 al. 2023, arXiv:2312.09244). Sizes: LoRA's r · (in + out) for a matrix of out x in, and d for the head; each pair is two
 texts in one forward pass. trl's RewardTrainer trains; the result is a peft adapter with the head in it, of the task
 type SEQ_CLS with one label.
+
+When to use it: where pairs of answers say which is better, and new answers are to be scored: to rank them, or as the
+judge of ppo.
+
+When not: where the model itself should learn from the pairs: dpo does that without a reward model in between.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from nbadapt.engines.reward_model import RewardModel
     from nbadapt.engines.training_report import Show
 
 LABELS = ("reward",)
@@ -87,9 +93,13 @@ class Reward(PairMethod):
 
     def show(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> Show:
         """Both answers and their rewards."""
+        return self.live(model, tokenizer, job).show
+
+    def live(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> RewardModel:
+        """The reward model, which answers no prompt."""
         from nbadapt.engines.reward_model import RewardModel
 
-        return RewardModel(model, tokenizer, job.config.max_length).show
+        return RewardModel(model, tokenizer, job.config.max_length)
 
     # ------------------------------------------------------------------ a head of one output
 

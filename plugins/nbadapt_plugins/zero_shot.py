@@ -10,6 +10,11 @@
     p(label | x) = exp(s_label) / sum over all labels of exp(s)
 
 Nothing is trained. Without data the body is one prompt; with data it is a template that every row fills.
+
+When to use it: first of all, for any question: nothing is needed but the prompt, and its figure says what examples
+and training are worth.
+
+When not: where the model does not keep to the form of the answer, or labelled rows are there: few-shot shows it some.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ class ZeroShot(PromptMethod):
     summary = "ask the model as it is: one prompt, or every row of a table with figures of quality"
     reference = "https://arxiv.org/abs/2005.14165"
     tasks = frozenset({"classification", "generation", "text"})
+    baseline = True
     Config = ZeroShotSettings
 
     def pool(self, job: Job, text: str) -> list[Shot]:

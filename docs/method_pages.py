@@ -1,0 +1,298 @@
+"""One page for each method, made from the plugin itself whenever the site is built: nothing here names a method.
+
+::
+
+    module docstring ──> what it is, diagram and equation, sizes, when to use it and when not
+    Config           ──> settings          support.json ──> where it works
+    benchmarks/results/*.jsonl ──> what it costs beside the others
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nbadapt import manual, registry, settings, support
+from nbadapt.method import Method
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+USE, NOT = "When to use it:", "When not:"
+BENCHMARKS = {
+    "classification": ("2,000 film reviews with MiniLM, on 2 cores", "accuracy", max),
+    "generation": ("128 rows of school mathematics with SmolLM2-135M, on 1 core", "loss", min),
+}
+
+
+class About(NamedTuple):
+    """What a plugin's module says of it.
+
+    Attributes:
+        title: its first line.
+        body: what follows, in Markdown.
+        use: when to use it; "" where that is not said.
+        avoid: when not.
+    """
+
+    title: str
+    body: str
+    use: str
+    avoid: str
+
+
+def about(method: type[Method]) -> About:
+    """The module docstring of a method, taken apart."""
+    module = inspect.getmodule(method)
+    text = inspect.cleandoc((module.__doc__ if module else "") or method.summary)
+    title, _, rest = text.partition("\n")
+    said = {USE: "", NOT: ""}
+    kept = []
+    for block in re.split(r"\n\s*\n", rest.strip("\n")):
+        word = next((word for word in said if block.startswith(word)), None)
+        if word is None:
+            kept.append(block)
+        else:
+            said[word] = _sentence(block.removeprefix(word))
+    return About(title, "\n\n".join(_markdown(kept)), said[USE], said[NOT])
+
+
+def _sentence(text: str) -> str:
+    line = " ".join(text.split())
+    return line[:1].upper() + line[1:]
+
+
+def _markdown(blocks: Sequence[str]) -> Iterator[str]:
+    """Paragraphs, and indented blocks (with `::` before them or not) as code."""
+    diagram: list[str] = []
+    for block in [*blocks, ""]:
+        if block.startswith(" "):
+            diagram.append(block)
+            continue
+        if diagram:
+            yield "```text\n" + textwrap.dedent("\n\n".join(diagram)) + "\n```"
+            diagram = []
+        lines = block.splitlines()
+        while lines:
+            plain = list(_until_indented(lines))
+            if plain and plain != ["::"]:
+                yield _escaped("\n".join(plain))
+            lines = lines[len(plain) :]
+            code = []
+            while lines and lines[0].startswith(" "):
+                code.append(lines.pop(0))
+            if code:
+                yield "```text\n" + textwrap.dedent("\n".join(code)) + "\n```"
+
+
+def _until_indented(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith(" "):
+            return
+        yield line
+
+
+def _escaped(text: str) -> str:
+    """Text of a docstring as Markdown: its code stays code, all else is plain; addresses become links."""
+    parts = re.split(r"(``[^`]+``|`[^`]+`|https?://[^\s,)]+[^\s,).;:]|arXiv:\d{4}\.\d{4,5})", text)
+    return "".join(_part(part) for part in parts)
+
+
+def _part(part: str) -> str:
+    if part.startswith("`"):
+        return f"`{part.strip('`')}`"
+    if part.startswith("http"):
+        return f"<{part}>"
+    if part.startswith("arXiv:"):
+        return f"[{part}](https://arxiv.org/abs/{part.removeprefix('arXiv:')})"
+    return re.sub(r"([\\*_\[\]<>#|{}$~])", r"\\\1", part)
+
+
+# ------------------------------------------------------------------------------------------------ a page
+
+
+def page(method: type[Method]) -> str:
+    """The page of one method, in Markdown."""
+    found = about(method)
+    parts = [
+        f"# {method.name}",
+        f"`%%{method.verb} {method.name}`: {_escaped(method.summary)}.",
+        f"**{_escaped(found.title)}**",
+        found.body,
+        "## When to use it",
+        f"**Use it** {_lower(found.use)}" if found.use else "",
+        f"**Not** {_lower(found.avoid)}" if found.avoid else "",
+        "## An example",
+        "```text\n" + manual.example_cell(method) + "\n```",
+        *_needs(method),
+        "## Settings",
+        _settings(method),
+        "## Where it works",
+        _support(method),
+        "## What it costs",
+        _costs(method.name),
+        "## Reference",
+        f"<{method.reference}>",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _lower(sentence: str) -> str:
+    return _escaped(sentence[:1].lower() + sentence[1:])
+
+
+def _needs(method: type[Method]) -> list[str]:
+    """What must be installed besides nbadapt itself."""
+    entry = registry.entries()[method.name][0]
+    extra = registry.extra_of(method)
+    lines = [f"It does {', '.join(sorted(method.tasks))}; see [Data](../data.md) for the columns of each task."]
+    if method.exports:
+        kinds = ", ".join(f'`run.export("{kind}")`' for kind in sorted(method.exports))
+        lines.append(f"Its results leave nbadapt by {kinds}.")
+    if extra:
+        lines.append(f"It needs more than nbadapt brings: `pip install {extra}`.")
+    if entry.distribution != "nbadapt":
+        lines.append(f"It comes with {entry.distribution}.")
+    return [" ".join(lines)]
+
+
+def _settings(method: type[Method]) -> str:
+    described = settings.describe(method)
+    if not described:
+        return "It has none of its own."
+    fields = method.Config.model_fields
+    advanced = {name for name, f in fields.items() if (f.json_schema_extra or {}) == {"advanced": True}}
+    rows = [
+        (
+            f"`{one.name}`",
+            _code(one.default),
+            _cell(one.allowed),
+            _cell(one.description) + (" *(advanced)*" if one.name in advanced else ""),
+        )
+        for one in described
+    ]
+    where = "in the cell's body, or on its line" if method.verb == "finetune" else "on the cell's line"
+    lead = f"Written {where} as `--name value`. A form folds the advanced ones away."
+    return lead + "\n\n" + table(("setting", "default", "allowed", "meaning"), rows)
+
+
+def _support(method: type[Method]) -> str:
+    found = support.records().get(method.name, {})
+    rows = []
+    for kind, cell in found.items():
+        works = ", ".join(cell.works) or "no"
+        rows.append((f"`{kind}`", works, _cell("; ".join({*cell.refuses.values(), *cell.fails.values()}))))
+    if not rows:
+        return "Not tried yet."
+    lead = "As found by trying it on a tiny model of each architecture; [all methods](../methods.md) side by side."
+    return lead + "\n\n" + table(("architecture", "works for", "otherwise"), rows)
+
+
+def _costs(name: str) -> str:
+    """The method's figures, with those of the others around them, from the benchmarks."""
+    found = [costs(task, name) for task in BENCHMARKS if any(r["method"] == name for r in _records(task))]
+    return "\n\n".join(found) or "Nothing is trained, or no benchmark measures it beside others: `--dry-run` tells."
+
+
+def costs(task: str, name: str = "", up: str = "../") -> str:
+    """What all methods cost on a task, best first; that of one method is set off.
+
+    Args:
+        task: one of `BENCHMARKS`.
+        name: the method.
+        up: from the page to the root of the site.
+    """
+    what, figure, better = BENCHMARKS[task]
+    rows = [_cost_row(record, figure, record["method"] == name) for record in _sorted(_records(task), figure, better)]
+    head = ("method", figure, "trained parameters", "training, s", "memory, MiB", "on disk, KiB")
+    measured = f"[How it was measured]({up}measured/finetuning_methods_{task}.md)."
+    return f"On {what}, with each method's defaults. {measured}\n\n{table(head, rows)}"
+
+
+def _records(task: str) -> list[dict[str, Any]]:
+    """The runs of nbadapt itself that the benchmark's table shows: one of each method."""
+    path = RESULTS / f"finetuning_methods_{task}.jsonl"
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [r for r in found if r["side"] == "nbadapt" and r["seed"] == 0 and r["rows"] in {128, 2000}]
+    return list({record["method"]: record for record in found}.values())
+
+
+def _sorted(records: Sequence[Mapping[str, Any]], figure: str, better: Any) -> list[Mapping[str, Any]]:
+    return sorted(records, key=lambda record: record[figure], reverse=better is max)
+
+
+def _cost_row(record: Mapping[str, Any], figure: str, mine: bool) -> tuple[str, ...]:
+    cells = (
+        f"`{record['method']}`",
+        f"{record[figure]:.3f}",
+        f"{record['trainable']:,}",
+        f"{record['training']:.0f}",
+        f"{record['peak'] / 2**20:,.0f}",
+        f"{record['size'] / 2**10:,.0f}",
+    )
+    return tuple(f"**{cell}**" for cell in cells) if mine else cells
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the cells are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    """A value in a table's cell; a bar would end the cell, and a backtick the code."""
+    if not text.strip():
+        return ""
+    ticks = "``" if "`" in text else "`"
+    return f"{ticks}{text}{ticks}".replace("|", r"\|")
+
+
+def _cell(text: str) -> str:
+    return _escaped(" ".join(text.split()))
+
+
+# ------------------------------------------------------------------------------------------------ all pages
+
+
+def index(methods: Sequence[type[Method]]) -> str:
+    """The list of all pages, by family."""
+    parts = [
+        "# Methods",
+        "Each page is made from the plugin itself. [Choosing a method](../choosing.md) helps to begin.",
+    ]
+    for verb in ("finetune", "prompt"):
+        chosen = [method for method in methods if method.verb == verb]
+        parts.append(f"## %%{verb}")
+        rows = [
+            (f"[{method.name}]({method.name}.md)", _cell(method.menu_group()), _cell(method.summary))
+            for method in sorted(chosen, key=lambda method: (method.menu_group(), method.name))
+        ]
+        parts.append(table(("method", "family", "what it does"), rows))
+        names = "\n".join(method.name for method in chosen)
+        parts.append(f"```{{toctree}}\n:hidden:\n\n{names}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def built_in() -> list[type[Method]]:
+    """The methods that nbadapt's own distribution brings."""
+    entries = registry.entries()
+    return [m for m in registry.methods() if {e.distribution for e in entries[m.name]} == {"nbadapt"}]
+
+
+def write(docs: Path) -> None:
+    """Write the pages of all methods below `docs`, where they changed; pages of methods that are gone go too."""
+    folder = docs / "methods"
+    pages = {f"{method.name}.md": page(method) for method in built_in()}
+    pages["index.md"] = index(built_in())
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if old.name not in pages:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for name, text in pages.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""``%nbadapt doctor``: what is here, what is wrong with it, and how each thing is mended."""

@@ -1,0 +1,161 @@
+"""Versions, and what is installed: read from the distributions' metadata, so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution, version
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from nbadapt import endpoints, models, origins, registry
+from nbadapt.diagnosis.report import Finding
+from nbadapt.errors import DependencyError, ModelError, NbadaptError
+from nbadapt.indexing import store as stores
+
+# Beside what nbadapt requires itself.
+ALSO = ("bitsandbytes", "trl", "datasets", "jupyterlab", "notebook", "jupyterlab-widgets")
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> Iterator[Finding]:
+    """Python, nbadapt, and every library that it requires: those that are missing or too old are problems."""
+    topic = "Versions"
+    yield Finding(topic, "python", f"{platform.python_version()} ({platform.python_implementation()})")
+    yield Finding(topic, "system", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield Finding(topic, "nbadapt", installed("nbadapt") or "not installed: run from its source")
+    for wanted in requirements():
+        found = installed(wanted.name)
+        fix = f'pip install "{wanted.name}{wanted.specifier}"'
+        if found is None:
+            yield Finding(topic, wanted.name, f"not installed; nbadapt needs {wanted.specifier}", "problem", fix)
+        elif not wanted.specifier.contains(found, prereleases=True):
+            yield Finding(topic, wanted.name, f"{found}; nbadapt needs {wanted.specifier}", "problem", fix)
+        else:
+            yield Finding(topic, wanted.name, found)
+    for name in ALSO:
+        yield Finding(topic, name, installed(name) or "not installed in this kernel's environment")
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What nbadapt requires, or what one of its extras adds; for this Python and system."""
+    try:
+        lines = distribution("nbadapt").requires or []
+    except PackageNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue
+        here = wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+        if here and ("extra ==" in line) == bool(extra):
+            found.append(wanted)
+    return found
+
+
+def extras() -> Iterator[Finding]:
+    """What each extra of nbadapt lacks, and the command that brings it."""
+    try:
+        names = distribution("nbadapt").metadata.get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        return
+    for extra in sorted(names):
+        wanted = [one for one in requirements(extra) if one.name != "nbadapt"]
+        lacking = [one.name for one in wanted if installed(_provided(one.name)) is None]
+        if not wanted or extra == "all":
+            continue
+        if lacking:
+            value = f"not installed: {', '.join(lacking)}"
+            yield Finding("Extras", extra, value, "note", f'pip install "nbadapt[{extra}]"')
+        else:
+            yield Finding("Extras", extra, "installed: " + ", ".join(one.name for one in wanted))
+
+
+def _provided(name: str) -> str:
+    """The distribution that brings what a requirement names: xgboost also comes as xgboost-cpu."""
+    return "xgboost-cpu" if name == "xgboost" and installed(name) is None else name
+
+
+# ------------------------------------------------------------------------------------------------ plugins
+
+
+def plugins() -> Iterator[Finding]:
+    """Where plugins come from, which are broken and why, which lack a library, which may not be loaded."""
+    yield from _limit()
+    found = registry.entries()
+    owners: dict[str, list[str]] = {}
+    for name, same_name in found.items():
+        method = registry.attempt(same_name)
+        if isinstance(method, registry.Problem):
+            yield _broken(method.name, method.message)
+            continue
+        owners.setdefault(same_name[0].owner, []).append(name)
+        if registry.missing_requirements(method):
+            missing = ", ".join(registry.missing_requirements(method))
+            yield Finding("Plugins", name, f"needs {missing}", "note", registry.install_command(method))
+    for owner, names in sorted(owners.items()):
+        yield Finding("Plugins", f"from {owner}", f"{len(names)} method{'s' * (len(names) > 1)}: {', '.join(names)}")
+    for entry in registry.refused():
+        yield Finding("Plugins", entry.name, f"of {entry.owner}: not loaded, as {origins.VARIABLE} says", "note")
+    yield from _others()
+
+
+def _limit() -> Iterator[Finding]:
+    limit = origins.limit()
+    if limit is None:
+        return
+    yield Finding("Plugins", origins.VARIABLE, f"only these may bring plugins: {', '.join(sorted(limit))}")
+    for name in origins.not_installed():
+        fix = f"correct the name in {origins.VARIABLE}, or install that package"
+        yield Finding("Plugins", origins.VARIABLE, f"no distribution is called {name}", "problem", fix)
+
+
+def _broken(name: str, message: str) -> Finding:
+    """A plugin's line ends with what to do, behind its last colon."""
+    reason, _, fix = message.rpartition(": ")
+    return Finding("Plugins", name, reason or message, "problem", fix if reason else "update or uninstall it")
+
+
+def _others() -> Iterator[Finding]:
+    """Providers, stores and packaged models."""
+    for kind, names, load in (
+        ("provider", endpoints.prefixes(), endpoints.load),
+        ("store", stores.names(), stores.kind),
+    ):
+        for name in names:
+            try:
+                load(name)
+            except DependencyError as error:
+                needs, _, command = str(error).partition(": run  ")
+                yield Finding("Plugins", f"{kind} {name}", needs, "note", command)
+            except NbadaptError as error:
+                yield _broken(f"{kind} {name}", str(error))
+            else:
+                yield Finding("Plugins", f"{kind} {name}", "ready")
+    for name in models.names():
+        try:
+            package = models.load_package(name)
+        except ModelError as error:
+            yield _broken(f"model {name}", str(error))
+            continue
+        found = installed(package.distribution)
+        if found is None:
+            yield Finding("Plugins", f"model {name}", "not installed", "note", package.install)
+        else:
+            yield Finding("Plugins", f"model {name}", f"{package.distribution} {found}")
+
+
+def too_old(name: str, least: int) -> bool:
+    """Whether a distribution is installed in a major version below `least`."""
+    major = re.match(r"\d+", installed(name) or "")
+    return major is not None and int(major[0]) < least

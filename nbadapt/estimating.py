@@ -1,0 +1,110 @@
+"""Asks a method for its estimate, and does not trust it: a time limit, and one line for all that goes wrong.
+
+::
+
+    method.estimate(job)   in a thread of its own
+        ├── an Estimate whose figures are figures ──> it is taken
+        ├── a NbadaptError                         ──> the job is refused, with the method's line
+        ├── another exception                      ──> the job is refused: the plugin is named
+        └── no answer in time, or figures that are none ──> NoEstimateError: run and form go on without an estimate
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import math
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbadapt import registry
+from nbadapt.capture import Capture
+from nbadapt.errors import NbadaptError, PluginError, drop_frames, first_line
+from nbadapt.method import Estimate
+
+if TYPE_CHECKING:
+    from nbadapt.method import Job, Method
+
+SECONDS = 60.0  # the longest estimate; that of a model of 70 billion parameters takes a few
+
+_NOTHING = object()
+
+
+class NoEstimateError(PluginError):
+    """There is no estimate, and no reason to refuse the job."""
+
+
+def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate:
+    """What the method estimates.
+
+    Args:
+        method: whom to ask.
+        job: about what.
+        seconds: how long to wait; None for `SECONDS`.
+
+    Raises:
+        NoEstimateError: none comes, or one whose figures are none.
+        PluginError: the method fails in a way that the contract does not know.
+        NbadaptError: what else the method raises.
+    """
+    limit = SECONDS if seconds is None else seconds
+    found = _within(limit, method, job)
+    owner = _owner(method)
+    if found is _NOTHING:
+        raise NoEstimateError(f"{owner} gave no estimate within {limit:g} s: this goes on without one")
+    if isinstance(found, NbadaptError) or (isinstance(found, BaseException) and not isinstance(found, Exception)):
+        raise found
+    if isinstance(found, Exception):
+        line = f"{owner} fails when it estimates the cost: {type(found).__name__}: {first_line(found)}"
+        drop_frames(found)
+        raise PluginError(line)
+    fault = _fault(found)
+    if fault:
+        raise NoEstimateError(f"the estimate of {owner} is left out: {fault}")
+    return found  # type: ignore[no-any-return]  # `_fault` looked
+
+
+def _within(seconds: float, method: Method, job: Job) -> Any:
+    """What comes of asking: the estimate, or what was raised; `_NOTHING` where nothing comes in time."""
+    box: list[Any] = []
+
+    def work() -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="nbadapt-estimate-") as room, Capture(Path(room) / "printed"):
+                box.append(method.estimate(job))
+        except BaseException as error:  # noqa: BLE001 - the thread that waits judges it
+            box.append(error)
+
+    context = contextvars.copy_context()  # who remembers, watches or scales does so in there as well
+    thread = threading.Thread(target=context.run, args=(work,), name=f"nbadapt-estimate-{job.method}", daemon=True)
+    thread.start()
+    late = True
+    try:
+        thread.join(seconds)
+        late = thread.is_alive()
+    finally:  # also where the user interrupts
+        if late:  # if it computes, and does not only wait, it shall not do so beside the run
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+    return _NOTHING if late else box[0]
+
+
+def _owner(method: Method) -> str:
+    """The method with the distribution that it comes from."""
+    declared = registry.entries().get(method.name, ())
+    return f"the plugin {declared[0].owner} of the method {method.name!r}" if declared else f"the method {method.name}"
+
+
+def _fault(found: Any) -> str | None:
+    """What is wrong with an estimate, or None."""
+    if not isinstance(found, Estimate):
+        return f"it is {type(found).__name__}, no Estimate"
+    figures = {"trainable": found.trainable, "total": found.total, "artifact": found.artifact, "steps": found.steps}
+    figures |= {f"memory: {item}": size for item, size in found.memory.items()}
+    if found.seconds is not None:
+        figures["seconds"] = found.seconds  # type: ignore[assignment]  # a float among whole numbers
+    for name, figure in figures.items():
+        if isinstance(figure, bool) or not isinstance(figure, int | float) or not math.isfinite(figure) or figure < 0:
+            return f"{name} is {figure!r}"
+    return None

@@ -1,0 +1,55 @@
+"""Secrets out of texts that are kept or shown: errors, notices, what libraries print, reports.
+
+Hidden are the values of environment variables whose names say that they are secret (HF_TOKEN, OPENAI_API_KEY,
+PGPASSWORD, ...), users and passwords in URLs, parameters of URLs whose names say so, and words that have the form of
+a well-known service's key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+HIDDEN = "***"
+SHORTEST = 8  # characters of a value that is hidden: a shorter one may be any word
+
+_NAME = re.compile(
+    r"(^|_)(KEY|KEYS|APIKEY|TOKEN|TOKENS|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|CREDENTIALS?|AUTH)(_|$)"
+    r"|^PGPASSWORD$",
+    re.IGNORECASE,
+)
+_NO_SECRETS = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
+# Of an address on the web the user may be the key itself; elsewhere, as in a database's, the password alone is secret.
+_USER = re.compile(r"(\bhttps?://)[^/\s@'\"]+@", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]+:)[^/\s@'\"]+@|(\bpassword=)(?:'[^']*'|\S+)", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"([?&;](?:[\w.-]*[_.-])?(?:api[_-]?key|key|token|secret|password|passwd|pwd|signature|sig|auth|credential)=)"
+    r"[^&;\s'\"#)>]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"(\bBearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_KEY = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|pypi-[\w-]{30,})"
+)
+
+
+def hide(text: str) -> str:
+    """The text with `HIDDEN` in the place of everything that is secret."""
+    for value in _values():
+        text = text.replace(value, HIDDEN)
+    text = _USER.sub(rf"\1{HIDDEN}@", text)
+    text = _PASSWORD.sub(lambda found: f"{found[1]}{HIDDEN}@" if found[1] else f"{found[2]}{HIDDEN}", text)
+    text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    return _KEY.sub(HIDDEN, text)
+
+
+def _values() -> list[str]:
+    """The secret values of the environment, longest first: one may be the beginning of another."""
+    found = {
+        value.strip()
+        for name, value in os.environ.items()
+        if _NAME.search(name) and name not in _NO_SECRETS and len(value.strip()) >= SHORTEST
+    }
+    return sorted(found, key=len, reverse=True)

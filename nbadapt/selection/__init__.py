@@ -1,0 +1,1 @@
+"""Which way is best for these rows: candidates on one split, by one measure, within one budget."""

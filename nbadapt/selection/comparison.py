@@ -1,0 +1,230 @@
+"""A comparison for Python: `best` is a run, `frame()` the table, `figure()` the drawing, `report()` a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbadapt.errors import RequestError, RunError, StoreError
+from nbadapt.selection.advice import sentences
+from nbadapt.selection.candidates import Candidate
+from nbadapt.selection.contest import Contest, Entry
+from nbadapt.selection.verdict import Verdict, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from nbadapt.run import Run
+
+COSTS = ("seconds", "inference", "memory", "trainable", "artifact", "tokens", "forgotten")
+
+
+class MethodComparison:
+    """What `nbadapt.compare` gives back; shown, it is the answer: three sentences, a figure and a table."""
+
+    def __init__(self, contest: Contest) -> None:
+        self._contest = contest
+        self._verdict: Verdict | None = None
+
+    @property
+    def state(self) -> str:
+        """One of "done", "stopped" and "failed"."""
+        return self._contest.state
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What one should know: how the rows were parted, what was left out."""
+        return tuple(self._contest.notices)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Figures on the test rows, paired tests and the Pareto front."""
+        if self._verdict is None:
+            self._verdict = verdict(self._contest)
+        return self._verdict
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to use, why, and what would change that."""
+        return sentences(self._contest, self.verdict)
+
+    @property
+    def best(self) -> Run:
+        """The run to use: the best on the validation rows, trained on all training rows.
+
+        Raises:
+            RunError: no candidate came through.
+        """
+        chosen = self.verdict.best
+        if chosen is None:
+            raise RunError(f"the comparison has no best run: {self.advice[0]}")
+        return self.runs[chosen.label]
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The run of each candidate on the most rows that it came to, by the candidate's name."""
+        found = {entry.label: entry.last for entry in self._contest.entries}
+        return {label: self._contest.trials.run(trial) for label, trial in found.items() if trial is not None}
+
+    def frame(self) -> pd.DataFrame:
+        """One row a candidate, best first; see `rows` of nbadapt.selection.rows for what the columns hold."""
+        import pandas as pd
+
+        return pd.DataFrame(table(self._contest, self.verdict)).set_index("candidate")
+
+    def differences(self) -> pd.DataFrame:
+        """Every two candidates with figures on the test rows: first, second, difference, p and whether that counts."""
+        import pandas as pd
+
+        pairs = [(p.first, p.second, p.difference, p.chance, p.differs) for p in self.verdict.pairs]
+        return pd.DataFrame(pairs, columns=["first", "second", "difference", "p", "differs"])
+
+    def figure(self, cost: str = "time") -> Figure:
+        """Quality against cost with the Pareto front, and the curves over the training rows.
+
+        Args:
+            cost: "time" (seconds to make it and for a thousand answers), "inference", "memory" or "trainable".
+
+        Raises:
+            RequestError: there is no such cost.
+        """
+        from nbadapt.widgets.selection_figure import figure
+
+        return figure(self._contest, self.verdict, cost)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else: the answer, the figure, all tables, and how it was done.
+
+        Raises:
+            StoreError: the file cannot be written.
+            RequestError: its name ends otherwise than in .html.
+        """
+        from nbadapt.widgets.selection_report import page
+
+        target = Path(path).expanduser()
+        if target.suffix.lower() not in {".html", ".htm"}:
+            raise RequestError(f"the report is a page: give a name that ends in .html, not {target.name!r}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(page(self._contest, self.verdict), encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise StoreError(f"the report could not be written to {target}: {error.strerror or error}") from None
+        return target
+
+    def __repr__(self) -> str:
+        from nbadapt.widgets.selection_report import bundle
+
+        return str(bundle(self._contest, self.verdict)["text/plain"])
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        from nbadapt.widgets.selection_report import bundle
+
+        return bundle(self._contest, self.verdict)
+
+
+def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
+    """A record for each candidate: those with figures on the test rows first, best first, then how far others came.
+
+    "validation" is measured on the validation rows after "rows" training rows, the metric on the test rows. Costs are
+    in seconds, bytes, parameters and tokens; what is unknown is None.
+    """
+    placed = {place.label: place for place in found.places}
+    ranked = [place.entry for place in found.places]
+    others = [entry for entry in contest.entries if entry.label not in placed]
+    others.sort(key=lambda entry: -_validation(contest, entry)[1])
+    records = []
+    for entry in [*ranked, *others]:
+        place, last = placed.get(entry.label), entry.last
+        costs: Mapping[str, float] = last.costs if last is not None else {}
+        records.append(
+            {
+                "candidate": entry.label,
+                contest.measure.name: None if place is None else place.value,
+                "low": None if place is None else place.low,
+                "high": None if place is None else place.high,
+                "validation": _validation(contest, entry)[0],
+                "rows": last.rows if last is not None else None,
+                "seeds": len(entry.test) or None,
+                **{name: costs.get(name) for name in COSTS},
+                "forgotten_as": last.forgotten if last is not None else "",
+                "front": place is not None and place.front,
+                "baseline": entry.candidate.baseline,
+                "state": "done" if place is not None else entry.state,
+                "reason": entry.reason,
+            }
+        )
+    for left in contest.prepared.left_out:
+        empty = dict.fromkeys(records[0]) if records else {}
+        records.append({**empty, "candidate": left.label, "state": "left out", "reason": left.reason})
+    return records
+
+
+def _validation(contest: Contest, entry: Entry) -> tuple[float | None, float]:
+    """The figure on the validation rows, and the same turned so that larger is better, for sorting."""
+    last = entry.last
+    if last is None or last.said is None:
+        return None, float("-inf")
+    value = contest.measure.figure([last.said])
+    return value, last.rows + contest.measure.better(value)
+
+
+class ComparisonPlan:
+    """A dry run: what would be compared, and what it would cost."""
+
+    def __init__(self, prepared: Any) -> None:
+        self.prepared = prepared
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What would be compared."""
+        found: tuple[Candidate, ...] = self.prepared.candidates
+        return found
+
+    @property
+    def seconds(self) -> float | None:
+        """A rough time for all rungs; None where a candidate's is not known."""
+        from nbadapt.selection import rungs
+
+        parts = self.prepared.parts
+        total = 0.0
+        groups: dict[str, list[Candidate]] = {}
+        for one in self.candidates:
+            groups.setdefault(one.group, []).append(one)
+        for kin in groups.values():
+            if any(one.seconds is None for one in kin):
+                return None
+            each = sum(one.seconds or 0.0 for one in kin) / len(kin)
+            plan = rungs.schedule(len(kin), len(parts.training), len(parts.training.labels))
+            total += each * rungs.cost(plan, len(parts.training))
+        return total
+
+    def _page(self) -> Any:
+        from nbadapt.memory import gibibytes
+        from nbadapt.tables import Page, Table
+        from nbadapt.widgets.summary import duration
+
+        rows = Table(
+            self.candidates,
+            {
+                "candidate": lambda one: one.label,
+                "model": lambda one: Path(one.job.model.name).name,
+                "trained parameters": lambda one: "" if one.prompts else f"{one.estimate.trainable:,}",
+                "predicted peak": lambda one: gibibytes(one.estimate.peak),
+                "on disk": lambda one: gibibytes(one.estimate.artifact) if one.estimate.artifact else "",
+                "rough time on all rows": lambda one: "" if one.seconds is None else duration(round(one.seconds)),
+            },
+            empty="",
+            notes=[f"{left.label} is left out: {left.reason}" for left in self.prepared.left_out],
+        )
+        seconds = self.seconds
+        told = "" if seconds is None else f"All rungs take roughly {duration(round(seconds))} (to a factor of three). "
+        title = f"Dry run: {len(self.candidates)} candidates; nothing was trained or written"
+        return Page(title, rows, told + "; ".join(self.prepared.notices))
+
+    def __repr__(self) -> str:
+        return repr(self._page())
+
+    def _repr_html_(self) -> str:
+        return str(self._page()._repr_html_())

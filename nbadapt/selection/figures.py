@@ -1,0 +1,122 @@
+"""The one measure of a comparison: figures with intervals, and paired tests of their differences.
+
+::
+
+    accuracy, exact match   Wilson's interval       exact McNemar test
+    ... over several seeds  bootstrap of the rows   sign flips of the rows' mean differences
+    bits a byte             bootstrap of the rows   sign flips of the rows' differences
+    macro F1                bootstrap of the rows   answers of both swapped at random rows (Noreen 1989; Yeh 2000)
+
+Several tests at once are corrected after Holm: see `nbadapt.engines.racing.told_apart`. https://arxiv.org/abs/cs/0008005
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbadapt import metrics
+from nbadapt.engines import racing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nbadapt.data import Examples
+    from nbadapt.selection.trials import Said
+
+SWAPS = 2000
+LABELS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "exact_match": "exact match",
+    "bits_per_byte": "bits a byte",
+}
+
+
+class Measure:
+    """A metric on fixed rows. Figures over several seeds are means.
+
+    Args:
+        name: one of `nbadapt.selection.asked.MEASURES`.
+        rows: those that were asked, for their labels.
+    """
+
+    def __init__(self, name: str, rows: Examples) -> None:
+        self.name, self._seed = name, 0
+        self.label = LABELS[name]
+        self.larger = name != "bits_per_byte"
+        self._expected = [row.get("label", row.get("completion", "")) for row in rows.rows]
+
+    def figure(self, said: Sequence[Said]) -> float:
+        """The mean over the seeds of what was said."""
+        return sum(self._one(each) for each in said) / len(said)
+
+    def _one(self, said: Said) -> float:
+        if self.name == "macro_f1":
+            return metrics.macro_f1(said.answers, self._expected)
+        return sum(said.values) / len(said.values)
+
+    def better(self, value: float) -> float:
+        """The value turned so that larger is better."""
+        return value if self.larger else -value
+
+    def interval(self, said: Sequence[Said]) -> tuple[float, float]:
+        """The 95 % interval of `figure` for other rows of this kind; that other seeds differ too is not in it."""
+        if self.name == "macro_f1":
+            if len(said) == 1:
+                return metrics.macro_f1_interval(said[0].answers, self._expected, self._seed)
+            return metrics.interval(lambda rows: self._on(said, rows), len(self._expected), self._seed)
+        if len(said) == 1 and self.name != "bits_per_byte":
+            return metrics.wilson_interval(self.figure(said), len(said[0].values))
+        return metrics.mean_interval(self._means(said), self._seed)
+
+    def _on(self, said: Sequence[Said], rows: Sequence[int]) -> float:
+        expected = [self._expected[i] for i in rows]
+        return sum(metrics.macro_f1([each.answers[i] for i in rows], expected) for each in said) / len(said)
+
+    @staticmethod
+    def _means(said: Sequence[Said]) -> list[float]:
+        """Each row's value, the mean over the seeds."""
+        return [sum(values) / len(said) for values in zip(*(each.values for each in said), strict=True)]
+
+    def chance(self, first: Sequence[Said], second: Sequence[Said]) -> float:
+        """The two-sided p of the difference of two candidates on the same rows."""
+        if self.name == "macro_f1":
+            return self._swaps(first, second)
+        return racing.chance(self._means(first), self._means(second), self._seed)
+
+    def _swaps(self, first: Sequence[Said], second: Sequence[Said]) -> float:
+        """The share of random swaps of the rows' answers that make so large a difference, or a larger one."""
+        import numpy as np
+
+        names = list(dict.fromkeys(name for each in (*first, *second) for name in each.answers if name))
+        names = list(dict.fromkeys([*names, *self._expected]))
+        swaps = np.random.default_rng(self._seed).integers(0, 2, (SWAPS + 1, len(self._expected)))  # (S + 1, n)
+        swaps[0] = 0  # as it was
+        count = min(len(first), len(second))  # the seeds that both have
+        difference = np.zeros(SWAPS + 1)
+        for a, b in zip(first[:count], second[:count], strict=True):
+            difference += self._macro(a, b, swaps, names) - self._macro(b, a, swaps, names)
+        reached = np.abs(difference[1:]) >= abs(difference[0]) - 1e-12
+        return float((1 + reached.sum()) / (1 + SWAPS))
+
+    def _macro(self, ours: Said, theirs: Said, swaps: np.ndarray[Any, Any], names: list[Any]) -> np.ndarray[Any, Any]:
+        """Macro F1 (S + 1,) of `ours`, with the answers of `theirs` where a row is swapped."""
+        import numpy as np
+
+        a, b, expected = (np.array(list(x), dtype=object) for x in (ours.answers, theirs.answers, self._expected))
+        total, used = np.zeros(len(swaps)), np.zeros(len(swaps))
+        for name in names:
+            said_a, said_b, there = (a == name).astype(int), (b == name).astype(int), (expected == name).astype(int)
+            said = said_a.sum() + swaps @ (said_b - said_a)  # (S + 1,)
+            hits = (said_a * there).sum() + swaps @ ((said_b - said_a) * there)
+            both = said + there.sum()
+            total += 2 * hits / np.maximum(both, 1)
+            used += both > 0
+        return total / used
+
+    def text(self, said: Said | Sequence[Said]) -> str:
+        """The figure with its interval: "accuracy 0.812 (0.781 to 0.839)"."""
+        many = [said] if not isinstance(said, Sequence) else list(said)
+        low, high = self.interval(many)
+        return f"{self.label} {self.figure(many):.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,129 @@
+"""What a model has forgotten: how its sense of general text has changed, on a text that comes with nbadapt.
+
+::
+
+    language model     loss(adapted) - loss(base)                       nats a token
+    decoder with a     the same, with the base model's output layer     nats a token
+    classifier's head  on the adapted hidden states
+    encoder            1 - cos(h_adapted, h_base), mean over tokens     drift: 0 is none, 1 is unrelated
+
+An encoder's masked-language-model head is rarely among its weights, so that of an encoder the drift is told. Where
+nothing of the model is trained, nothing is forgotten, and nothing is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from nbadapt.method import Adapted, Job
+    from nbadapt.selection.candidates import Candidate
+
+TEXT = Path(__file__).with_name("general_text.txt")
+MOST_TOKENS = 128  # of a passage
+LOSS, DRIFT, NOTHING = "nats a token", "drift", "no weight changes"
+
+
+def passages() -> list[str]:
+    """The general text, a passage each."""
+    return [part.strip() for part in TEXT.read_text(encoding="utf-8").split("\n\n") if part.strip()]
+
+
+def forgotten(candidate: Candidate, adapted: Adapted | None) -> tuple[float, str] | None:
+    """The change, and what it measures; None where there is no language model or its inside is not known.
+
+    Args:
+        candidate: which says what was trained.
+        adapted: its model; not needed of a prompting method.
+    """
+    import torch
+
+    from nbadapt.engines.classify import FeatureClassifier
+
+    if candidate.prompts or isinstance(adapted, FeatureClassifier):
+        return 0.0, NOTHING
+    model: Any = getattr(adapted, "model", None)
+    if not isinstance(model, torch.nn.Module):
+        return None
+    try:
+        return _change(candidate.job, model)
+    except Exception:  # noqa: BLE001 - a model that is built otherwise: then there is no figure
+        return None
+
+
+def _change(job: Job, model: Any) -> tuple[float, str]:
+    import torch
+
+    from nbadapt import models
+
+    if job.task != "classification":
+        base, tokenizer = models.load(job.model, job.device, job.dtype)
+        pairs = [(_loss(model, ids), _loss(base, ids)) for ids in _tokens(tokenizer, job)]
+        return _mean([a - b for a, b in pairs]), LOSS
+    base, tokenizer = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
+    declared = " ".join(models.read_config(job.model).architectures or [])
+    output = None
+    if "CausalLM" in declared or "LMHead" in declared:
+        output = models.load(job.model, job.device, job.dtype)[0].get_output_embeddings()
+    found = []
+    for ids in _tokens(tokenizer, job):
+        ours, theirs = _states(model, ids), _states(base, ids)
+        if output is not None:
+            found.append(_next_token_loss(output, ours, ids) - _next_token_loss(output, theirs, ids))
+        else:
+            found.append(float(1 - torch.cosine_similarity(ours.float(), theirs.float(), dim=-1).mean()))
+    return _mean(found), LOSS if output is not None else DRIFT
+
+
+def _tokens(tokenizer: Any, job: Job) -> Iterator[torch.Tensor]:
+    """Each passage as token ids (1, T)."""
+    import torch
+
+    for passage in passages():
+        ids = tokenizer(passage)["input_ids"][:MOST_TOKENS]
+        yield torch.tensor([ids], device=job.device)
+
+
+def _loss(model: Any, ids: torch.Tensor) -> float:
+    """The mean loss of a language model over the tokens after the first one."""
+    import torch
+
+    from nbadapt.engines.batches import inference
+
+    with inference(model):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -ids.shape[1] :]  # (1, T, V)
+    return _cross_entropy(logits, ids)
+
+
+def _states(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The last hidden states (1, T, d) of a classifier's body; learned tokens before the text are left out."""
+    import torch
+
+    from nbadapt.engines.batches import inference
+
+    with inference(model):
+        found = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states[-1]
+    states: torch.Tensor = found[:, -ids.shape[1] :]
+    return states
+
+
+def _next_token_loss(output: Any, states: torch.Tensor, ids: torch.Tensor) -> float:
+    import torch
+
+    with torch.no_grad():
+        logits = output(states.to(output.weight.dtype))
+    return _cross_entropy(logits, ids)
+
+
+def _cross_entropy(logits: torch.Tensor, ids: torch.Tensor) -> float:
+    import torch
+
+    return float(torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:]))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

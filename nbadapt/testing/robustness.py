@@ -1,0 +1,216 @@
+"""Rules about trouble, and about what a run costs: odd rows, Stop and resume, memory, the network, printing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from nbadapt import store
+from nbadapt.errors import NbadaptError, Stopped, drop_frames, first_line
+from nbadapt.events import Event, Progress
+from nbadapt.method import Job
+from nbadapt.testing import fresh
+from nbadapt.testing.behaviour import alike, loaded, short
+from nbadapt.testing.kit import UnusableError
+from nbadapt.testing.memory import allocated_peak
+from nbadapt.testing.subject import LABELS, Interrupt, Subject, Trial
+from nbadapt.testing.watching import Held
+
+SPARE = 64  # bytes that may stay in memory: a library's constants
+MOST, LEAST = 1.5, 0.5  # of the predicted peak, what may be measured
+WIDE = (128, 4)  # of the model whose memory is measured: beside a tinier one what libraries take would count
+LONG = " ".join(f"word {i}" for i in range(2_000))  # several times a tiny model's context
+ODD = ("x", "[MASK] </s> <|im_end|> {{text}} {x}", "\N{GRINNING FACE}\u200b\u0301 שלום", "  y\n\ny  ")
+
+
+def silent(subject: Subject) -> Iterator[str]:
+    """Estimate, run and load print nothing."""
+    for task, trial in subject.trials():
+        said = {
+            "estimate": _printed(lambda: subject.estimate(subject.job(task))),  # noqa: B023 - called at once
+            "run": trial.printed,
+            "load": _printed(lambda: loaded(subject, trial)),  # noqa: B023 - called at once
+        }
+        yield from (f"{task}: {what} prints {short(text.strip())}" for what, text in said.items() if text.strip())
+
+
+def _printed(work: Callable[[], Any]) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        work()
+    return output.getvalue()
+
+
+def offline(subject: Subject) -> Iterator[str]:
+    """A run on a local model reaches for no other machine."""
+    for task, trial in subject.trials():
+        if trial.connections:
+            yield f"{task}: {', '.join(sorted(set(trial.connections)))}"
+
+
+def odd_rows(subject: Subject) -> Iterator[str]:
+    """Odd, long and few rows are worked with, or refused with one line before the first step."""
+    for task, _ in subject.trials():
+        for what, rows in (("odd rows", _rows(task, ODD)), ("a long row", _rows(task, (LONG,))), ("two rows", None)):
+            job = _with_rows(subject.job(task), rows)
+            try:
+                subject.estimate(job)
+            except NbadaptError as error:
+                yield from (f"{task}, {what}: {fault}" for fault in _line_faults(error))
+                continue
+            except Exception as error:  # noqa: BLE001 - any other failure is the finding
+                yield f"{task}, {what}: the estimate raises {type(error).__name__}: {first_line(error)}"
+                continue
+            trial = subject.observe(job)
+            if isinstance(trial.error, NbadaptError):
+                yield from (f"{task}, {what}: {fault}" for fault in _line_faults(trial.error))
+                steps = sum(isinstance(event, Progress) for event in trial.events)
+                if steps:
+                    yield f"{task}, {what}: refused after {steps} steps: {first_line(trial.error)}"
+            elif trial.error is not None:
+                yield f"{task}, {what}: {type(trial.error).__name__}: {first_line(trial.error)}"
+
+
+def _line_faults(error: NbadaptError) -> Iterator[str]:
+    if len(str(error).strip().splitlines()) != 1:
+        yield f"the error is no single line: {short(str(error))}"
+
+
+def _rows(task: str, texts: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a task with these texts."""
+    match task:
+        case "classification":
+            return [{"text": text, "label": LABELS[i % 2]} for i, text in enumerate(texts)]
+        case "preference":
+            return [{"prompt": text, "chosen": "good", "rejected": "bad"} for text in texts]
+        case "text":
+            return [{"text": text} for text in texts]
+    return [{"prompt": text, "completion": "good"} for text in texts]
+
+
+def _with_rows(job: Job, rows: list[dict[str, str]] | None) -> Job:
+    """The job with these rows among its own, or with two rows of its own alone."""
+
+    def changed(table: Any, own: int) -> Any:
+        if table is None:
+            return None
+        chosen = table.rows[:own] if rows is None else (*rows, *table.rows[:own])
+        return dataclasses.replace(table, rows=tuple(chosen))
+
+    return dataclasses.replace(job, data=changed(job.data, 2), evaluation=changed(job.evaluation, 1))
+
+
+# ------------------------------------------------------------------------------------------------ resume
+
+
+def resume(subject: Subject) -> Iterator[str]:
+    """A run that is stopped half-way and gone on with ends as one that nobody stopped."""
+    for task, whole in subject.trials():
+        steps = [event for event in whole.events if isinstance(event, Progress)]
+        if not steps:
+            continue
+        job = subject.job(task)
+        broken = subject.observe(job, _StopAt(math.ceil(steps[-1].total / 2)))
+        if broken.error is not None and not isinstance(broken.error, Stopped):
+            yield f"{task}: the stopped run fails: {type(broken.error).__name__}: {first_line(broken.error)}"
+            continue
+        again = subject.observe(dataclasses.replace(job, checkpoint=store.last_checkpoint(job.directory)))
+        if again.outcome is None:
+            assert again.error is not None  # one of the two
+            yield f"{task}: the second half fails: {type(again.error).__name__}: {first_line(again.error)}"
+            continue
+        yield from (f"{task}: {fault}" for fault in _differences(subject, whole, again))
+
+
+def _differences(subject: Subject, whole: Trial, again: Trial) -> Iterator[str]:
+    assert whole.outcome is not None  # the callers looked
+    assert again.outcome is not None
+    ends = (whole.outcome.metrics, again.outcome.metrics)
+    for figure in sorted({*ends[0], *ends[1]}):
+        a, b = (metrics.get(figure, math.nan) for metrics in ends)
+        if not math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-5):
+            yield f"{figure} is {b}, and {a} without the stop"
+    answers = fresh.answers(loaded(subject, whole)), fresh.answers(loaded(subject, again))
+    for ability, said in answers[0].items():
+        if not alike(said, answers[1].get(ability)):
+            yield f"{ability} gives {short(answers[1].get(ability))}, and {short(said)} without the stop"
+
+
+class _StopAt:
+    """Raises Stopped at a step, once, as the runner does."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._told = step, False
+
+    def __call__(self, event: Event) -> None:
+        if not self._told and isinstance(event, Progress) and event.step >= self._step:
+            self._told = True
+            raise Stopped("stopped by the conformance kit")
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def estimate_measured(subject: Subject) -> Iterator[str]:
+    """The peak memory of a training is between a half of the predicted one and one and a half of it."""
+    if subject.method.verb != "finetune":
+        raise UnusableError("nothing is trained")
+    for task, _ in subject.trials():
+        job = subject.job(task, wide=WIDE)
+        estimate = subject.estimate(job)
+        if estimate.elsewhere:
+            raise UnusableError("what it needs is on several devices")
+        first = subject.observe(job)  # the base is loaded
+        if first.error is not None:
+            yield f"{task}: on a wider model: {type(first.error).__name__}: {first_line(first.error)}"
+            continue
+        second = subject.job(task, wide=WIDE)
+        before = subject.base_bytes(second)
+        peak = allocated_peak(lambda: subject.observe(second)) + before  # noqa: B023 - called at once
+        if not LEAST * estimate.peak <= peak <= MOST * estimate.peak:
+            yield f"{task}: {estimate.peak / 2**20:.2f} MiB are predicted, {peak / 2**20:.2f} MiB measured"
+
+
+def memory_released(subject: Subject) -> Iterator[str]:
+    """Nothing of a run stays in memory after its end, a failure or an interrupt, and the base weights are as before."""
+    for number, (task, _) in enumerate(subject.trials()):
+        held = Held()
+        for what, error in _ENDS.items():
+            if number and error is not None:  # how it is left does not depend on the task
+                continue
+            trial = subject.observe(subject.job(task), _RaiseAt(error) if error is not None else None)
+            changed = trial.weights_changed
+            if trial.error is not None:
+                drop_frames(trial.error)  # as the runner does
+            del trial
+            count, size = held.since()
+            if size > SPARE:
+                yield f"{task}: after {what} {size:,} bytes in {count} tensors stay in memory"
+                held = Held()  # each is told once
+            if changed and error is not None:  # without one: the rule base_unchanged
+                yield f"{task}: after {what} the shared base weights are changed"
+
+
+_ENDS: Mapping[str, BaseException | None] = {
+    "the end": None,
+    "a failure": RuntimeError("made by the conformance kit"),
+    "an interrupt": Interrupt("made by the conformance kit"),
+}
+
+
+class _RaiseAt:
+    """Raises an error at the first step."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            raise type(self._error)(*self._error.args)
+
+
+RULES = (silent, offline, odd_rows, resume, estimate_measured, memory_released)

@@ -1,0 +1,237 @@
+"""A comparison as a MIME bundle for notebooks and terminals, and as a page of its own. All texts are escaped."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import time
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from nbadapt.memory import gibibytes
+from nbadapt.selection.advice import sentences
+from nbadapt.selection.comparison import table
+from nbadapt.widgets import selection_figure
+from nbadapt.widgets.report import FRAME
+from nbadapt.widgets.summary import amount, duration
+from nbadapt.widgets.texts import clip
+
+if TYPE_CHECKING:
+    from nbadapt.selection.contest import Contest
+    from nbadapt.selection.verdict import Verdict
+
+MOST_ROWS = 40  # of the table in a notebook
+NAME_BYTES, REASON_BYTES, NOTICE_BYTES = 90, 160, 300
+MOST_NOTICES = 8
+_CELL = "text-align:left;vertical-align:top;padding:2px 10px 2px 0"
+_NUMBER = "text-align:right;vertical-align:top;padding:2px 10px 2px 0;white-space:nowrap"
+
+HEADINGS = ("", "candidate", "test", "95 % interval", "validation", "rows", "making, s", "1,000 answers, s",
+            "peak memory", "trained", "on disk", "tokens", "forgotten", "state")  # fmt: skip
+RIGHT = range(2, 13)
+
+
+def bundle(contest: Contest, found: Verdict) -> dict[str, Any]:
+    """The answer as text/html and text/plain; bounded."""
+    told = sentences(contest, found)
+    rows = cells(contest, found)
+    shown, more = rows[:MOST_ROWS], len(rows) - MOST_ROWS
+    below = [f"and {more} more: comparison.frame() has all"] * (more > 0) + _notices(contest)
+    picture = ""
+    if any(entry.trials for entry in contest.entries):
+        data = base64.b64encode(selection_figure.png(contest, found)).decode("ascii")
+        picture = (
+            f'<img alt="Quality against cost of {len(found.places)} candidates, and scores over the training rows; the '
+            f'table below has the figures" src="data:image/png;base64,{data}" '
+            'style="max-width:100%;border-radius:6px;margin:8px 0">'
+        )
+    html = (
+        f'<div style="{FRAME}"><div><b>{escape(title(contest))}</b></div>'
+        + "".join(f'<p style="margin:6px 0">{escape(line)}</p>' for line in told)
+        + picture
+        + f'<div style="overflow-x:auto">{_html_table(shown)}</div>'
+        + "".join(f'<div style="font-size:12px">{escape(line)}</div>' for line in below)
+        + "</div>"
+    )
+    plain = "\n".join([title(contest), "", *told, "", *_text_table(shown), *below])
+    return {"text/html": html, "text/plain": plain}
+
+
+def title(contest: Contest) -> str:
+    """One line: what was compared and how it stands."""
+    parts = contest.prepared.parts
+    count = len(contest.entries) + len(contest.prepared.left_out)
+    return (
+        f"compare · {clip(parts.training.source, NAME_BYTES)} · {count} candidates · {contest.state} in "
+        f"{duration(round(contest.elapsed))}"
+    )
+
+
+def _notices(contest: Contest) -> list[str]:
+    notices = list(dict.fromkeys(contest.notices))
+    more = len(notices) - MOST_NOTICES
+    shown = [clip(line, NOTICE_BYTES) for line in notices[:MOST_NOTICES]]
+    return [*shown, *([f"and {more} more notices"] if more > 0 else [])]
+
+
+def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
+    """The table as texts, a row a candidate; see `HEADINGS`."""
+    named = selection_figure.numbers(found)
+    best = found.best.label if found.best is not None else None
+    rows: list[tuple[str, ...]] = []
+    for record in table(contest, found):
+        label = record["candidate"]
+        value = record.get(contest.measure.name)
+        mark = "◆" if label == best else "●" if record.get("front") else ""
+        interval = "" if value is None else f"{record['low']:.3f} to {record['high']:.3f}"
+        state = record["state"] or ""
+        reason = clip(record["reason"] or "", REASON_BYTES)
+        rows.append(
+            (
+                f"{named.get(label, '')} {mark}".strip(),
+                clip(label, NAME_BYTES) + (" (baseline)" if record.get("baseline") else ""),
+                _figure(value),
+                interval,
+                _figure(record.get("validation")),
+                _whole(record.get("rows")),
+                _seconds(record.get("seconds")),
+                _seconds(record.get("inference")),
+                gibibytes(record["memory"]) if record.get("memory") else "",
+                amount(record["trainable"]) if record.get("trainable") is not None else "",
+                gibibytes(record["artifact"]) if record.get("artifact") else "",
+                _whole(record.get("tokens")),
+                _forgotten(record),
+                state + (f": {reason}" if reason else ""),
+            )
+        )
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def _forgotten(record: dict[str, Any]) -> str:
+    value, what = record.get("forgotten"), record.get("forgotten_as")
+    if value is None:
+        return ""
+    return "0" if what == "no weight changes" else f"{value:+.3f} {what}" if what != "drift" else f"{value:.3f} drift"
+
+
+def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
+    def line(tag: str, texts: Sequence[str]) -> str:
+        styled = (
+            f'<{tag} style="{_NUMBER if i in RIGHT else _CELL}">{escape(text)}</{tag}>' for i, text in enumerate(texts)
+        )
+        return f"<tr>{''.join(styled)}</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return (
+        '<table style="border-collapse:collapse;font-size:12px;margin:6px 0">'
+        f"<thead>{line('th', HEADINGS)}</thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _text_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The columns in which something stands, as plain text."""
+    there = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in rows)]
+    lines = [[HEADINGS[i] for i in there], *([row[i] for i in there] for row in rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(there))]
+    aligned = [
+        "  ".join(f"{c:>{w}}" if i in RIGHT else f"{c:<{w}}" for c, w, i in zip(line, widths, there, strict=True))
+        for line in lines
+    ]
+    return [line.rstrip() for line in aligned]
+
+
+# ------------------------------------------------------------------------------------------------ a page of its own
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; }}
+h1 {{ font-size: 1.4em; }} h2 {{ font-size: 1.1em; margin-top: 2em; }}
+.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: 13px; }}
+th, td {{ border-bottom: 1px solid #8884; }} img {{ max-width: 100%; border-radius: 6px; }}
+.answer {{ font-size: 1.1em; border-left: 4px solid #0072b2; padding-left: 1em; }}
+</style></head><body><h1>{title}</h1><div class="answer">{answer}</div>{picture}
+<h2>Candidates</h2><div class="wide">{table}</div><p>{legend}</p>
+<h2>Who beats whom</h2><div class="wide">{pairs}</div>
+<h2>How it was done</h2>{how}</body></html>
+"""
+LEGEND = (
+    "◆ is what is advised, chosen on the validation rows; ● lies on the Pareto front of test figure and time. "
+    "Validation figures of candidates that were dropped are from fewer training rows. Making: seconds of work up to "
+    "the first answer. Peak memory is that of the whole process, or of the accelerator. Forgotten: the change of the "
+    "loss on a general text, or where an encoder has no loss, the drift of its hidden states (0: none)."
+)
+
+
+def page(contest: Contest, found: Verdict) -> str:
+    """A page that needs no other file."""
+    data = base64.b64encode(selection_figure.png(contest, found)).decode("ascii")
+    pairs = [
+        (p.first, p.second, f"{p.difference:.3f}", f"{p.chance:.2g}", "yes" if p.differs else "not told apart")
+        for p in found.pairs
+    ]
+    return _PAGE.format(
+        title=escape(title(contest)),
+        answer="".join(f"<p>{escape(line)}</p>" for line in sentences(contest, found)),
+        picture=f'<p><img alt="Quality against cost" src="data:image/png;base64,{data}"></p>',
+        table=_html_table(cells(contest, found)),
+        legend=escape(LEGEND),
+        pairs=_pairs_table(pairs) if pairs else "<p>There is no pair to compare.</p>",
+        how="".join(f"<p>{escape(line)}</p>" for line in _how(contest)),
+    )
+
+
+def _pairs_table(pairs: Sequence[tuple[str, ...]]) -> str:
+    head = "".join(f'<th style="{_CELL}">{name}</th>' for name in ("better", "other", "difference", "p", "differs"))
+    lines = "".join(
+        f"<tr>{''.join(f'<td style={chr(34)}{_CELL}{chr(34)}>{escape(text)}</td>' for text in pair)}</tr>"
+        for pair in pairs
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _how(contest: Contest) -> list[str]:
+    from nbadapt.store import versions
+
+    asked = contest.prepared.asked
+    tests = (
+        "Paired tests on the test rows: exact McNemar for right and wrong, sign flips for other values, random swaps "
+        "for macro F1; all pairs together at 5 % after Holm."
+    )
+    settings = [
+        f"{entry.label}: {entry.candidate.job.config!r} on {entry.candidate.job.model.name}"
+        for entry in contest.entries
+    ]
+    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    written = time.strftime("%Y-%m-%d %H:%M")
+    return [
+        *contest.notices,
+        "Each rung trains anew on a part of the training rows; a method's weaker settings are dropped on the way.",
+        tests,
+        f"Seeds of the last candidates: {asked.seeds}. Budget: {_budget(contest)}.",
+        *settings,
+        f"{written}, {platform.machine()}, {named}",
+    ]
+
+
+def _budget(contest: Contest) -> str:
+    budget = contest.prepared.asked.budget
+    parts = [duration(budget.seconds)] if budget.seconds is not None else []
+    parts += [gibibytes(budget.memory)] if budget.memory is not None else []
+    return " and ".join(parts) or "none"

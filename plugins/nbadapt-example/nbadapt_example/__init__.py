@@ -1,0 +1,1 @@
+"""The method vera for nbadapt."""

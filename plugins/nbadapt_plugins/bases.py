@@ -1,0 +1,98 @@
+"""The base classes of the built-in methods, public for methods of other packages.
+
+::
+
+    Method                          the contract itself: nbadapt.method
+    ├── TrainedMethod               parameters on a frozen base, trained with gradients, stored in a folder
+    │   ├── PeftMethod              an adapter of peft: say its config
+    │   │   ├── PromptLearningMethod    learned tokens, keys or values
+    │   │   └── PairMethod              LoRA learned from preference rows by a trainer of trl
+    │   └── CopiedMethod            some of the model's own parameters: say which
+    └── PromptMethod                asks a model, and trains nothing
+        ├── DemonstrationMethod     shows examples first
+        └── CandidateMethod         compares several prompts
+
+``nbadapt-example`` is a method made of `PeftMethod`. Whatever else is in this package is the built-in methods' own and
+may change with any version. What the classes are made of is in `nbadapt.parts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nbadapt import lazy
+
+if TYPE_CHECKING:
+    from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod
+    from nbadapt_plugins._copied import CopiedMethod
+    from nbadapt_plugins._copies import train_copies
+    from nbadapt_plugins._demonstrations import DemonstrationConfig, DemonstrationMethod
+    from nbadapt_plugins._feedback import PairMethod, PairSettings
+    from nbadapt_plugins._linear_layers import adapted_layers, linear_layers, stored_transposed, targets
+    from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
+    from nbadapt_plugins._prompt_learning import PromptLearningMethod, VirtualTokensConfig
+    from nbadapt_plugins._prompting import PromptConfig, PromptMethod
+    from nbadapt_plugins._trained import (
+        FrozenBaseConfig,
+        TrainedMethod,
+        head_modules,
+        own_weights,
+        seeded,
+        switch_off_dropout,
+    )
+
+__all__ = [
+    "TASK_TYPES",
+    "CandidateConfig",
+    "CandidateMethod",
+    "CopiedMethod",
+    "DemonstrationConfig",
+    "DemonstrationMethod",
+    "FrozenBaseConfig",
+    "PairMethod",
+    "PairSettings",
+    "PeftMethod",
+    "PromptConfig",
+    "PromptLearningMethod",
+    "PromptMethod",
+    "TrainedMethod",
+    "VirtualTokensConfig",
+    "adapted_layers",
+    "head_modules",
+    "linear_layers",
+    "own_weights",
+    "seeded",
+    "stored_transposed",
+    "switch_off_dropout",
+    "targets",
+    "train_copies",
+]
+
+_HOMES = {
+    "TASK_TYPES": "nbadapt_plugins._peft:TASK_TYPES",
+    "CandidateConfig": "nbadapt_plugins._candidates:CandidateConfig",
+    "CandidateMethod": "nbadapt_plugins._candidates:CandidateMethod",
+    "CopiedMethod": "nbadapt_plugins._copied:CopiedMethod",
+    "DemonstrationConfig": "nbadapt_plugins._demonstrations:DemonstrationConfig",
+    "DemonstrationMethod": "nbadapt_plugins._demonstrations:DemonstrationMethod",
+    "FrozenBaseConfig": "nbadapt_plugins._trained:FrozenBaseConfig",
+    "PairMethod": "nbadapt_plugins._feedback:PairMethod",
+    "PairSettings": "nbadapt_plugins._feedback:PairSettings",
+    "PeftMethod": "nbadapt_plugins._peft:PeftMethod",
+    "PromptConfig": "nbadapt_plugins._prompting:PromptConfig",
+    "PromptLearningMethod": "nbadapt_plugins._prompt_learning:PromptLearningMethod",
+    "PromptMethod": "nbadapt_plugins._prompting:PromptMethod",
+    "TrainedMethod": "nbadapt_plugins._trained:TrainedMethod",
+    "VirtualTokensConfig": "nbadapt_plugins._prompt_learning:VirtualTokensConfig",
+    "adapted_layers": "nbadapt_plugins._linear_layers:adapted_layers",
+    "head_modules": "nbadapt_plugins._trained:head_modules",
+    "linear_layers": "nbadapt_plugins._linear_layers:linear_layers",
+    "own_weights": "nbadapt_plugins._trained:own_weights",
+    "seeded": "nbadapt_plugins._trained:seeded",
+    "stored_transposed": "nbadapt_plugins._linear_layers:stored_transposed",
+    "switch_off_dropout": "nbadapt_plugins._trained:switch_off_dropout",
+    "targets": "nbadapt_plugins._linear_layers:targets",
+    "train_copies": "nbadapt_plugins._copies:train_copies",
+}
+
+__getattr__ = lazy.names(__name__, _HOMES)

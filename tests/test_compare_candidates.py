@@ -1,0 +1,203 @@
+"""What a cell with %%compare may say, and what is wrong with it, told before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+from shells import Shell
+
+from nbadapt import data, models
+from nbadapt.errors import NbadaptError, RequestError
+from nbadapt.selection import asked as asking
+from nbadapt.selection import line, rungs, specs
+from nbadapt.selection.candidates import prepare
+from nbadapt.selection.parts import split
+
+
+@pytest.fixture(scope="module")
+def shell():
+    found = Shell()
+    found["reviews"] = tiny_models.reviews(120)
+    found["bert"] = str(tiny_models.folder("bert"))
+    return found
+
+
+def ask(body="", text="--model bert --data reviews", **namespace):
+    given = {"reviews": tiny_models.reviews(120), "bert": str(tiny_models.folder("bert")), **namespace}
+    return line.parse(text, body, given)
+
+
+def labels(body):
+    return specs.labels(specs.specs(specs.read(body), {}))
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def test_lists_span_a_grid_and_names_say_what_differs():
+    body = "features:\nlora: {r: [4, 16], learning_rate: [2e-4, 1e-3]}\nfew-shot: {model: smollm2, shots: [4, 16]}"
+    assert labels(body) == [
+        "features",
+        "lora r=4 learning_rate=0.0002",
+        "lora r=4 learning_rate=0.001",
+        "lora r=16 learning_rate=0.0002",
+        "lora r=16 learning_rate=0.001",
+        "few-shot shots=4 · smollm2",
+        "few-shot shots=16 · smollm2",
+    ]
+
+
+def test_a_setting_that_may_be_a_list_takes_lists_of_lists():
+    assert labels("lora: {target_modules: [query, value]}") == ["lora"]
+    assert len(labels("lora: {target_modules: [[query], [query, value]]}")) == 2
+
+
+def test_a_method_may_have_several_blocks():
+    found = labels("zero-shot:\n  - prompt: '{{text}} Good?'\n  - prompt: 'Good? {{text}}'\n    model: smollm2")
+    assert found == ["zero-shot", "zero-shot · smollm2"]
+
+
+def test_a_search_draws_by_the_seed_and_keeps_each_method():
+    found = specs.specs(specs.read("features:\nlora: {r: [2, 4, 8], learning_rate: [1e-4, 1e-3]}"), {})
+    drawn = specs.sampled(found, 3, seed=1)
+    assert len(drawn) == 3
+    assert {spec.method for spec in drawn} == {"features", "lora"}
+    assert drawn == specs.sampled(found, 3, seed=1)
+    assert len({str(specs.sampled(found, 3, seed)) for seed in range(20)}) > 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "memory"),
+    [
+        ("10m", 600, None),
+        ("1h30m", 5400, None),
+        ("90s", 90, None),
+        ("2GB", None, 2_000_000_000),
+        ("1.5GiB", None, 3 * 2**29),
+        ("10m,500MB", 600, 500_000_000),
+    ],
+)
+def test_a_budget_is_a_time_or_a_memory(text, seconds, memory):
+    assert asking.budget(text) == asking.Budget(seconds, memory)
+
+
+def test_eight_candidates_cost_little_more_than_two_full_runs():
+    plan = rungs.schedule(8, 1600, 2)
+    assert [rung.candidates for rung in plan] == [8, 2, 1]
+    assert rungs.cost(plan, 1600) < 8 / 3 * 0.9  # a third of eight full runs, with room for the evaluations
+    assert rungs.schedule(1, 1600, 2) == (rungs.Rung(1, 1600),)
+
+
+def test_parts_are_nested_and_keep_every_class():
+    rows = data.read(tiny_models.reviews(200), name="reviews")
+    found = rungs.parts(rows, [200, 60, 16], seed=3)
+    texts = {size: {row["text"] for row in part.rows} for size, part in found.items()}
+    assert {size: len(part) for size, part in found.items()} == {200: 200, 60: 60, 16: 16}
+    assert texts[16] < texts[60] < texts[200]
+    assert all(sum(row["label"] == "positive" for row in part.rows) == size // 2 for size, part in found.items())
+
+
+def test_the_split_is_seeded_and_shares_no_row():
+    table = tiny_models.reviews(120)
+    first, again = split(ask(reviews=[*table, *table[:7]])), split(ask(reviews=table))
+    assert first.key == again.key  # what repeats is left out
+    assert "7 rows of reviews repeat an earlier input" in " ".join(first.notices)
+    texts = [{row["text"] for row in part.rows} for part in (first.training, first.validation, first.test)]
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 120
+    assert split(ask(text="--model bert --data reviews --seed 1")).key != again.key
+
+
+def test_rows_of_a_test_table_are_not_trained_on():
+    table = tiny_models.reviews(120)
+    found = split(ask(text="--model bert --data reviews --test locked", locked=table[:30]))
+    assert len(found.test) == 30
+    assert len(found.training) + len(found.validation) == 90
+
+
+# ------------------------------------------------------------------------------------------------ what is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "said"),
+    [
+        ("--model bert", "features:", "no data to compare on: add --data"),
+        ("--data reviews", "features:", "no model given: add --model"),
+        ("--model bert --data reviews", "featurs:", "unknown method 'featurs': did you mean features?"),
+        ("--model bert --data reviews", "lora: {lr: 1}", "unknown setting 'lr' of lora: did you mean learning_rate?"),
+        ("--model bert --data reviews", "lora: {r: [4, 0]}", "the setting 'r' of lora is 0"),
+        ("--model bert --data reviews", "lora: {r: []}", "lora: the list of 'r' is empty"),
+        ("--model bert --data reviews", "lora: 4", "lora has 4: write its settings as"),
+        ("--model bert --data reviews", "lora: {r: [4, 4]}", "the candidate lora r=4 is there twice; keep one"),
+        ("--model bert --data reviews", "dpo:", "dpo does preference; reviews is a table for classification"),
+        ("--model bert --data reviews", "llama-adapter:", "llama-adapter does generation, text; reviews is a table"),
+        ("--model bert --data reviews", "few-shot:", "is an encoder and does not generate text"),
+        ("--model bert --data reviews", "features: {prompt: x}", "features takes no prompt"),
+        ("--model bert --data reviews lora", "", "unexpected 'lora': the line of %%compare has options alone"),
+        (
+            "--model bert --data reviews --bugdet 1m",
+            "",
+            "unknown option '--bugdet' of %%compare: did you mean --budget",
+        ),
+        ("--model bert --data reviews --budget soon", "", "--budget 'soon' is no time and no memory"),
+        ("--model bert --data reviews --search 1", "features:\nlora:", "--search 1 is too few for 2 methods"),
+        ("--model bert --data reviews --seeds 0", "", "--seeds is 0: give a whole number from 1 to 20"),
+        ("--model bert --data reviews --test 1.5", "", "--test is 1.5: give a share between 0 and 1"),
+        ("--model bert --data reviews --metric rouge", "features:", "unknown metric 'rouge'"),
+        ("--model bert --data reviews --metric exact_match", "features:", "--metric exact_match is none for"),
+        ("--model bert --data revews", "features:", "--data revews: no notebook variable and no file has this name"),
+        ("--model bert --data reviews --budget 1KB", "features:", "no candidate fits into memory: the smallest one,"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_loaded(text, body, said, monkeypatch):
+    monkeypatch.setattr(models, "_read_weights", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(NbadaptError) as caught:
+        prepare(ask(body, text))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_of_no_time_says_what_would_be_needed(monkeypatch):
+    from nbadapt.engines import rough_time
+
+    monkeypatch.setattr(rough_time, "_rate", lambda _dtype: 1e6)  # a very slow machine
+    with pytest.raises(RequestError, match="too small for even one candidate: the quickest one, features, needs about"):
+        prepare(ask("features:", "--model bert --data reviews --budget 1s"))
+
+
+def test_a_table_for_another_task_is_refused():
+    with pytest.raises(NbadaptError, match="a table for preference, and %%compare does classification and generation"):
+        prepare(ask("lora:", "--model bert --data pairs", pairs=tiny_models.preferences(40)))
+
+
+# ------------------------------------------------------------------------------------------------ what nobody named
+
+
+@pytest.mark.slow
+def test_an_empty_body_takes_one_method_of_each_family_and_the_baselines():
+    found = prepare(ask(text="--model bert --data reviews"))
+    families = [type(one.method).menu_group() for one in found.candidates if not one.baseline]
+    largest = max(found.candidates, key=lambda one: one.estimate.trainable)
+    assert len(families) - len(set(families)) <= 1  # the one that trains most may be a second of its family
+    assert largest.method.name in {one.method.name for one in found.candidates}
+    assert {"majority", "tf-idf"} <= {one.method.name for one in found.candidates}
+    assert "one method of each family was taken" in " ".join(found.notices)
+
+
+def test_a_dry_run_tells_candidates_and_costs(shell):
+    done = shell.run("%%compare --model bert --data reviews --dry-run\nfeatures:\nlora: {r: [2, 4]}")
+    assert done.error is None
+    text = repr(done.value)
+    for word in ("lora r=2", "lora r=4", "tf-idf", "majority", "predicted peak", "nothing was trained or written"):
+        assert word in text
+    assert done.value.seconds is None or done.value.seconds > 0
+
+
+def test_help_and_completion(shell):
+    assert "--budget" in shell.run("%%compare --help").out
+    assert "--seeds" in shell.tab("%%compare --model bert ")
+    assert shell.tab("%%compare --data rev") == ["reviews"]
+    assert "lora: " in shell.tab("%%compare --model bert --data reviews\nlo")
+    assert shell.tab("%%compare --model bert\nlora: {r: 4, learning") == ["learning_rate: "]
+    assert "model: " in shell.tab("%%compare --model bert\nlora: {")
+    assert "balanced" in shell.tab("%%compare --model bert\nfew-shot: {shots: 4, selection: bal")
+    assert shell.run("%%compare --model bert --data reviews\nlorra:").error is not None

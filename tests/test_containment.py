@@ -1,0 +1,223 @@
+"""Plugins that misbehave, in real distributions: each is contained, and named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from distributions import Site
+
+import nbadapt
+from nbadapt import estimating, models, plan, registry
+from nbadapt.errors import ModelError, PluginError, RequestError, RunError
+from nbadapt.estimating import NoEstimateError
+from nbadapt.events import Notice
+from nbadapt.forms import estimator
+from nbadapt.forms.form import Form
+from nbadapt.indexing import store as stores
+from nbadapt.run import Run
+
+SOURCE = """
+import time
+from nbadapt.events import Metric, Notice, Progress
+from nbadapt.method import Config, Estimate, Method, Outcome
+
+{head}
+
+class Plugin(Method):
+    \"\"\"Does nothing, or worse.\"\"\"
+
+    name = "odd"
+    verb = "finetune"
+    summary = "does nothing, or worse"
+    reference = "https://example.org"
+    tasks = frozenset({{"classification"}})
+    Config = Config
+
+    def estimate(self, job):
+        {estimate}
+
+    def run(self, job, emit):
+        emit(Progress(1, 1))
+        {run}
+
+    def load(self, outcome, job): ...
+"""
+WHO = "the plugin odd-methods 0.3 of the method 'odd'"
+ROWS = tiny_models.reviews(12)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    made = Site(tmp_path / "site", monkeypatch)
+    yield made
+    made.forget()
+    models.free()
+
+
+def install(
+    site: Site, *, head: str = "", estimate: str = "return Estimate(1, 2)", run: str = "return Outcome()"
+) -> None:
+    source = SOURCE.format(head=head, estimate=estimate, run=run)
+    site.add("odd-methods", "0.3", {"odd": "odd_plugin:Plugin"}, {"odd_plugin": source})
+
+
+def finetune(**given: Any) -> Any:
+    return nbadapt.finetune("odd", model=str(tiny_models.folder("bert")), data=ROWS, **given)
+
+
+def notices(run: Run) -> list[str]:
+    """What it was told, but for the rows that were held out."""
+    told = [event.text for _, event in run.events if isinstance(event, Notice)]
+    return [text for text in told if "held out" not in text]
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "SECONDS", 0.3)
+    monkeypatch.setattr(estimator, "PATIENCE", 0.3)
+
+
+@pytest.mark.parametrize("work", ["time.sleep(3600)", "while True: pass"])
+def test_a_hanging_estimate_is_not_waited_for_and_the_run_goes_on(site: Site, hurried: None, work: str) -> None:
+    install(site, estimate=work)
+    run = finetune()
+    assert run.state == "done"
+    assert notices(run) == [f"{WHO} gave no estimate within 0.3 s: this goes on without one"]
+    assert run.estimate.steps == 0
+
+
+def test_a_dry_run_without_an_estimate_says_so_and_shows_no_zeros(site: Site, hurried: None) -> None:
+    install(site, estimate="time.sleep(3600)")
+    shown = repr(finetune(dry_run=True))
+    assert f"{WHO} gave no estimate within 0.3 s" in shown
+    assert "parameters" not in shown
+    assert "memory" not in shown
+    assert "steps" not in shown
+
+
+def test_a_form_waits_once_and_goes_on_without_an_estimate(site: Site, hurried: None) -> None:
+    install(site, head="asked = []", estimate="asked.append(1); time.sleep(3600)")
+    form = Form("finetune", "odd", {"rows": ROWS})
+    form.set({"--model": str(tiny_models.folder("bert")), "--data": "rows"})
+    for state in (form.state(), form.state()):
+        assert state.ready
+        assert state.figures is not None
+        assert state.figures.notices[-1] == f"{WHO} gave no estimate within 0.3 s: this goes on without one"
+    assert sys.modules["odd_plugin"].asked == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("Estimate(1, 2, seconds=float('nan'))", "seconds is nan"),
+        ("Estimate(1, 2, {'weights': float('inf')})", "memory: weights is inf"),
+        ("Estimate(1, 2, steps=-1)", "steps is -1"),
+        ("Estimate(True, 2)", "trainable is True"),
+        ("{'weights': 3}", "it is dict, no Estimate"),
+        ("None", "it is NoneType, no Estimate"),
+    ],
+)
+def test_an_estimate_that_is_none_is_left_out_by_name(site: Site, value: str, fault: str) -> None:
+    install(site, estimate=f"return {value}")
+    run = finetune()
+    assert run.state == "done"
+    assert notices(run) == [f"the estimate of {WHO} is left out: {fault}"]
+
+
+def test_an_estimate_that_fails_refuses_the_job_in_one_line(site: Site) -> None:
+    install(site, estimate="raise KeyError('batch_size')")
+    with pytest.raises(PluginError) as raised:
+        finetune()
+    assert str(raised.value) == f"{WHO} fails when it estimates the cost: KeyError: 'batch_size'"
+    assert raised.value.__cause__ is None
+    assert len(nbadapt.runs()) == 0
+
+
+def test_what_a_method_refuses_itself_is_its_own_line(site: Site) -> None:
+    install(site, head="from nbadapt.errors import RequestError", estimate="raise RequestError('not this model')")
+    with pytest.raises(RequestError, match=r"^not this model$"):
+        finetune()
+
+
+def test_an_estimate_is_asked_with_what_its_caller_remembers() -> None:
+    method, job = registry.load("lora")(), plan.look_up(_lora())[1]
+    kept: dict[Any, Any] = {}
+    with models.remembering(kept):
+        assert estimating.estimate(method, job) == method.estimate(job)
+    assert kept
+
+
+def _lora() -> Any:
+    from nbadapt.request import Request
+
+    return Request(verb="finetune", method="lora", model=str(tiny_models.folder("bert")), data=ROWS)
+
+
+def test_what_a_plugin_prints_stays_out_of_the_notebook(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    install(
+        site,
+        head="print('imported')",
+        estimate="print('estimated'); return Estimate(1, 2)",
+        run="print('run'); return Outcome()",
+    )
+    run = finetune()
+    said = capsys.readouterr()
+    assert not any(word in said.out + said.err for word in ("imported", "estimated"))
+    assert "run\n" in (run.directory / "output.log").read_text(encoding="utf-8")
+
+
+def test_figures_that_are_none_are_named_and_left_out(site: Site) -> None:
+    nan = "float('nan')"
+    install(
+        site,
+        run=f"for _ in range(3): emit(Metric(1, 'train', {{'loss': {nan}}}))\n"
+        f"        return Outcome({{'loss': {nan}, 'accuracy': 0.5, 'note': 'good'}})",
+    )
+    run = finetune()
+    assert run.state == "done"
+    assert run.metrics == {"accuracy": 0.5}
+    assert notices(run) == [
+        "odd tells at step 1 what is no figure: loss is nan",
+        "odd ended with figures that are none, which are left out: loss is nan, note is 'good'",
+    ]
+    assert "nan" not in (run.directory / "outcome.json").read_text(encoding="utf-8").lower()
+    assert repr(run)
+
+
+def test_something_else_than_an_outcome_ends_the_run_in_one_line(site: Site) -> None:
+    install(site, run="return {'loss': 0.1}")
+    with pytest.raises(RunError, match=r"^odd gave back dict and no Outcome: its plugin is broken, update it$"):
+        finetune()
+
+
+def test_none_of_them_hurts_another_method(site: Site) -> None:
+    install(site, head="raise OSError('no')")
+    site.add("first", "1.0", {"same": "first_plugin:Plugin"}, {"first_plugin": SOURCE})
+    site.add("second", "1.0", {"same": "second_plugin:Plugin"}, {"second_plugin": SOURCE})
+    assert {problem.name for problem in registry.problems()} == {"odd", "same"}
+    assert plan.prepare(_lora()).estimate.trainable > 0
+
+
+def test_no_estimate_is_an_error_of_a_plugin() -> None:
+    assert issubclass(NoEstimateError, PluginError)
+
+
+@pytest.mark.parametrize(("group", "name"), [("nbadapt.stores", "box"), ("nbadapt.models", "box")])
+def test_two_stores_or_models_of_one_name_are_both_named(site: Site, group: str, name: str) -> None:
+    for distribution in ("first", "second"):
+        site.add(distribution, "1.0", {name: f"{distribution}_plugin:Thing"}, {}, group=group)
+    line = r"'box' is declared more than once, by first 1\.0 \(.*\) and second 1\.0 \(.*\): uninstall one of them"
+    with pytest.raises((PluginError, ModelError), match=line):
+        stores.kind(name) if group == "nbadapt.stores" else models.load_package(name)
+
+
+@pytest.mark.parametrize("group", ["nbadapt.stores", "nbadapt.models"])
+def test_a_store_or_model_that_leaves_python_is_named(site: Site, group: str) -> None:
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": "raise SystemExit('away')"}, group=group)
+    with pytest.raises((PluginError, ModelError), match=r"'box' of rude .*away"):
+        stores.kind("box") if group == "nbadapt.stores" else models.load_package("box")

@@ -1,0 +1,149 @@
+"""The site: every method's page is made from its plugin, quoted messages exist, what is included is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbadapt import registry, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+METHODS = sorted(
+    name for name, found in registry.entries().items() if {entry.distribution for entry in found} == {"nbadapt"}
+)
+
+
+@pytest.fixture(scope="module")
+def method_pages() -> Iterator[Any]:
+    sys.path.insert(0, str(DOCS))
+    yield importlib.import_module("method_pages")
+    sys.path.remove(str(DOCS))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_a_whole_page(name: str, method_pages: Any) -> None:
+    method = registry.load(name)
+    page = method_pages.page(method)
+    found = method_pages.about(method)
+    assert found.use, "say in the module's docstring:  When to use it: ..."
+    assert found.avoid, "say in the module's docstring:  When not: ..."
+    assert found.use.endswith(".")
+    assert "```text" in found.body, "the docstring has a diagram and the equation"
+    for setting in settings.describe(method):
+        assert f"| `{setting.name}` |" in page
+    assert f"%%{method.verb} {name} --model" in page
+    assert method.reference in page
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert headings == [
+        "When to use it", "An example", "Settings", "Where it works", "What it costs", "Reference",
+    ]  # fmt: skip
+
+
+def test_costs_are_those_of_the_benchmarks(method_pages: Any) -> None:
+    page = method_pages.page(registry.load("lora"))
+    table = (ROOT / "benchmarks/results/finetuning_methods_classification.md").read_text()
+    row = re.search(r"^\| `lora` \| ([\d.]+) \| ([\d,]+) \| (\d+) \|[^|]*\| ([\d,]+) \| ([\d,]+) \|$", table, re.M)
+    assert row
+    cells = " | ".join(f"**{cell}**" for cell in ("`lora`", *row.groups()))
+    assert f"| {cells} |" in page
+
+
+def test_a_docstring_becomes_markdown(method_pages: Any) -> None:
+    blocks = ["::", "    a ──> b", "Uses `x` and *y* of <z> (arXiv:2106.09685), see https://e.org/a_b.\n    W = 1"]
+    assert list(method_pages._markdown(blocks)) == [
+        "```text\na ──> b\n```",
+        "Uses `x` and \\*y\\* of \\<z\\> ([arXiv:2106.09685](https://arxiv.org/abs/2106.09685)), see <https://e.org/a_b>.",
+        "```text\nW = 1\n```",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- troubleshooting
+
+
+def messages() -> list[str]:
+    """Every text of the code, with `…` for each value that is filled in."""
+    found = []
+    for file in [*(ROOT / "nbadapt").rglob("*.py"), *(ROOT / "plugins" / "nbadapt_plugins").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+HEADINGS = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+MESSAGES = messages()
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_a_quoted_message_exists(heading: str) -> None:
+    parts = [re.escape(part) for part in heading.split("…")]
+    pattern = re.compile(".*?".join(parts), re.DOTALL)
+    longest = max(heading.split("…"), key=len)
+    candidates = [text for text in MESSAGES if longest in text]
+    assert any(pattern.fullmatch(text) for text in candidates), f"no message of the code reads {heading}: {candidates}"
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(HEADINGS) >= 25
+    assert len(set(HEADINGS)) == len(HEADINGS)
+
+
+# ---------------------------------------------------------------------------------------------- the built site
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.anchors |= {value for key in ("id", "name") if (value := named.get(key))}
+        if tag == "a" and named.get("href"):
+            self.links.append(str(named["href"]))
+
+
+@pytest.mark.slow  # `make docs` builds it too, before the tests
+def test_the_site_builds_without_a_warning_and_its_links_hold(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    source = tmp_path / "repository" / "docs"
+    for name in ("docs", "nbadapt", "plugins", "benchmarks", "example_notebooks", "tests"):
+        shutil.copytree(ROOT / name, source.parent / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
+    for file in ROOT.glob("*.*"):
+        if file.is_file():
+            shutil.copy(file, source.parent)
+    shutil.copy(ROOT / "LICENSE", source.parent)
+    options = ["--quiet", "--fail-on-warning", "--keep-going", "--builder", "html"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(source), str(tmp_path / "site")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pages = {}
+    for file in (tmp_path / "site").rglob("*.html"):
+        pages[file] = _Links()
+        pages[file].feed(file.read_text(encoding="utf-8"))
+    for file, page in pages.items():
+        for link in page.links:
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (file.parent / path).resolve() if path else file
+            assert target.exists(), f"{file.name} -> {link}"
+            assert not anchor or target not in pages or anchor in pages[target].anchors, f"{file.name} -> {link}"
+    assert {f"{name}.html" for name in METHODS} <= {file.name for file in pages if file.parent.name == "methods"}

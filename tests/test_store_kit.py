@@ -1,0 +1,88 @@
+"""The kit of stores: the built-in one passes, and every test of the contract is failed by a store that is made to."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import kit_stores
+import pytest
+
+from nbadapt import testing
+from nbadapt.indexing.sqlite import SqliteStore
+from nbadapt.indexing.store import Store
+from nbadapt.testing.stores import StoreContract
+from nbadapt_plugins.postgresql_store import PostgresqlStore
+
+TESTS = [name for name in vars(StoreContract) if name.startswith("test_")]
+PROCESSES = {"test_a_kill_loses_nothing_and_leaves_no_half", "test_processes_write_side_by_side"}
+
+
+def apply(kind: str, test: str, path: Path) -> None:
+    """One test of the contract on one store, with its first parameters."""
+
+    class Contract(StoreContract):
+        pass
+
+    Contract.kind = kind
+    contract = Contract()
+    contract.opened = []
+    function = getattr(contract, test)
+    given: dict[str, Any] = {}
+    for mark in getattr(function, "pytestmark", []):
+        names, cases = mark.args
+        given = dict(zip(names, cases[0], strict=True))
+    wanted = inspect.signature(function).parameters
+    fixtures = {"path": lambda: path, "store": lambda: contract.open(path)}
+    try:
+        function(**{name: given[name] if name in given else fixtures[name]() for name in wanted})
+    finally:
+        for store in contract.opened:
+            store.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "test"),
+    [
+        pytest.param(k, t, id=t.removeprefix("test_"), marks=[pytest.mark.slow] if t in PROCESSES else [])
+        for k, t in kit_stores.BROKEN
+    ],
+)
+def test_a_broken_store_fails_its_test_and_the_built_in_one_does_not(kind: str, test: str, tmp_path: Path) -> None:
+    with pytest.raises((Exception, pytest.fail.Exception)) as failed:
+        apply(kind, test, tmp_path / "broken" / "index")
+    assert not isinstance(failed.value, TypeError | AttributeError)  # the store is at fault, not this test
+    apply("nbadapt.indexing.sqlite:SqliteStore", test, tmp_path / "good" / "index")
+
+
+def test_every_test_of_the_contract_has_a_store_that_fails_it() -> None:
+    assert set(TESTS) == {test for _, test in kit_stores.BROKEN}
+
+
+def test_declarations_are_looked_at_first() -> None:
+    class Nothing(Store):
+        requires = "numpy"  # type: ignore[assignment]  # the mistake
+
+    report = testing.check(Nothing, only=["complete", "requires", "search_is_exact"])
+    assert [result.status for result in report.results] == ["failed", "failed", "skipped"]
+    assert report.results[0].reasons[0] == "there is no docstring"
+    assert "it does not implement __init__, close, count" in report.results[0].reasons[1]
+
+
+def test_a_store_behind_a_server_says_how_it_is_checked() -> None:
+    report = testing.check(PostgresqlStore, only=["requires", "search_is_exact"])
+    assert report.results[1].status == "skipped"
+    assert "let a test class derive from StoreContract" in report.results[1].reasons[0]
+
+
+@pytest.mark.slow
+def test_the_built_in_store_keeps_the_contract() -> None:
+    report = testing.check(SqliteStore)
+    assert [result.status for result in report.results] == ["passed"] * (len(TESTS) + 4), report
+
+
+@pytest.mark.slow
+def test_the_check_of_a_broken_store_names_the_test() -> None:
+    report = testing.check(kit_stores.Approximate)
+    assert "search_is_exact" in [result.check.name for result in report.failures]
