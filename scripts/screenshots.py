@@ -27,7 +27,7 @@ from test_lab import ARGUMENTS, connected, jupyterlab, open_notebook, wait_for_s
 IMAGES = ROOT / "docs" / "images"
 COLOURS = 96  # of a picture's palette: text stays sharp, and a picture is a fifth of its size
 LONG = 600_000  # milliseconds that training may take
-EDGE = 8  # pixels of page around a widget
+EDGE = 3  # pixels of page around a widget
 
 BEGINNING = """%load_ext nbadapt
 from nbadapt import datasets
@@ -46,9 +46,8 @@ letters = pd.DataFrame({"prompt": some.text, "completion": some.label.map(replie
 
 
 def idle(page: Page) -> None:
-    """Wait until no cell runs."""
-    page.wait_for_timeout(500)
-    expect(page.locator("#jp-bottom-panel", has_text="| Idle")).to_be_visible(timeout=LONG)
+    """Wait for the end of the cell that was run last."""
+    page.evaluate("() => window.ran")
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,15 @@ class Scene:
         name: of the file, without its ending.
         sources: cells that are run in their order; the last one shows what is pictured.
         ready: drives the page until it is as it should be, and gives what is pictured.
-        after: brings the notebook on to the next scene, such as by waiting for the end of a run.
+        alone: no later scene rests on its cells.
+        height: pixels that are kept of it, from its top.
     """
 
     name: str
     sources: tuple[str, ...]
     ready: Callable[[Page], Locator]
-    after: Callable[[Page], None] = idle
+    alone: bool = False
+    height: int = 1600
 
 
 def train(page: Page) -> Locator:
@@ -102,8 +103,9 @@ def answered(prompt: str) -> Callable[[Page], Locator]:
     """The playground with what was said to a prompt."""
 
     def ready(page: Page) -> Locator:
+        idle(page)
         root = page.locator(".nbadapt-play").last
-        root.wait_for()
+        expect(root.locator(".nbadapt-run")).to_be_enabled(timeout=LONG)
         if root.get_by_label("longest answer", exact=True).count():
             root.get_by_label("longest answer", exact=True).fill("40")
         root.get_by_label("prompt", exact=True).fill(prompt)
@@ -122,7 +124,7 @@ SCENES = (
         (BEGINNING, "%%finetune lora --model minilm --data messages --as tuned\nepochs: 3\ntarget_modules: all-linear"),
         train,
     ),
-    Scene("form", ("%finetune lora",), fill_in),
+    Scene("form", ("%finetune lora",), fill_in, alone=True),
     Scene(
         "runs",
         (
@@ -131,6 +133,7 @@ SCENES = (
             "%nbadapt runs",
         ),
         tick,
+        height=550,
     ),
     Scene(
         "words",
@@ -151,50 +154,50 @@ SCENES = (
 
 
 def main(names: list[str]) -> int:
-    """Play all scenes up to the last one that is wanted; the exit status."""
+    """Play the scenes that are wanted, and those that they rest on; the exit status."""
     unknown = set(names) - {scene.name for scene in SCENES}
     chromium = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
     if unknown or chromium is None:
-        print(
-            f"no scene {', '.join(unknown)}" if unknown else "needs Chromium: apt-get install chromium", file=sys.stderr
-        )
+        fault = f"no scene {', '.join(unknown)}" if unknown else "needs Chromium: apt-get install chromium"
+        print(fault, file=sys.stderr)
         return 1
-    wanted = set(names) or {scene.name for scene in SCENES}
+    wanted = names or [scene.name for scene in SCENES]
+    last = max(place for place, scene in enumerate(SCENES) if scene.name in wanted)
+    played = [scene for scene in SCENES[: last + 1] if scene.name in wanted or not scene.alone]
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as room, jupyterlab(Path(room)) as address, sync_playwright() as playwright:
-        sources = [source for scene in SCENES for source in scene.sources]
+    with (
+        tempfile.TemporaryDirectory() as room,
+        jupyterlab(Path(room), "--LabApp.expose_app_in_browser=True") as address,
+        sync_playwright() as playwright,
+    ):
+        sources = [source for scene in played for source in scene.sources]
         write_notebook(Path(room), "scenes.ipynb", "python3", *sources)
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1000, "height": 1700}, device_scale_factor=1)
+        page = browser.new_page(viewport={"width": 1000, "height": 1700})
         page.set_default_timeout(LONG)
         open_notebook(page, address, "scenes.ipynb")
         connected(page)
-        play(page, wanted)
+        for scene in played:
+            play(page, scene, kept=scene.name in wanted)
         browser.close()
     return 0
 
 
-def play(page: Page, wanted: set[str]) -> None:
-    """Run the cells of each scene, and keep the pictures that are wanted."""
-    page.locator(".jp-Notebook-cell").first.click()
-    for scene in SCENES:
-        if not wanted:
-            return
-        for source in scene.sources:
-            page.keyboard.press("Shift+Enter")
-            page.keyboard.press("Escape")
-            if source != scene.sources[-1]:
-                idle(page)
-        shown = scene.ready(page)
-        if scene.name in wanted:
-            keep(page, shown, IMAGES / f"{scene.name}.png")
-            wanted = wanted - {scene.name}
-        scene.after(page)
-        page.locator(".jp-Notebook-cell.jp-mod-active .jp-InputPrompt").click()
+def play(page: Page, scene: Scene, *, kept: bool) -> None:
+    """Run the cells of a scene, and keep its picture where that is wanted."""
+    for source in scene.sources:
+        # By JupyterLab's own command: where the focus is does not matter then, and its promise ends with the cell.
+        run = "window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')"
+        page.evaluate(f"() => {{ window.ran = {run}; }}")
+        if source != scene.sources[-1]:
+            idle(page)
+    if kept:
+        keep(page, scene.ready(page), IMAGES / f"{scene.name}.png", scene.height)
+    idle(page)
 
 
-def keep(page: Page, shown: Locator, path: Path) -> None:
-    """Picture an element with a little of the page around it, in few colours."""
+def keep(page: Page, shown: Locator, path: Path, height: int) -> None:
+    """Picture an element, or its upper part, with a little of the page around it, in few colours."""
     shown.scroll_into_view_if_needed()
     page.mouse.move(2, 2)
     page.wait_for_timeout(300)
@@ -204,7 +207,7 @@ def keep(page: Page, shown: Locator, path: Path) -> None:
         "x": max(0, box["x"] - EDGE),
         "y": max(0, box["y"] - EDGE),
         "width": box["width"] + 2 * EDGE,
-        "height": box["height"] + 2 * EDGE,
+        "height": min(box["height"], height) + 2 * EDGE,
     }
     picture = Image.open(io.BytesIO(page.screenshot(clip=area))).convert("RGB")
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -51,6 +51,7 @@ def beginning() -> str:
 
 
 def say(page: Page, text: str) -> None:  # noqa: F811
+    expect(page.locator(".nbadapt-run")).to_be_enabled(timeout=20_000)  # the kernel has answered
     page.get_by_label("prompt", exact=True).fill(text)
     page.keyboard.press("Control+Enter")
 
