@@ -69,7 +69,7 @@ class MethodComparison:
         return {label: self._contest.trials.run(trial) for label, trial in found.items() if trial is not None}
 
     def frame(self) -> pd.DataFrame:
-        """One row a candidate, best first; see `rows` of nbadapt.selection.rows for what the columns hold."""
+        """One row a candidate, best first; see `table` for what the columns hold."""
         import pandas as pd
 
         return pd.DataFrame(table(self._contest, self.verdict)).set_index("candidate")

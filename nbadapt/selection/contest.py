@@ -105,7 +105,7 @@ class Contest:
         self._base: Any = None
         self._parts: dict[int, Examples] = {}
         self._rates: list[float] = []  # measured seconds for each rough one
-        self._began = 0.0
+        self._began = self._ended = 0.0
         self._before = self.trials.spent(self.name)
 
     # ------------------------------------------------------------------ from outside
@@ -154,7 +154,7 @@ class Contest:
     @property
     def elapsed(self) -> float:
         """Seconds of work, those of earlier kernels included."""
-        return self._before + (time.monotonic() - self._began if self._began else 0.0)
+        return self._before + ((self._ended or time.monotonic()) - self._began if self._began else 0.0)
 
     @property
     def left(self) -> float | None:
@@ -181,6 +181,7 @@ class Contest:
             self.state, self.error = "failed", NbadaptError(f"the comparison broke off: {first_line(error)}")
             drop_frames(error)
         finally:
+            self._ended = time.monotonic()
             self.run = self.current = None
             self._closed = True
             self._let_go()
@@ -264,7 +265,7 @@ class Contest:
                 tried.append(entry)
         if self.control.stopping:
             return
-        ranked = self._ranked(tried)
+        ranked = self._ranked([entry for entry in tried if entry.state != "stopped"])
         keep = 1 if last else max(1, -(-len(ranked) // rungs.KEEP))
         for entry in ranked[keep:]:
             best = ranked[0].label
@@ -303,12 +304,14 @@ class Contest:
         """Train a candidate on so many rows and measure it; whether there is a figure now."""
         if self.control.stopping:
             return False
+        if entry.candidate.prompts and entry.candidate.job.examples is None:
+            rows = len(self.prepared.parts.training)  # it is shown none of them: every rung is the same trial
         if any((trial.rows, trial.seed) == (rows, seed) for trial in entry.trials):
             return True  # for those that came before a candidate that was added
         job = self._job(entry.candidate, rows, seed, self.prepared.parts.validation)
         name = key(job, self.prepared.parts.validation, self.prepared.metric)
         trial = self.trials.find(name)
-        if trial is None or trial.state != "done":
+        if trial is None or trial.state != "done" or trial.rows != rows:
             if not self._affords(entry, rows):
                 if entry.state != FINISHED:
                     entry.state, entry.reason = TOO_LATE, f"the budget leaves no time for {rows:,} rows"
@@ -338,21 +341,26 @@ class Contest:
         left = self.left
         if left is None:
             return True
-        test = len(self.prepared.parts.test) / 1000
-        reserved = sum(t.costs.get("inference", 0.0) * test for e in self._finalists() for t in e.trials[-1:])
+        test, total = len(self.prepared.parts.test) / 1000, len(self.prepared.parts.training)
+        reserved = sum(t.costs.get("inference", 0.0) * test for e in self._finalists() for t in e.full(total))
         return (self._predicted(entry, rows) or 0.0) <= left - reserved
 
     def _predicted(self, entry: Entry, rows: int) -> float | None:
         """Seconds for a trial: from those of the same group on other rows, else by rule of thumb."""
         kin = [t for e in self.entries if e.candidate.group == entry.candidate.group for t in e.trials]
-        known = [t.costs["wall"] * rows / t.rows for t in kin if t.costs.get("wall")]
+        share = self._share(entry.candidate, rows)
+        known = [t.costs["wall"] * share / self._share(entry.candidate, t.rows) for t in kin if t.costs.get("wall")]
         if known:
             return min(known)
-        rough, total = entry.candidate.seconds, len(self.prepared.parts.training)
+        rough = entry.candidate.seconds
         if rough is None:
             return None
         rate = sorted(self._rates)[len(self._rates) // 2] if self._rates else UNMEASURED
-        return rough * rows / total * rate
+        return rough * share * rate
+
+    def _share(self, candidate: Candidate, rows: int) -> float:
+        """The part of its rough time that a trial takes: what prompts asks the same rows at every rung."""
+        return 1.0 if candidate.prompts else rows / len(self.prepared.parts.training)
 
     def _tried(self, entry: Entry, job: Job, name: str, rows: int, seed: int, before: Trial | None) -> Trial | None:
         """Run a trial, or go on with one that was broken off; None where it was stopped."""
@@ -365,7 +373,8 @@ class Contest:
             trial = dataclasses.replace(trial, run=run.id)
             if run.state != "done":
                 return self._broken_off(entry, run, trial, before_state)
-            trial = self._measured(entry.candidate, run, trial, time.monotonic() - start)
+            seconds = max(time.monotonic() - start, run.log.elapsed)  # of one that went on: all of its work
+            trial = self._measured(entry.candidate, run, trial, seconds)
         except NbadaptError as error:
             return self._failed(entry, trial, error, before_state)
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
@@ -376,7 +385,7 @@ class Contest:
             self.current = self.run = None
             self.trials.keep_spent(self.name, self.elapsed)
         entry.state = before_state if entry.state == "running" else entry.state
-        rough = (entry.candidate.seconds or 0.0) * rows / len(self.prepared.parts.training)
+        rough = (entry.candidate.seconds or 0.0) * self._share(entry.candidate, rows)
         if rough >= TELLING:
             self._rates.append(trial.costs["wall"] / rough)
         return self.trials.keep(trial)
@@ -409,7 +418,8 @@ class Contest:
         run = self._unfinished(before)
         if run is not None:
             self.run = run
-            runner.go_on(run)
+            if run.state != "done":
+                runner.go_on(run)
         else:
             estimate = entry.candidate.estimate
             run = self.run = runner.start(Plan(job, entry.candidate.method, estimate, (), ""))
@@ -433,12 +443,12 @@ class Contest:
             return None
         run = self.trials.run(before)
         resumable = run.state in {"killed", "stopped"} and store.last_checkpoint(run.directory) is not None
-        return run if resumable else None
+        return run if resumable or run.state == "done" else None  # done: it was killed while it was measured
 
     def _measured(self, candidate: Candidate, run: Run, trial: Trial, seconds: float) -> Trial:
         """The trial with what the run says to the validation rows, and what it costs."""
         rows = self.prepared.parts.validation
-        said = measuring.said(candidate, run, rows, self.prepared.metric)
+        said = measuring.said(candidate, run, self._written(candidate, rows), self.prepared.metric)
         costs, what = {"wall": seconds}, ""
         if trial.rows == len(self.prepared.parts.training):
             costs |= measuring.costs(candidate, run, rows, said)
@@ -484,6 +494,9 @@ class Contest:
             except NbadaptError as error:
                 entry.state, entry.reason = "failed", f"on the test rows: {error}"
                 drop_frames(error)
+            except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
+                entry.state, entry.reason = "failed", f"on the test rows: {type(error).__name__}: {first_line(error)}"
+                drop_frames(error)
         looks = len(self.trials.looks())
         if looks > 1:
             self.notices.append(
@@ -508,9 +521,13 @@ class Contest:
             run = self._run(Entry(candidate), job, lambda _: None, None, limited=False)
             if run.state != "done":
                 raise run.error or Stopped(self.control.reason)
-        said = measuring.said(candidate, run, rows, self.prepared.metric)
+        said = measuring.said(candidate, run, self._written(candidate, rows), self.prepared.metric)
         run.forget()
         return self.trials.keep_test(trial.key, said)
+
+    def _written(self, candidate: Candidate, rows: Examples) -> Examples:
+        """The rows with all columns, where the candidate's own prompt may name them."""
+        return self.prepared.parts.with_columns(rows) if candidate.own_prompt else rows
 
     def _say(self, line: str) -> None:
         self.log.append(line)
@@ -525,6 +542,22 @@ def _name(prepared: Prepared) -> str:
         asked.seeds,
         asked.budget.seconds,
         asked.budget.memory,
-        *(one.job.config.model_dump(mode="json") | {"label": one.label} for one in prepared.candidates),
+        *(_described(one) for one in prepared.candidates),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _described(one: Candidate) -> list[Any]:
+    """All that makes a candidate another one."""
+    job = one.job
+    settings = job.config.model_dump(mode="json")
+    return [
+        one.label,
+        one.method.name,
+        job.model.name,
+        str(job.model.path),
+        job.prompt,
+        job.device,
+        job.dtype,
+        settings,
+    ]

@@ -138,7 +138,8 @@ class KernelView(ContestView):
             self._dashboard.push()
         elif now > self._deadline:
             self._static = True
-            text = "\n".join(self._contest.log) + self._contest.state + str(self._contest.current)
+            current = self._contest.current
+            text = "\n".join([*self._contest.log, self._contest.state, current.label if current is not None else ""])
             if text != self._last:
                 self._last = text
                 self._guard(lambda: self._handle.update(self._content(), raw=True))

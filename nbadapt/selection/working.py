@@ -49,9 +49,9 @@ def _obey(contest: Contest, view: ContestView, interrupts: int) -> None:
     Raises:
         RunError: it was left at once.
     """
-    if interrupts == 1 and not contest.control.stopping:
+    if interrupts and not contest.control.stopping:
         contest.stop("interrupted")
-    elif interrupts > 1:
+    if interrupts > 1:
         if contest.run is not None:
             contest.run.abandon()
         contest.join(LEAVE_SECONDS)

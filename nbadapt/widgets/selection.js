@@ -218,7 +218,7 @@ function render({ model, el }) {
       ui.input.focus();
       ui.said.textContent = "Change a setting, then Add.";
     },
-    drop: (c) => model.send({ type: "drop", label: c.label }),
+    drop: (c) => model.send({ type: "drop", place: c.place }),
   };
   const hear = (message) => {
     state = message;

@@ -57,15 +57,16 @@ class ContestFeed:
             "metric": contest.measure.label,
             "larger": contest.measure.larger,
             "rows": len(contest.prepared.parts.training),
-            "candidates": [self._candidate(entry) for entry in list(contest.entries)],
+            "candidates": [self._candidate(i, entry) for i, entry in enumerate(list(contest.entries))],
         }
 
-    def _candidate(self, entry: Entry) -> dict[str, Any]:
+    def _candidate(self, place: int, entry: Entry) -> dict[str, Any]:
         contest = self._contest
         seed = entry.trials[0].seed if entry.trials else None
         points = [(t.rows, contest.measure.figure([t.said])) for t in entry.trials if t.said and t.seed == seed]
         now = contest.current is entry
         return {
+            "place": place,
             "label": clip(entry.label, LABEL_BYTES),
             "state": "done" if entry.state == FINISHED else entry.state,
             "note": clip(entry.reason, NOTE_BYTES),
@@ -108,10 +109,15 @@ class ContestFeed:
 def written(entry: Entry) -> str:
     """A candidate as a line of the cell, to be changed and added."""
     spec = entry.candidate.spec
-    parts = [f"{name}: {shown(value)}" for name, value in spec.settings.items()]
+    parts = [f"{name}: {_yaml(value)}" for name, value in spec.settings.items()]
     parts += [f"model: {spec.model_name}"] if spec.model_name else []
     parts += [f"prompt: {json.dumps(spec.prompt, ensure_ascii=False)}"] if spec.prompt else []
     return f"{spec.method}: {{{', '.join(parts)}}}"
+
+
+def _yaml(value: Any) -> str:
+    """A setting as YAML within braces; JSON is YAML, but writes small rates in a form that YAML reads as text."""
+    return shown(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 class ContestDashboard(anywidget.AnyWidget):
@@ -151,8 +157,8 @@ class ContestDashboard(anywidget.AnyWidget):
                 self.hello += 1
             case {"type": "stop"}:
                 self._contest.stop()
-            case {"type": "drop", "label": str(label)}:
-                self._contest.stop_candidate(label)
+            case {"type": "drop", "place": int(place)} if 0 <= place < len(self._contest.entries):
+                self._contest.stop_candidate(self._contest.entries[place].label)
             case {"type": "add", "text": str(text)}:
                 said = self._added(text)
         self.push(said)
