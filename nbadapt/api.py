@@ -614,7 +614,14 @@ def play(
     from nbadapt.playing.play import Asked, Played, file_of
     from nbadapt.playing.play import play as start
 
-    models = [model] if isinstance(model, str | os.PathLike) else list(model)
+    several = isinstance(model, Iterable) and not isinstance(model, str | os.PathLike)
+    models: list[Any] = list(model) if several else [model]
+    for one in models:
+        if not isinstance(one, str | os.PathLike):
+            kind = type(one).__name__
+            raise RequestError(
+                f"a model is of type {kind}: give a name, a folder or a hub id; a run goes first, play(run)"
+            )
     found = players.players(
         players.of_call(runs), [os.fspath(one) for one in models], trust_remote_code=trust_remote_code
     )

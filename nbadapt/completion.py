@@ -227,6 +227,8 @@ def _command(before: list[str], fragment: str, namespace: Mapping[str, Any]) -> 
         return [word for word in options if word not in before]
     if before[0] == "stop" and fragment[:1] == "-":
         return [AT_EPOCH_END]
+    if before[0] == "rate":
+        return _run_words(namespace) if len(before) == 2 else []
     match COMMANDS[before[0]].argument.split()[0].strip("[]") if COMMANDS[before[0]].argument else "":
         case "METHOD":
             return [m.name for m in _methods(None)]

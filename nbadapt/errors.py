@@ -128,7 +128,7 @@ def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its type where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip() for line in hide(str(error)).splitlines() if line.strip()), type(error).__name__)
 
 
 def drop_frames(error: BaseException) -> None:

@@ -29,7 +29,7 @@ def limit() -> frozenset[str] | None:
     named = os.environ.get(VARIABLE)
     if named is None:
         return None
-    return frozenset({OWN, *(_normal(word) for word in re.split(r"[,\s]+", named) if word)})
+    return frozenset({OWN, *(normal(word) for word in re.split(r"[,\s]+", named) if word)})
 
 
 def allowed(group: str) -> list[EntryPoint]:
@@ -86,7 +86,7 @@ def explain(kind: str, name: str, points: Iterable[EntryPoint]) -> PluginError |
 
 
 def _may(point: EntryPoint, among: frozenset[str] | None) -> bool:
-    return among is None or (point.dist is not None and _normal(point.dist.metadata["Name"]) in among)
+    return among is None or (point.dist is not None and normal(point.dist.metadata["Name"]) in among)
 
 
 def _installed(name: str) -> bool:
@@ -97,6 +97,6 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
     """A distribution's name as the package index compares it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

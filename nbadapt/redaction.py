@@ -20,8 +20,8 @@ _NAME = re.compile(
 )
 _NO_SECRETS = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK"})
 # Of an address on the web the user may be the key itself; elsewhere, as in a database's, the password alone is secret.
-_USER = re.compile(r"(\bhttps?://)[^/\s@'\"]+@", re.IGNORECASE)
-_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]+:)[^/\s@'\"]+@|(\bpassword=)(?:'[^']*'|\S+)", re.IGNORECASE)
+_USER = re.compile(r"(\bhttps?://)[^/\s'\"]+@", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/\s:@'\"]*:)[^/\s'\"]+@|(\bpassword=)(?:'[^']*'|\S+)", re.IGNORECASE)
 _PARAMETER = re.compile(
     r"([?&;](?:[\w.-]*[_.-])?(?:api[_-]?key|key|token|secret|password|passwd|pwd|signature|sig|auth|credential)=)"
     r"[^&;\s'\"#)>]+",

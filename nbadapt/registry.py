@@ -244,12 +244,8 @@ def _extra(distribution: str, wanted: Iterable[str]) -> str | None:
     for requirement in requirements:
         match = re.match(r"([\w.-]+).*;.*extra\s*==\s*['\"]([\w.-]+)['\"]", requirement)
         if match:
-            brings.setdefault(match[2], set()).add(_normal(match[1]))
-    needed = {_normal(name) for name in wanted}
+            brings.setdefault(match[2], set()).add(origins.normal(match[1]))
+    needed = {origins.normal(name) for name in wanted}
     fitting = [extra for extra, names in brings.items() if needed <= names]
     smallest = min(fitting, key=lambda extra: (len(brings[extra]), extra), default=None)
     return f'"{distribution}[{smallest}]"' if smallest else None
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

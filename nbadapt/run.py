@@ -381,24 +381,23 @@ class Run:
         """
         if step is not None:
             self._must_have_ended()
-            with quiet_libraries():
-                return self._method().load(store.saved_outcome(self.directory, step), self.job())
+            outcome = store.saved_outcome(self.directory, step)
+            guard.check(self.directory, outcome.artifacts.values())
+            return self._loaded(outcome)
         if self._adapted is None:
-            outcome = self._usable_outcome()
-            from safetensors import SafetensorError
-
-            method, job = self._method(), self.job()
-            try:
-                with quiet_libraries(), consent.stored():
-                    self._adapted = method.load(outcome, job)
-            except (
-                OSError,
-                KeyError,
-                ValueError,
-                SafetensorError,
-            ) as error:  # such as files that are missing or damaged
-                raise RunError(f"the model of the run {self.id} cannot be loaded: {first_line(error)}") from None
+            self._adapted = self._loaded(self._usable_outcome())
         return self._adapted
+
+    def _loaded(self, outcome: Outcome) -> Adapted:
+        """The model of an outcome that was looked over."""
+        from safetensors import SafetensorError
+
+        method, job = self._method(), self.job()
+        try:
+            with quiet_libraries(), consent.stored():
+                return method.load(outcome, job)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:  # such as files that are missing or damaged
+            raise RunError(f"the model of the run {self.id} cannot be loaded: {first_line(error)}") from None
 
     def _usable_outcome(self) -> Outcome:
         self._must_have_ended()

@@ -44,7 +44,8 @@ def create(name: str, parent: Path | None = None) -> Page:
     if target.exists() or target.is_symlink():
         raise RequestError(f"{target} is there already: choose another name, or remove it")
     source = template()
-    files = sorted(path for path in source.rglob("*") if path.is_file() and not LEFT_OUT & {*path.parts})
+    every = (path for path in source.rglob("*") if path.is_file())
+    files = sorted(path for path in every if not LEFT_OUT & {*path.relative_to(source).parts})
     texts = {path.relative_to(source): path.read_text(encoding="utf-8") for path in files}
     names = _names(name, "\n".join(texts.values()))
     try:

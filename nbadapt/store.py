@@ -440,9 +440,11 @@ def saved_outcome(directory: Path, step: int) -> Outcome:
         raise StoreError(f"the run {directory.name} has no model of step {step}; saved steps: {there}")
     record = read_json(directory / "saves" / f"step-{step}" / "outcome.json")
     try:
-        return Outcome(record["metrics"], record["artifacts"])
+        found = _outcome(directory, {name: record[name] for name in ("metrics", "artifacts")})
     except KeyError as error:
         raise StoreError(f"the model of step {step} of the run {directory.name} is damaged: no {error}") from None
+    assert found is not None  # a record gives one
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ looking runs up

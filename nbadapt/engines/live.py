@@ -112,8 +112,17 @@ class TrainerSteering(ModelSteering):
 
     def scale_rate(self, factor: float) -> None:
         """Scale the schedule; a checkpoint of this step that is there already gets to know it too."""
-        scale(self._trainer.optimizer, self._trainer.lr_scheduler, factor)
-        self._trainer.save_again()
+        optimizer, scheduler = self._trainer.optimizer, self._trainer.lr_scheduler
+        rates, bases = [(g["lr"], g["initial_lr"]) for g in optimizer.param_groups], scheduler.base_lrs
+        scale(optimizer, scheduler, factor)
+        try:
+            self._trainer.save_again()
+        except BaseException:  # then nothing has changed
+            for group, (rate, first) in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"], group["initial_lr"] = rate, first
+            scheduler.base_lrs = bases
+            scheduler._last_lr = [rate for rate, _ in rates]
+            raise
 
     def end_at_epoch(self, on: bool) -> None:
         """The reporter sees to it when the epoch ends."""

@@ -250,13 +250,18 @@ class PpoTrainer:
 
     def scale_rate(self, factor: float) -> None:
         """Multiply the learning rates from the next step on; a checkpoint that is there already gets to know it."""
+        before = self._rate, [group["lr"] for group in self.optimizer.param_groups]
         self._rate *= factor
         for group in self.optimizer.param_groups:
             group["lr"] *= factor
-        folder = self._checkpoint()
-        if store.is_complete(folder):
-            store.mark_incomplete(folder)
-            self.save()
+        try:
+            if store.is_complete(self._checkpoint()):
+                self.save(again=True)
+        except BaseException:  # such as a full disk: then nothing has changed
+            self._rate = before[0]
+            for group, rate in zip(self.optimizer.param_groups, before[1], strict=True):
+                group["lr"] = rate
+            raise
 
     def _epoch_ends(self) -> bool:
         """Whether the last step has asked the last prompt of an epoch."""
@@ -348,10 +353,10 @@ class PpoTrainer:
     def _checkpoint(self) -> Path:
         return self.job.directory / "checkpoints" / f"checkpoint-{self.done}"
 
-    def save(self) -> None:
-        """Write a checkpoint at the present step, unless it is there; of the older ones the last stays."""
+    def save(self, *, again: bool = False) -> None:
+        """Write a checkpoint at the present step, unless it is there (or `again`); of the older ones the last stays."""
         folder = self._checkpoint()
-        if self.done == 0 or not self._between_steps or store.is_complete(folder):
+        if self.done == 0 or not self._between_steps or (store.is_complete(folder) and not again):
             return
         with store.new_folder(folder) as new:
             save_file(trained_tensors(self.model), new / TRAINED)
@@ -359,7 +364,7 @@ class PpoTrainer:
             record = {"coefficient": self.coefficient, "tokens": self._tokens, "figures": self.figures}
             record["rate"] = self._rate
             store.write_json(new / STATE, {**record, "alarms": self.alarms.state, "start": self.evaluator.start})
-        store.mark_complete(folder)
+            store.mark_complete(new)
         self._saved_at = time.monotonic()
         for old in sorted(folder.parent.glob("checkpoint-*"), key=store.checkpoint_step)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)

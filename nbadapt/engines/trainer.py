@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -62,6 +63,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
         self, *, job: Job, sampler: LengthGroupedSampler, tell: Callable[[str], None], **arguments: Any
     ) -> None:
         self.sampler, self._job, self._tell = sampler, job, tell
+        self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None  # before the evaluation that goes on
         super().__init__(**arguments)
         self._rows = self.args.per_device_train_batch_size  # that go through the model at once
         self._share = 1.0  # of its batch that the part has which goes through the model now
@@ -181,16 +183,42 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate without moving the random state, so that evaluating more often changes no training."""
-        devices = [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
+        devices = self._devices()
+        self._random = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+        try:
+            with torch.random.fork_rng(devices=devices):
+                metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+                return metrics
+        finally:
+            self._random = None
+
+    def _devices(self) -> list[int]:
+        return [torch.cuda.current_device()] if self.args.device.type == "cuda" else []
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """That between two steps, also where an evaluation has drawn since."""
+        devices = self._devices()
         with torch.random.fork_rng(devices=devices):
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-            return metrics
+            if self._random is not None:
+                torch.set_rng_state(self._random[0])
+                for device, state in zip(devices, self._random[1], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            super()._save_rng_state(output_dir)
 
     def save_again(self) -> None:
         """Write the checkpoint of the present step anew, where it is there: what it holds has changed."""
-        if store.is_complete(self._checkpoint()):
-            store.mark_incomplete(self._checkpoint())
+        checkpoint = self._checkpoint()
+        if not store.is_complete(checkpoint):
+            return
+        former = checkpoint.with_name(f".{checkpoint.name}")
+        checkpoint.rename(former)
+        try:
             self.save_checkpoint()
+        except BaseException:  # such as a full disk: what was there is put back
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            former.rename(checkpoint)
+            raise
+        shutil.rmtree(former, ignore_errors=True)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         store.mark_incomplete(self._checkpoint())  # it may be there already, and is not whole while it is written

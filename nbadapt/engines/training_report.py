@@ -201,6 +201,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is
             raise no_number("loss of the held-out rows", values["loss"], state.global_step, self._job)
         self._show_samples(state.global_step)
         self._emit(Stage("training"))
+        epochs, rest = divmod(state.global_step, self._per_epoch)
+        if self.ends_at_epoch and not self.ended and not rest and 0 < state.global_step < state.max_steps:
+            control.should_training_stop = control.should_save = True  # asked for during this evaluation
+            self.ended = f"stopped at the end of epoch {epochs:,}, as asked"
 
     def _show_samples(self, step: int) -> None:
         rows = self._job.evaluation.rows[: self._config.samples] if self._job.evaluation else ()

@@ -57,7 +57,8 @@ class Playground:
     @property
     def working(self) -> bool:
         """Whether a question is being answered."""
-        return self._thread is not None and self._thread.is_alive()
+        thread = self._thread  # its own end takes it away
+        return thread is not None and thread.is_alive()
 
     def ask(self, prompt: str, settings: Settings) -> None:
         """Begin to answer.
@@ -83,13 +84,15 @@ class Playground:
     def close(self) -> None:
         """Stop, and wait until nothing works any more."""
         self.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(LEAVE_SECONDS)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(LEAVE_SECONDS)
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for the answers."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
 
     def _work(self, asked: Round, stop: threading.Event) -> None:
         ask(asked, self._tell, lambda: self._wait_for_turn(stop))

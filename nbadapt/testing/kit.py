@@ -45,13 +45,15 @@ class Check:
 
     def __call__(self, subject: Any) -> Result:
         """Apply the rule."""
+        failures: list[str] = []  # what was found before an error counts too
         try:
-            failures = tuple(self.function(subject))
+            failures.extend(self.function(subject))
         except UnusableError as error:
-            return Result(self, "skipped", (str(error),))
+            if not failures:
+                return Result(self, "skipped", (str(error),))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its failure, not the kit's
-            failures = (_told(error),)
-        return Result(self, "failed" if failures else "passed", failures)
+            failures.append(_told(error))
+        return Result(self, "failed" if failures else "passed", tuple(failures))
 
 
 @dataclass(frozen=True)

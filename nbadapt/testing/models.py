@@ -12,12 +12,11 @@ from types import TracebackType
 from typing import Any
 
 from nbadapt.errors import NbadaptError, first_line
+from nbadapt.guard import CODE
 from nbadapt.method import ModelRef
 from nbadapt.packaged_models import PackagedModel
 from nbadapt.testing.kit import UnusableError
 from nbadapt.testing.watching import connections
-
-WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # formats that can run code when they are read
 
 
 class ModelSubject:
@@ -114,7 +113,7 @@ def quiet(subject: ModelSubject) -> Iterator[str]:
 def safe(subject: ModelSubject) -> Iterator[str]:
     """The weights are safetensors, and neither they nor the configuration bring code."""
     files = [path for path in subject.folder.rglob("*") if path.is_file()]
-    yield from (f"{path.name} may run code when it is read" for path in files if path.suffix.lower() in WEIGHTS)
+    yield from (f"{path.name} may run code when it is read" for path in files if path.suffix.lower() in CODE)
     yield from (f"{path.name} is code" for path in files if path.suffix.lower() == ".py")
     if not any(path.suffix == ".safetensors" for path in files):
         yield "there are no weights in safetensors"

@@ -22,7 +22,7 @@ from typing import Any
 
 import anywidget
 
-from nbadapt.errors import NbadaptError
+from nbadapt.errors import NbadaptError, first_line
 from nbadapt.forms.fields import described, raw_of
 from nbadapt.playing import settings as asking
 from nbadapt.playing.choice import comparison
@@ -192,7 +192,7 @@ class PlayWidget(anywidget.AnyWidget):
         except NbadaptError as error:
             self._said = str(error)
         except Exception as error:  # noqa: BLE001 - a message of no form must not break the widget
-            self._said = f"{type(error).__name__}: {error}"
+            self._said = f"{type(error).__name__}: {first_line(error)}"
         self.push()
 
     def _obey(self, message: Mapping[str, Any]) -> None:
@@ -239,6 +239,6 @@ def show(playground: Playground, settings: Settings, prompt: str = "") -> PlayWi
     """Show the widget in this cell; with a prompt, ask it at once."""
     widget = PlayWidget(playground, settings, prompt)
     widget.display()
-    if prompt:
+    if prompt.strip():
         playground.ask(prompt, settings)
     return widget
