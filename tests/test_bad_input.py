@@ -35,7 +35,7 @@ DATA = " --data train_df"
 
 FINETUNE = {
     # the method
-    "no method": Row("%%finetune", ("no method given", "%%finetune lora --model")),
+    "no method": Row("%%finetune", ("no method given", "%%finetune METHOD --model")),
     "option before the method": Row("%%finetune --model encoder lora", ("no method given", "comes first")),
     "unknown method": Row("%%finetune lorra --data train_df", ("'lorra'", "did you mean lora or")),
     "underscore in the method": Row("%%prompt few_shot --model causal", ("'few_shot'", "few-shot")),
