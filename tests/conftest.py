@@ -80,14 +80,15 @@ def postgresql() -> Iterator[Server]:
         yield server
 
 
-# One method of each family goes through the whole kit among the quick tests, the others through its cheap rules alone.
-WHOLE_KIT = ("lora", "features", "adapter", "prefix-tuning", "zero-shot", "rag")
+# Three unlike methods go through the whole kit among the quick tests, the others through its cheap rules alone.
+WHOLE_KIT = ("lora", "features", "zero-shot")
 RUNNING = (
     *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
     *("tasks", "deterministic", "stop", "abilities", "exports", "offline"),
 )
-COSTLY = ("load_elsewhere", "odd_rows", "resume", "estimate_measured", "memory_released")
-COSTLY_FOR = ("lora",)  # a fresh process takes ten seconds, the others several runs
+COSTLY = ("odd_rows", "estimate_measured", "memory_released", "estimate_exact")  # several runs, and many estimates
+ONCE = ("load_elsewhere", "resume")  # a fresh process takes ten seconds
+ONCE_FOR = "lora"
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -98,5 +99,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if found is None:
             continue
         method, rule = found.groups()
-        if (rule in RUNNING and method not in WHOLE_KIT) or (rule in COSTLY and method not in COSTLY_FOR):
+        left = (rule in RUNNING and method not in WHOLE_KIT) or (rule in ONCE and method != ONCE_FOR)
+        if left or (rule in COSTLY and (method not in WHOLE_KIT or rule != "estimate_exact")):
             item.add_marker(pytest.mark.slow)

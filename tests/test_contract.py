@@ -35,7 +35,7 @@ SOME = {
     "nbadapt_plugins.bases": None,
 }
 # Words that are names of methods and of other things as well: only where they stand for a method they count.
-AMBIGUOUS = {"adapter", "features", "full", "reward"}
+AMBIGUOUS = {"adapter", "features", "full", "majority", "reward"}
 
 
 def surface() -> str:

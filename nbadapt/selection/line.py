@@ -12,9 +12,9 @@ from nbadapt.selection import asked, specs
 from nbadapt.tables import Code, Page, Table
 
 EXAMPLE = """%%compare --model minilm --data train_df --budget 10m --as found
-features:
-lora: {r: [4, 16], learning_rate: [2e-4, 1e-3]}
-few-shot: {model: smollm2, shots: [4, 16]}"""
+METHOD:
+METHOD: {SETTING: [VALUE, VALUE], SETTING: VALUE}
+METHOD: {model: smollm2}"""
 
 OPTIONS: Mapping[str, Option] = {
     option.flag: option

@@ -63,7 +63,9 @@ def read(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     blocks = body.parse(given) if isinstance(given, str) else given
     if not isinstance(blocks, Mapping):
-        raise RequestError(f"the candidates are {brief(blocks)}: give a dict, as {{'lora': {{'r': [4, 16]}}}}")
+        raise RequestError(
+            f"the candidates are {brief(blocks)}: give a dict, as {{'METHOD': {{'SETTING': [VALUE, VALUE]}}}}"
+        )
     return dict(blocks)
 
 

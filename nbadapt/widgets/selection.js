@@ -46,7 +46,7 @@ function build() {
   ui.form = make("form", "form");
   ui.input = make("input", "input");
   ui.input.setAttribute("aria-label", "Candidate to add, as a line of the cell");
-  ui.input.placeholder = "lora: {r: 8, learning_rate: 0.001}";
+  ui.input.placeholder = "METHOD: {SETTING: VALUE}";
   ui.add = button("add", "Add");
   ui.add.type = "submit";
   ui.form.append(ui.input, ui.add);

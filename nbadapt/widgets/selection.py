@@ -172,5 +172,5 @@ class ContestDashboard(anywidget.AnyWidget):
         except NbadaptError as error:
             return " ".join(str(error).splitlines())
         if not found:
-            return "nothing was added: write a method, as  lora: {r: 8}"
+            return "nothing was added: write a method, as  METHOD: {SETTING: VALUE}"
         return f"{len(found)} added: tried when those that are there are through"

@@ -8,6 +8,7 @@
     │   │   ├── PromptLearningMethod    learned tokens, keys or values
     │   │   └── PairMethod              LoRA learned from preference rows by a trainer of trl
     │   └── CopiedMethod            some of the model's own parameters: say which
+    ├── TextBaseline                texts to labels without a language model: say the scikit-learn pipeline
     └── PromptMethod                asks a model, and trains nothing
         ├── DemonstrationMethod     shows examples first
         └── CandidateMethod         compares several prompts
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
     from nbadapt_plugins._prompt_learning import PromptLearningMethod, VirtualTokensConfig
     from nbadapt_plugins._prompting import PromptConfig, PromptMethod
+    from nbadapt_plugins._text_baseline import BaselineConfig, TextBaseline
     from nbadapt_plugins._trained import (
         FrozenBaseConfig,
         TrainedMethod,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TASK_TYPES",
+    "BaselineConfig",
     "CandidateConfig",
     "CandidateMethod",
     "CopiedMethod",
@@ -55,6 +58,7 @@ __all__ = [
     "PromptConfig",
     "PromptLearningMethod",
     "PromptMethod",
+    "TextBaseline",
     "TrainedMethod",
     "VirtualTokensConfig",
     "adapted_layers",
@@ -70,6 +74,7 @@ __all__ = [
 
 _HOMES = {
     "TASK_TYPES": "nbadapt_plugins._peft:TASK_TYPES",
+    "BaselineConfig": "nbadapt_plugins._text_baseline:BaselineConfig",
     "CandidateConfig": "nbadapt_plugins._candidates:CandidateConfig",
     "CandidateMethod": "nbadapt_plugins._candidates:CandidateMethod",
     "CopiedMethod": "nbadapt_plugins._copied:CopiedMethod",
@@ -82,6 +87,7 @@ _HOMES = {
     "PromptConfig": "nbadapt_plugins._prompting:PromptConfig",
     "PromptLearningMethod": "nbadapt_plugins._prompt_learning:PromptLearningMethod",
     "PromptMethod": "nbadapt_plugins._prompting:PromptMethod",
+    "TextBaseline": "nbadapt_plugins._text_baseline:TextBaseline",
     "TrainedMethod": "nbadapt_plugins._trained:TrainedMethod",
     "VirtualTokensConfig": "nbadapt_plugins._prompt_learning:VirtualTokensConfig",
     "adapted_layers": "nbadapt_plugins._linear_layers:adapted_layers",
