@@ -24,10 +24,9 @@ from nbadapt.method import Job, ModelRef
 from nbadapt.testing import command as checking
 from nbadapt.testing import parametrize_with_checks
 
-sys.path.insert(0, str(scaffold.template()))
+sys.path.append(str(scaffold.template()))  # it stays: the kit imports the method in other processes too
 from nbadapt_example.method import Vera
 
-sys.path.remove(str(scaffold.template()))
 PUBLIC = {
     "nbadapt.method",
     "nbadapt.events",

@@ -146,6 +146,7 @@ def test_settings_are_given_to_the_runs() -> None:
     assert report.results[0].reasons == ("its settings have no defaults that fit",)
 
 
+@pytest.mark.slow
 def test_the_pytest_decorator_makes_a_test_of_every_rule(tmp_path: Path) -> None:
     """In a session of its own, as a third party runs it."""
     (tmp_path / "test_mine.py").write_text(
