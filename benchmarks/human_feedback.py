@@ -235,7 +235,7 @@ def report(
             f"{arguments.tokens} tokens, drawn at temperature 1. The reward model saw {arguments.pairs} pairs, a "
             "positive review preferred to a negative one (accuracy on held-out pairs "
             f"{reward.metrics['accuracy']:.3f}); PPO made {steps} steps of {BATCH} openings; DPO saw the same pairs "
-            f"{arguments.dpo_epochs:g} times, at a learning rate of {arguments.dpo_rate:g}. "
+            f"(epochs: {arguments.dpo_epochs:g}, learning rate: {arguments.dpo_rate:g}). "
             f"The classifier that judges is MiniLM, finetuned on {arguments.rows:,} reviews (accuracy "
             f"{judge.metrics['accuracy']:.3f}); no method was trained on what it says. "
             "SD: standard deviations over the continuations of the base. KL: from the base, an answer; "
