@@ -68,7 +68,7 @@ class DpoSettings(PairSettings):
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="share of the pairs taken to be labelled the wrong way round: robust, exo_pair"
     )
-    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(5e-4, gt=0, le=10, description="peak learning rate of AdamW")
     epochs: float = Field(1, gt=0, le=10_000, description="passes over the pairs")
 
 
