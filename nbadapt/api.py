@@ -614,8 +614,9 @@ def play(
     from nbadapt.playing.play import Asked, Played, file_of
     from nbadapt.playing.play import play as start
 
-    several = isinstance(model, Iterable) and not isinstance(model, str | os.PathLike)
-    models: list[Any] = list(model) if several else [model]
+    given: Any = model
+    several = isinstance(given, Iterable) and not isinstance(given, str | os.PathLike)
+    models: list[Any] = list(given) if several else [given]
     for one in models:
         if not isinstance(one, str | os.PathLike):
             kind = type(one).__name__
