@@ -86,7 +86,8 @@ RUNNING = (
     *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
     *("tasks", "deterministic", "stop", "abilities", "exports", "offline"),
 )
-COSTLY = ("odd_rows", "estimate_measured", "memory_released", "estimate_exact")  # several runs, and many estimates
+ESTIMATES = ("estimate_exact", "estimate_weightless", "estimate_figures")  # one of each task and model
+COSTLY = ("odd_rows", "estimate_measured", "memory_released")  # several runs
 ONCE = ("load_elsewhere", "resume")  # a fresh process takes ten seconds
 ONCE_FOR = "lora"
 
@@ -99,6 +100,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if found is None:
             continue
         method, rule = found.groups()
-        left = (rule in RUNNING and method not in WHOLE_KIT) or (rule in ONCE and method != ONCE_FOR)
-        if left or (rule in COSTLY and (method not in WHOLE_KIT or rule != "estimate_exact")):
+        left = rule in (*RUNNING, *ESTIMATES) and method not in WHOLE_KIT
+        if left or rule in COSTLY or (rule in ONCE and method != ONCE_FOR):
             item.add_marker(pytest.mark.slow)

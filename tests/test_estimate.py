@@ -74,9 +74,7 @@ def measured(job: Job) -> tuple[Estimate, int]:
     ("method", "architecture", "task"),
     [
         ("features", "llama", "classification"),
-        ("full", "bert", "classification"),
         ("lora", "llama", "classification"),
-        ("reward", "llama", "preference"),
         ("dpo", "llama", "preference"),
     ],
 )

@@ -238,7 +238,9 @@ class Clumsy(Lora):
         (Clumsy, "IndexError: no such layer"),
     ],
 )
-@pytest.mark.parametrize(("kind", "task"), [("bert", "classification"), ("llama", "generation")])
+@pytest.mark.parametrize(
+    ("kind", "task"), [("bert", "classification"), pytest.param("llama", "generation", marks=pytest.mark.slow)]
+)
 def test_what_goes_wrong_on_the_way_is_found(method: Any, why: str, kind: Any, task: str) -> None:
     import re
 

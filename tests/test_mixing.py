@@ -198,6 +198,7 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_among_the_runs_own_prom
     assert drawn != nbadapt.generate(["The dog is"] * 5, chosen, seed=4, **sampling)
 
 
+@pytest.mark.slow
 def test_long_lists_are_cut_into_batches_of_all_runs(tuned: Workshop) -> None:
     one, two = tuned("qwen2", seed=1, **SMALL), tuned("qwen2", seed=2, **LARGE)
     prompts, chosen = [f"{i} dogs" for i in range(40)], [(one, two, None)[i % 3] for i in range(40)]
@@ -208,6 +209,7 @@ def test_long_lists_are_cut_into_batches_of_all_runs(tuned: Workshop) -> None:
     assert max(rows) == 16
 
 
+@pytest.mark.slow
 def test_mixing_leaves_the_runs_and_the_random_state_as_they_were(tuned: Workshop) -> None:
     one, two = tuned("gpt2", seed=1, **SMALL), tuned("gpt2", seed=2, **LARGE)
     before = [run.generate(PROMPTS, max_new_tokens=6) for run in (one, two)]

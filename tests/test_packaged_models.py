@@ -191,6 +191,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(tiny_distribution: 
     assert leftovers(tiny_distribution) == []
 
 
+@pytest.mark.slow
 def test_a_kernel_killed_while_it_waits_still_gets_its_model(tiny_distribution: Path, ask_elsewhere: Ask) -> None:
     asking = ask_elsewhere()
     wait_for(lambda: tiny_distribution.is_dir() and any(tiny_distribution.glob(".tiny-1.0-*")))

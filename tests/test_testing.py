@@ -49,6 +49,7 @@ def test_a_heavy_import_is_found() -> None:
     assert failure.reasons == ("kit_heavy_method imports torch: import inside the functions",)
 
 
+@pytest.mark.slow
 def test_a_class_that_no_other_process_can_import_is_found() -> None:
     class Local(Good):
         pass
