@@ -34,7 +34,13 @@ def test_a_method_that_keeps_the_contract_passes_every_check() -> None:
     assert report._repr_html_().count("✓ ok") == len(report.results)
 
 
-@pytest.mark.parametrize(("method", "rule"), [pytest.param(m, r, id=f"{r}-{m.__name__}") for m, r in BROKEN])
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        pytest.param(m, r, id=f"{r}-{m.__name__}", marks=[pytest.mark.slow] if r == "memory_released" else [])
+        for m, r in BROKEN
+    ],
+)
 def test_a_broken_rule_is_found_and_no_other(method: Any, rule: str) -> None:
     quick = DECLARED if rule in DECLARED else [check.name for check in testing.checks()]
     only = [name for name in quick if name not in SLOW or name == rule]
