@@ -298,7 +298,7 @@ def test_a_reloaded_page_finds_the_run_again(lab: str, folder: Path, page: Page,
     picture(page, f"{kernel}-6-reloaded-end")
 
 
-@pytest.mark.parametrize("kernel", VERSIONS)
+@pytest.mark.parametrize("kernel", ["new", pytest.param("old", marks=pytest.mark.slow)])
 def test_a_run_in_the_background_has_its_own_cell(lab: str, folder: Path, page: Page, kernel: str):
     name = f"background-{kernel}.ipynb"
     cell = FINETUNE.format(model=tiny_models.folder("bert"), steps=20_000, evaluation=200)

@@ -63,7 +63,8 @@ def nbclient(folder: Path) -> None:
     nbformat.write(notebook, folder / "out.ipynb")
 
 
-@pytest.mark.parametrize("execute", [papermill, pytest.param(nbclient, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("execute", [papermill, nbclient])
 def test_a_notebook_with_widgets_ends_with_texts_and_figures(execute: Any, tmp_path: Path):
     """A form, a run and the table of runs: where nobody can press anything, the notebook goes on, and stays small."""
     rows = tmp_path / "rows.json"
