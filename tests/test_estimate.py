@@ -74,7 +74,9 @@ def measured(job: Job) -> tuple[Estimate, int]:
     ("method", "architecture", "task"),
     [
         ("features", "llama", "classification"),
+        pytest.param("full", "bert", "classification", marks=pytest.mark.slow),
         ("lora", "llama", "classification"),
+        pytest.param("reward", "llama", "preference", marks=pytest.mark.slow),
         ("dpo", "llama", "preference"),
     ],
 )

@@ -188,8 +188,8 @@ def test_what_was_ranked_is_learned_with_and_without_a_reward_model(tmp_path: Pa
     finished = {
         name: float(part) for name, part in re.findall(r"^(base|PPO|DPO) +([\d.]+)", plain(table), re.MULTILINE)
     }
-    assert finished["PPO"] > finished["base"] + 5  # 67.5 and 52.5 when it was written, of 40 replies
-    assert finished["DPO"] > finished["base"] + 10  # 75
+    assert finished["PPO"] >= finished["base"] + 15
+    assert finished["DPO"] > finished["base"] + 15
     assert "image/png" in cells[-1].outputs[0].data
 
 
