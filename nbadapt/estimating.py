@@ -16,8 +16,9 @@ import ctypes
 import math
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbadapt import registry
 from nbadapt.capture import Capture
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0  # the longest estimate; that of a model of 70 billion parameters takes a few
 
-_NOTHING = object()
+T = TypeVar("T")
 
 
 class NoEstimateError(PluginError):
@@ -50,35 +51,50 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
         NbadaptError: what else the method raises.
     """
     limit = SECONDS if seconds is None else seconds
-    found = _within(limit, method, job)
     owner = _owner(method)
-    if found is _NOTHING:
-        raise NoEstimateError(f"{owner} gave no estimate within {limit:g} s: this goes on without one")
-    if isinstance(found, NbadaptError) or (isinstance(found, BaseException) and not isinstance(found, Exception)):
-        raise found
-    if isinstance(found, Exception):
-        line = f"{owner} fails when it estimates the cost: {type(found).__name__}: {first_line(found)}"
-        drop_frames(found)
-        raise PluginError(line)
+
+    def ask() -> Estimate:
+        with tempfile.TemporaryDirectory(prefix="nbadapt-estimate-") as room, Capture(Path(room) / "printed"):
+            return method.estimate(job)
+
+    try:
+        found = within(limit, ask)
+    except LateError:
+        raise NoEstimateError(f"{owner} gave no estimate within {limit:g} s: this goes on without one") from None
+    except NbadaptError:
+        raise
+    except Exception as error:  # noqa: BLE001 - told in one line, with the plugin's name
+        line = f"{owner} fails when it estimates the cost: {type(error).__name__}: {first_line(error)}"
+        drop_frames(error)
+        raise PluginError(line) from None
     fault = _fault(found)
     if fault:
         raise NoEstimateError(f"the estimate of {owner} is left out: {fault}")
-    return found  # type: ignore[no-any-return]  # `_fault` looked
+    return found
 
 
-def _within(seconds: float, method: Method, job: Job) -> Any:
-    """What comes of asking: the estimate, or what was raised; `_NOTHING` where nothing comes in time."""
-    box: list[Any] = []
+class LateError(Exception):
+    """Nothing came in time."""
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """What `ask` gives, called in a thread of its own.
+
+    Raises:
+        LateError: nothing came in time; the thread is told to end.
+        BaseException: whatever `ask` raises.
+    """
+    given: list[T] = []
+    raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            with tempfile.TemporaryDirectory(prefix="nbadapt-estimate-") as room, Capture(Path(room) / "printed"):
-                box.append(method.estimate(job))
-        except BaseException as error:  # noqa: BLE001 - the thread that waits judges it
-            box.append(error)
+            given.append(ask())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            raised.append(error)
 
     context = contextvars.copy_context()  # who remembers, watches or scales does so in there as well
-    thread = threading.Thread(target=context.run, args=(work,), name=f"nbadapt-estimate-{job.method}", daemon=True)
+    thread = threading.Thread(target=context.run, args=(work,), name="nbadapt-estimate", daemon=True)
     thread.start()
     late = True
     try:
@@ -87,7 +103,11 @@ def _within(seconds: float, method: Method, job: Job) -> Any:
     finally:  # also where the user interrupts
         if late:  # if it computes, and does not only wait, it shall not do so beside the run
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-    return _NOTHING if late else box[0]
+    if late:
+        raise LateError
+    if raised:
+        raise raised[0]
+    return given[0]
 
 
 def _owner(method: Method) -> str:

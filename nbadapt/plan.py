@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import data, devices, endpoints, models, registry, store, support, template
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import DataError, DependencyError, OutOfMemoryError, RequestError
+from nbadapt.errors import DataError, OutOfMemoryError, RequestError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.memory import available_bytes, gibibytes
 from nbadapt.method import Estimate, Job, Method, ModelRef, OwnMetric
@@ -123,10 +123,7 @@ def look_up(request: Request, tables: Mapping[str, Any] | None = None) -> tuple[
     """
     method_class = registry.load(request.method, request.verb)
     config = validate(method_class, request.settings)
-    missing = registry.missing_requirements(method_class)
-    if missing:
-        install = registry.install_command(method_class)
-        raise DependencyError(f"{method_class.name} needs {', '.join(missing)}: run  {install}")
+    registry.demand_requirements(method_class)
     if not 0 < request.split < 1:
         raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
     model = _find_model(request)

@@ -17,7 +17,7 @@ from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import origins
-from nbadapt.errors import PluginError, RequestError, did_you_mean
+from nbadapt.errors import DependencyError, PluginError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
@@ -194,6 +194,17 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
 def missing_requirements(method: type[Method]) -> list[str]:
     """The import names that `method` requires and that are not installed. Imports none of them."""
     return [name for name in method.requires if not installed(name)]
+
+
+def demand_requirements(method: type[Method]) -> None:
+    """Refuse a method that lacks a library.
+
+    Raises:
+        DependencyError: it does; the message holds the command that installs it.
+    """
+    missing = missing_requirements(method)
+    if missing:
+        raise DependencyError(f"{method.name} needs {', '.join(missing)}: run  {install_command(method)}")
 
 
 def installed(module: str) -> bool:

@@ -12,14 +12,15 @@ import tiny_models
 from distributions import Site
 
 import nbadapt
-from nbadapt import estimating, models, plan, registry
-from nbadapt.errors import ModelError, PluginError, RequestError, RunError
+from nbadapt import estimating, models, plan, registry, testing
+from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, RunError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.events import Notice
 from nbadapt.forms import estimator
 from nbadapt.forms.form import Form
 from nbadapt.indexing import store as stores
 from nbadapt.run import Run
+from nbadapt.testing import command, subject
 
 SOURCE = """
 import time
@@ -127,6 +128,23 @@ def test_an_estimate_that_is_none_is_left_out_by_name(site: Site, value: str, fa
     run = finetune()
     assert run.state == "done"
     assert notices(run) == [f"the estimate of {WHO} is left out: {fault}"]
+
+
+def test_the_kit_waits_once_for_a_hanging_estimate(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "LATE", 0.3)
+    install(site, head="asked = []", estimate="asked.append(1); time.sleep(3600)")
+    report = testing.check(registry.load("odd"), only=["estimate_weightless", "estimate_figures", "silent"])
+    assert not report.passed
+    assert [result.check.name for result in report.failures] == ["estimate_weightless", "estimate_figures", "silent"]
+    assert all("the estimate gave no answer within 0.3 s" in repr(result) for result in report.failures)
+    assert sys.modules["odd_plugin"].asked == [1]
+
+
+def test_what_lacks_a_library_is_not_said_to_keep_the_contract(site: Site) -> None:
+    install(site)
+    registry.load("odd").requires = ("no_such_library",)
+    with pytest.raises(DependencyError, match="odd needs no_such_library: run  pip install no-such-library"):
+        command.run("odd")
 
 
 def test_an_estimate_that_fails_refuses_the_job_in_one_line(site: Site) -> None:

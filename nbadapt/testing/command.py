@@ -25,7 +25,9 @@ def find(name: str) -> Any:
         NbadaptError: it is broken, or lacks a library.
     """
     if name in registry.entries():
-        return registry.load(name)
+        method = registry.load(name)
+        registry.demand_requirements(method)
+        return method
     if name in stores.names():
         return stores.kind(name)
     if name in endpoints.prefixes():
@@ -39,7 +41,7 @@ def run(name: str) -> Report:
     """Check what is installed under a name; a line in the notebook says how far it is.
 
     Raises:
-        NbadaptError: there is no such thing, it is broken, or a run is at work here.
+        NbadaptError: there is no such thing, it is broken, it lacks a library, or a run is at work here.
     """
     plugin = find(name)
     busy = runner.current()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import named
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
+from nbadapt.estimating import LateError, NoEstimateError, within
 from nbadapt.events import Event
 from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
 from nbadapt.testing.kit import UnusableError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LABELS = ("negative", "positive")
 ROWS = 40
+LATE = 30.0  # seconds after which an estimate is not waited for any more, for the rest of the check
 _WORDS = (("wonderful", "positive"), ("boring", "negative"), ("great", "positive"), ("terrible", "negative"))
 _PAIRS = (("house", "Haus"), ("dog", "Hund"), ("tree", "Baum"), ("water", "Wasser"))
 
@@ -78,6 +80,7 @@ class Subject:
         self.method, self.settings = method, dict(settings or {})
         self._trials: dict[str, Trial] = {}
         self._count = 0
+        self._late = False
         self._remove: weakref.finalize[..., Subject] | None = None
 
     @cached_property
@@ -147,7 +150,7 @@ class Subject:
             job = _with(job, prompt="{{text}}")
         job = _with(job, prompt=self.method.trial_prompt(job.prompt or ""))
         try:
-            self.method().estimate(job)
+            self.estimate(job)
         except RequestError:
             return _with(job, examples=_examples(task))
         except Exception:  # noqa: BLE001 - other checks report it
@@ -159,7 +162,7 @@ class Subject:
         if job.task == "classification":
             return job
         try:
-            self.method().estimate(job)
+            self.estimate(job)
         except (RequestError, UnsuitedError):
             return _with(job, model=ModelRef("tiny", "folder", str(self.folder("qwen2", wide))))
         except Exception:  # noqa: BLE001 - other checks report it
@@ -182,8 +185,17 @@ class Subject:
     # ------------------------------------------------------------------ runs
 
     def estimate(self, job: Job) -> Estimate:
-        """What the method estimates for a job."""
-        return self.method().estimate(job)
+        """What the method estimates for a job.
+
+        Raises:
+            NoEstimateError: nothing came in time, now or earlier: a method that hangs is waited for once.
+        """
+        if not self._late:
+            try:
+                return within(LATE, lambda: self.method().estimate(job))
+            except LateError:
+                self._late = True
+        raise NoEstimateError(f"the estimate gave no answer within {LATE:g} s")
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """An undisturbed run of each task, made on first use; tasks that fail are left out.
