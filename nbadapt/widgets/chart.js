@@ -269,7 +269,7 @@ class Chart {
     g.stroke();
     g.textAlign = "center";
     g.textBaseline = "top";
-    for (const [value, label] of ticks(...this.xs, Math.max(2, this.plotWidth / 90), true)) {
+    for (const [value, label] of ticks(...this.xs, Math.max(2, this.plotWidth / 60), true)) {
       const x = Math.round(this.x(value)) + 0.5;
       g.beginPath();
       g.moveTo(x, bottom);
