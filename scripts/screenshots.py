@@ -118,6 +118,15 @@ def answered(prompt: str) -> Callable[[Page], Locator]:
     return ready
 
 
+def compared(page: Page) -> Locator:
+    """The answer of a comparison that has ended."""
+    idle(page)
+    answer = page.locator(".jp-CodeCell", has_text="%%compare").locator(".jp-OutputArea-child").last
+    expect(answer.locator("img").first).to_be_visible()
+    page.wait_for_timeout(500)
+    return answer.locator(".jp-OutputArea-output")
+
+
 SCENES = (
     Scene(
         "dashboard",
@@ -149,6 +158,15 @@ SCENES = (
             "%nbadapt play polite",
         ),
         answered("My front brake squeals. Can you look at it today?"),
+    ),
+    Scene(
+        "compare",
+        (
+            "%%compare --model minilm --data messages --as found\nfeatures:\noutput-layers:\n"
+            "lora: {r: [4, 16], target_modules: all-linear}\nfew-shot: {model: smollm2, shots: 8}",
+        ),
+        compared,
+        alone=True,
     ),
 )
 

@@ -87,6 +87,8 @@ def test_answers_side_by_side(lab: str, folder: Path, page: Page, kernel: str): 
     assert root.evaluate("f => f.scrollWidth <= f.clientWidth"), "nothing sticks out"
     picture(page, f"play-{kernel}-3-narrow-dark")
     page.set_viewport_size({"width": 1100, "height": 900})
+    theme(page, "JupyterLab Dark High Contrast")
+    picture(page, f"play-{kernel}-3-contrast")
     theme(page, "JupyterLab Light")
 
     page.get_by_role("button", name="writer: this answer is better").press("Enter")
