@@ -165,7 +165,7 @@ class Shy(SqliteStore):
 
 
 class Buffering(SqliteStore):
-    """Keeps every second document to itself for a while."""
+    """Keeps documents to itself until there are very many."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -173,7 +173,7 @@ class Buffering(SqliteStore):
 
     def put(self, record: Record, chunks: Sequence[Chunk], vectors: Any) -> None:
         self._kept.append((record, chunks, vectors))
-        if len(self._kept) > 5:
+        if len(self._kept) > 10_000:
             for kept in self._kept:
                 super().put(*kept)
             self._kept.clear()
