@@ -71,7 +71,7 @@ class Scene:
 
 def train(page: Page) -> Locator:
     """A run at work, with some of its curve drawn."""
-    wait_for_step(page, 50)
+    wait_for_step(page, 110)
     return page.locator(".nbadapt:not(.nbadapt-form)")
 
 
@@ -130,7 +130,7 @@ def compared(page: Page) -> Locator:
 SCENES = (
     Scene(
         "dashboard",
-        (BEGINNING, "%%finetune lora --model minilm --data messages --as tuned\nepochs: 3\ntarget_modules: all-linear"),
+        (BEGINNING, "%%finetune lora --model minilm --data messages --as tuned\nepochs: 6\ntarget_modules: all-linear"),
         train,
     ),
     Scene("form", ("%finetune lora",), fill_in, alone=True),
