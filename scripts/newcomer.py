@@ -8,6 +8,7 @@ Without an option the libraries are those of this environment, and only nbadapt 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -80,7 +81,8 @@ def _lend_libraries(python: Path) -> None:
 
 def _run(*command: str, cwd: Path | None = None) -> None:
     print("$", *command, flush=True)
-    subprocess.run(command, check=True, cwd=cwd)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("NBADAPT_")}
+    subprocess.run(command, check=True, cwd=cwd, env=bare)
 
 
 if __name__ == "__main__":
