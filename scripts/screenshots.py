@@ -195,18 +195,26 @@ def main(names: list[str]) -> int:
         page.set_default_timeout(LONG)
         open_notebook(page, address, "scenes.ipynb")
         connected(page)
+        first = 0
         for scene in played:
-            play(page, scene, kept=scene.name in wanted)
+            play(page, scene, first, kept=scene.name in wanted)
+            first += len(scene.sources)
         browser.close()
     return 0
 
 
-def play(page: Page, scene: Scene, *, kept: bool) -> None:
-    """Run the cells of a scene, and keep its picture where that is wanted."""
-    for source in scene.sources:
-        # By JupyterLab's own command: where the focus is does not matter then, and its promise ends with the cell.
-        run = "window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')"
-        page.evaluate(f"() => {{ window.ran = {run}; }}")
+def play(page: Page, scene: Scene, first: int, *, kept: bool) -> None:
+    """Run the cells of a scene, which begin at the place `first`, and keep its picture where that is wanted."""
+    for place, source in enumerate(scene.sources, first):
+        # By JupyterLab's own command, whose promise ends with the cell, and by place: a click into a widget makes its
+        # cell the active one.
+        page.evaluate(
+            """place => {
+              window.jupyterapp.shell.currentWidget.content.activeCellIndex = place;
+              window.ran = window.jupyterapp.commands.execute("notebook:run-cell");
+            }""",
+            place,
+        )
         if source != scene.sources[-1]:
             idle(page)
     if kept:
