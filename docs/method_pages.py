@@ -127,7 +127,7 @@ def page(method: type[Method]) -> str:
         f"**Use it** {_lower(found.use)}" if found.use else "",
         f"**Not** {_lower(found.avoid)}" if found.avoid else "",
         "## An example",
-        "```text\n" + manual.example_cell(method) + "\n```",
+        *_example(method),
         *_needs(method),
         "## Settings",
         _settings(method),
@@ -139,6 +139,13 @@ def page(method: type[Method]) -> str:
         f"<{method.reference}>",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _example(method: type[Method]) -> Iterator[str]:
+    shown = manual.example(method)
+    if shown.before:
+        yield f"```python\n{shown.before}\n```"
+    yield f"```text\n{shown.cell}\n```"
 
 
 def _lower(sentence: str) -> str:
