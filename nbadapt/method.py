@@ -389,7 +389,7 @@ class Method(ABC):
 
         `emit` blocks while the user pauses, and raises `Stopped` once when the user stops: at the first event
         that follows. The method then saves what it has and returns its outcome, or lets Stopped through.
-        Call it at least once a step. `nbadapt.steering.offer` lets the user do more while it works.
+        Call it at least once a step. `nbadapt.parts.offer_steering` lets the user do more while it works.
         """
 
     @abstractmethod
