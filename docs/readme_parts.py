@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import method_pages
+from sphinx.pycode import ModuleAnalyzer
 
 from nbadapt import origins, store
 
@@ -15,9 +18,11 @@ FOLDER = "_parts"
 
 
 def sections(text: str) -> dict[str, str]:
-    """Heading of the second level -> what stands below it."""
+    """Heading of the second level -> what stands below it; that of the third level alike, without what is above."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    lower = [each for section in found.values() for each in re.split(r"^### (.+)$", section, flags=re.MULTILINE)[1:]]
+    return {**found, **dict(zip(lower[::2], lower[1::2], strict=True))}
 
 
 def rebased(text: str) -> str:
@@ -54,6 +59,8 @@ def write(docs: Path) -> None:
     _write_measured(docs / "measured", parts["measured"])
     parts["run-folder"] = _tree(store)
     parts["plugin-limit"] = _tree(origins)
+    for module in ("nbadapt.parts", "nbadapt_plugins.bases"):
+        parts[f"api-{module.rpartition('.')[2]}"] = _members(module)
     for name, text in parts.items():
         _write(folder / f"{name}.md", text)
 
@@ -78,6 +85,21 @@ def _write(path: Path, text: str) -> None:
 
 def _slug(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def _members(module: str) -> str:
+    """Directives for the public names of a module whose homes are elsewhere, which `automodule` does not see."""
+    public = importlib.import_module(module)
+    lines = []
+    for name in public.__all__:
+        value = getattr(public, name)
+        if callable(value):
+            lines.append(f".. auto{'class' if inspect.isclass(value) else 'function'}:: {module}.{name}\n")
+        else:
+            home, _, attribute = public._HOMES[name].partition(":")
+            said = ModuleAnalyzer.for_module(home).find_attr_docs()["", attribute]
+            lines.append(f".. py:data:: {module}.{name}\n\n" + textwrap.indent("\n".join(said), "   "))
+    return "```{eval-rst}\n" + "\n".join(lines) + "```\n"
 
 
 def _tree(module: object) -> str:

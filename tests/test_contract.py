@@ -12,7 +12,7 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_origin
@@ -44,15 +44,18 @@ AMBIGUOUS = {"adapter", "features", "full", "majority", "reward"}
 def surface() -> str:
     """Every public name with its signature, fields and values, one a line."""
     lines: list[str] = []
-    for home in WHOLE:
+    for home, names in public_names().items():
         module = importlib.import_module(home)
-        own = _own_names(module)
-        lines += [line for name in sorted(own) for line in _described(f"{home}.{name}", getattr(module, name))]
-    for home, names in SOME.items():
-        module = importlib.import_module(home)
-        for name in names or module.__all__:
+        for name in names:
             lines += _described(f"{home}.{name}", getattr(module, name))
     return "\n".join(lines) + "\n"
+
+
+def public_names() -> dict[str, Sequence[str]]:
+    """Module -> what of it is public."""
+    whole = {home: sorted(_own_names(importlib.import_module(home))) for home in WHOLE}
+    some = {home: names or importlib.import_module(home).__all__ for home, names in SOME.items()}
+    return {**whole, **some}
 
 
 def _own_names(module: ModuleType) -> set[str]:
