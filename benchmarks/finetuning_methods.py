@@ -25,8 +25,6 @@ from report import RESULTS, environment, save, table
 
 HERE = Path(__file__).parent
 CLASSIFIERS = (
-    "majority",
-    "tf-idf",
     "features",
     "output-layers",
     "top-layers",

@@ -67,7 +67,7 @@ def read(name: str) -> pd.DataFrame:
 
 def figures(run: nbadapt.Run) -> dict[str, float]:
     """What the run's events and its folder tell."""
-    at_work = ("training", "embedding", "fitting")  # a baseline only fits
+    at_work = ("training", "embedding")
     began = next(t for t, event in run.events if isinstance(event, Stage) and event.text.startswith(at_work))
     ended, last = next((t, event) for t, event in reversed(run.events) if isinstance(event, Progress))
     parameters = next((event for _, event in run.events if isinstance(event, Parameters)), None)
