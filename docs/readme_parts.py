@@ -8,7 +8,7 @@ import re
 import textwrap
 from pathlib import Path
 
-import method_pages
+import method_costs
 from sphinx.pycode import ModuleAnalyzer
 
 from nbadapt import origins, store
@@ -54,8 +54,9 @@ def write(docs: Path) -> None:
     }
     parts["contributing"] = rebased((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     parts["changelog"] = rebased((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
-    for task in method_pages.BENCHMARKS:
-        parts[f"costs-{task}"] = method_pages.costs(task, up="")
+    for task in method_costs.BENCHMARKS:
+        parts[f"costs-{task}"] = method_costs.costs(task, up="")
+    parts["costs-prompting"] = method_costs.prompting(up="")
     _write_measured(docs / "measured", parts["measured"])
     parts["run-folder"] = _tree(store)
     parts["plugin-limit"] = _tree(origins)

@@ -72,6 +72,38 @@ def test_costs_are_those_of_the_benchmarks(method_pages: Any) -> None:
     assert f"| {cells} |" in page
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_measured_or_said_not_to_be(name: str, method_pages: Any) -> None:
+    """Its own row, with figures, stands in a table; or the page says that nothing measures it."""
+    costs = importlib.import_module("method_costs")
+    page = method_pages.page(registry.load(name))
+    section = page.partition("## What it costs\n")[2].partition("\n## ")[0].strip()
+    if section == costs.UNMEASURED:
+        return
+    named = re.compile(rf"\| (\*\*`?{name}\b|`%%\w+ {name} )", re.IGNORECASE)
+    rows = [line for line in section.splitlines() if named.match(line)]
+    assert rows
+    assert all(re.search(r"\d", line.partition(" | ")[2]) for line in rows)
+    heads = [line for line in section.splitlines() if line.startswith("| --- ")]
+    assert all(line.count(" | ") in {head.count(" | ") for head in heads} for line in rows)
+
+
+def test_every_built_in_method_is_measured(method_pages: Any) -> None:
+    costs = importlib.import_module("method_costs")
+    assert [name for name in METHODS if costs.of_method(name) == costs.UNMEASURED] == []
+    assert costs.of_method("another") == costs.UNMEASURED
+
+
+def test_a_run_of_a_notebook_is_read_from_its_summary(method_pages: Any) -> None:
+    runs = importlib.import_module("method_costs").executed()
+    run = next(run for run in runs if run.method == "reward")
+    assert run.notebook == "05_human_feedback.ipynb"
+    assert run.cell.startswith("%%finetune reward --model smollm2 --data prefs --as reward · epochs: 1")
+    assert re.fullmatch(r"(\d+ min )?\d+ s", run.time)
+    assert "Accuracy" in run.quality
+    assert "Learning rate" not in run.quality
+
+
 def test_a_docstring_becomes_markdown(method_pages: Any) -> None:
     blocks = ["::", "    a ──> b", "Uses `x` and *y* of <z> (arXiv:2106.09685), see https://e.org/a_b.\n    W = 1"]
     assert list(method_pages._markdown(blocks)) == [
