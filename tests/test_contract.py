@@ -194,6 +194,22 @@ def test_nothing_in_nbadapt_names_a_method() -> None:
         assert not word.search(code), path
 
 
+def test_no_variable_function_or_module_of_nbadapt_is_called_by_a_method() -> None:
+    """But for an engine of one algorithm, whose files begin with its name: docs/contract.md says why."""
+    names = {name for name, (entry, *_) in registry.entries().items() if entry.distribution == "nbadapt"} - AMBIGUOUS
+    clear = "|".join(sorted({way for name in names for way in (name.replace("-", ""), name.replace("-", "_"))}))
+    word = re.compile(rf"(?<![a-z])(?:{clear})(?![a-z])")
+    found = set()
+    for path in sorted((ROOT / "nbadapt").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = (getattr(node, key, None) for key in ("id", "name", "attr", "arg", "module"))
+            for name in (path.stem, *(each for each in called if isinstance(each, str))):
+                match = word.search(re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower())
+                if match and not (path.parent.name == "engines" and path.stem.startswith(match[0])):
+                    found.add(f"{path.relative_to(ROOT)}: {name}")
+    assert found == set()
+
+
 def _strings(path: Path) -> Iterator[tuple[int, str]]:
     """The texts in a module's code; docstrings and what stands alone show examples, and decide nothing."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

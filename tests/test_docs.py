@@ -195,7 +195,7 @@ def test_the_links_and_pictures_of_the_site_are_there(site: dict[Path, _Links]) 
         f"{file.name} -> {link}" for file, page in site.items() for link in page.links if not _holds(file, link, site)
     ]
     assert missing == []
-    assert any(link.endswith("compare.png") for page in site.values() for link in page.links)
+    assert any(link.endswith("playground.png") for page in site.values() for link in page.links)
     assert {f"{name}.html" for name in METHODS} <= {file.name for file in site if file.parent.name == "methods"}
 
 
