@@ -74,6 +74,9 @@ def _write_measured(folder: Path, lead: str) -> None:
         text = re.sub(r"\]\(\.\./(\w+\.py)\)", r"](../../benchmarks/\1)", file.read_text(encoding="utf-8"))
         _write(folder / file.name, text)
         names.append(file.stem)
+    for old in folder.glob("*.md"):  # of a table that is gone
+        if old.stem not in {*names, "index"}:
+            old.unlink()
     lead = lead.replace("](measured/", "](")
     toctree = "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
     _write(folder / "index.md", f"# Measured\n\n{lead.strip()}\n\n{toctree}")
