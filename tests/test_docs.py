@@ -102,7 +102,10 @@ def test_a_run_of_a_notebook_is_read_from_its_summary(method_pages: Any, tmp_pat
     )
     cells = [
         {"cell_type": "markdown", "source": ["%%finetune mine --model smollm2"]},
-        {"source": ["%%finetune mine --model smollm2\n", "epochs: 1"], "outputs": [{"data": {"text/plain": [summary]}}]},
+        {
+            "source": ["%%finetune mine --model smollm2\n", "epochs: 1"],
+            "outputs": [{"data": {"text/plain": [summary]}}],
+        },
         {"source": ["%nbadapt show mine"], "outputs": [{"data": {"text/plain": [summary]}}]},
     ]
     path = tmp_path / "01.ipynb"
@@ -231,7 +234,7 @@ def test_every_public_name_is_described_in_the_api(site: dict[Path, _Links]) -> 
 
 
 def test_every_part_that_is_made_is_on_a_page(parts: Any, tmp_path: Path) -> None:
-    """A section of README that no page includes would be lost on the site; the page of a table that is gone is too many."""
+    """A section of README that no page includes would be lost on the site, and the page of a table that is gone is swept away."""
     gone = tmp_path / "measured" / "gone.md"
     gone.parent.mkdir()
     gone.write_text("# Gone")
