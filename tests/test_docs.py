@@ -234,7 +234,7 @@ def test_every_public_name_is_described_in_the_api(site: dict[Path, _Links]) -> 
 
 
 def test_every_part_that_is_made_is_on_a_page(parts: Any, tmp_path: Path) -> None:
-    """A section of README that no page includes would be lost on the site, and the page of a table that is gone is swept away."""
+    """A section that no page includes would be lost on the site; the page of a table that is gone is swept away."""
     gone = tmp_path / "measured" / "gone.md"
     gone.parent.mkdir()
     gone.write_text("# Gone")
