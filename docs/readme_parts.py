@@ -77,7 +77,7 @@ def _write_measured(folder: Path, lead: str) -> None:
     for old in folder.glob("*.md"):  # of a table that is gone
         if old.stem not in {*names, "index"}:
             old.unlink()
-    lead = lead.replace("](measured/", "](")
+    lead = lead.replace("](measured/", "](").replace("](../", "](../../")  # one folder further down
     toctree = "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
     _write(folder / "index.md", f"# Measured\n\n{lead.strip()}\n\n{toctree}")
 
