@@ -94,7 +94,7 @@ def _slug(title: str) -> str:
 def _members(module: str) -> str:
     """Directives for the public names of a module whose homes are elsewhere, which `automodule` does not see."""
     public = importlib.import_module(module)
-    lines = []
+    lines = [f".. py:currentmodule:: {module}\n"]
     for name in public.__all__:
         value = getattr(public, name)
         if callable(value):
@@ -102,7 +102,7 @@ def _members(module: str) -> str:
         else:
             home, _, attribute = public._HOMES[name].partition(":")
             said = ModuleAnalyzer.for_module(home).find_attr_docs()["", attribute]
-            lines.append(f".. py:data:: {module}.{name}\n\n" + textwrap.indent("\n".join(said), "   "))
+            lines.append(f".. py:data:: {name}\n\n" + textwrap.indent("\n".join(said), "   "))
     return "```{eval-rst}\n" + "\n".join(lines) + "```\n"
 
 

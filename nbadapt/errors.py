@@ -92,6 +92,8 @@ OTHER_NAMES = {
     "max_seq_length": "max_length",
     "per_device_train_batch_size": "batch_size",
 }
+"""What other libraries call a thing -> what it is called here."""
+
 _AS_NEAR = 0.15  # how much less alike than the nearest word a second one may be
 
 
