@@ -78,7 +78,6 @@ class Stopped(BaseException):
     """The user asked to stop. Not an Exception, so that ``except Exception`` in a library cannot eat it."""
 
 
-# What other libraries and people call some settings.
 OTHER_NAMES = {
     "lr": "learning_rate",
     "bs": "batch_size",
@@ -92,7 +91,7 @@ OTHER_NAMES = {
     "max_seq_length": "max_length",
     "per_device_train_batch_size": "batch_size",
 }
-"""What other libraries call a thing -> what it is called here."""
+"""What other libraries and people call some settings -> what they are called here."""
 
 _AS_NEAR = 0.15  # how much less alike than the nearest word a second one may be
 
