@@ -38,7 +38,8 @@ def hold(run: Run, *, background: bool = False, slot: Any = None, keep: bool = F
         run: its worker thread is at work, or has ended already.
         background: return as soon as a front end shows the dashboard. Where none does in time, nobody could
             follow the run or stop it: then this keeps the cell too.
-        slot, keep: see `nbadapt.view.view_of`.
+        slot: see `nbadapt.view.view_of`.
+        keep: likewise.
 
     Raises:
         RunError: the user interrupted a second time and left the run.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import types
 
-from nbadapt_plugins._course import course
-
 from nbadapt import store
 from nbadapt.events import Change, Checkpoint, Event, Progress, Reply, StateChange
+from nbadapt_plugins._course import course
 
 
 def told(folder, *events: tuple[float, Event]) -> str:

@@ -260,7 +260,8 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("output-layers",
 
 
 @pytest.mark.parametrize("name", ["lora", "features", *SLOW])
-def test_the_exact_figures_are_those_of_a_dry_run(name: str):
+def test_the_exact_figures_are_those_of_a_dry_run_and_no_weights_are_read(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(models, "_read_weights", lambda *_: pytest.fail("weights were read"))
     made = form(name)
     state = made.state()
     assert state.figures is not None, state.errors
@@ -318,7 +319,7 @@ def test_what_does_not_fit_is_told_beside_its_figures(monkeypatch: pytest.Monkey
 def test_the_memory_of_a_base_that_is_loaded_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch):
     made = form()
     exact = made.estimator.exact(made.request(made.state().cell))
-    before, free = figures.bar(exact)
+    before, _ = figures.bar(exact)
     assert "loaded" not in figures.peak(exact)
     monkeypatch.setattr(models, "is_loaded", lambda *_: True)
     after, _ = figures.bar(exact)

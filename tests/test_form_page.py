@@ -117,7 +117,9 @@ def test_a_mouse_drags_a_slider(form: FormPage):
     for share in (0.5, 0.7, 0.9, 1.0):
         form.page.mouse.move(box["x"] + box["width"] * share, middle, steps=4)
         form.page.wait_for_timeout(40)
-    assert form.page.evaluate("said.length") == 1, "one question at a time, while it is dragged"
+    assert form.page.evaluate("said.filter((m) => m.type === 'set').length") == 1, (
+        "one question at a time, while it is dragged"
+    )
     form.page.mouse.up()
     form.deliver()
     assert slider.input_value() == str(last)
@@ -148,7 +150,7 @@ def test_help_appears_where_the_mouse_rests(form: FormPage):
     assert not tip.is_visible()
 
 
-@pytest.mark.parametrize("seen", [{"contrast": "more"}, {"forced_colors": "active"}, {"color_scheme": "dark"}])
+@pytest.mark.parametrize("seen", [{"contrast": "more"}, {"forced_colors": "active"}])
 def test_the_form_can_be_read_in_high_contrast_and_forced_colours(form: FormPage, seen: dict[str, str]):
     form.page.emulate_media(**seen)
     form.field("r").get_by_label("r", exact=True).fill("0")
@@ -180,10 +182,10 @@ FAINT_TEXTS = """() => {
   const groundOf = (element) => {
     const grounds = [];
     for (let e = element; e; e = e.parentElement) grounds.push(parse(getComputedStyle(e).backgroundColor));
-    const page = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255];
-    return grounds.reverse().reduce((under, [r, g, b, a = 1]) => over([r, g, b, a], under), page);
+    return grounds.reverse().reduce((under, [r, g, b, a = 1]) => over([r, g, b, a], under), [255, 255, 255]);
   };
-  return [...document.querySelectorAll(".nbadapt-form label, .nbadapt-form .nbadapt-error, .nbadapt-form summary, .nbadapt-form dt, .nbadapt-form dd, .nbadapt-form button:not(:disabled), .nbadapt-form pre, .nbadapt-said")]
+  const parts = "label, summary, dt, dd, pre, button:not(:disabled), .nbadapt-error, .nbadapt-said";
+  return [...document.querySelector(".nbadapt-form").querySelectorAll(parts)]
     .filter((e) => e.textContent && e.checkVisibility())
     .map((e) => {
       const ground = groundOf(e);

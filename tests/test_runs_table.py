@@ -28,8 +28,8 @@ from nbadapt import notes, store
 from nbadapt.comparing import deletion
 from nbadapt.comparing.columns import chosen
 from nbadapt.comparing.curve import MOST, Curve
-from nbadapt.comparing.digest import FILE, Digest
 from nbadapt.comparing.differences import differences
+from nbadapt.comparing.digest import FILE, Digest
 from nbadapt.comparing.facts import Facts, Overview, main_metric, measures, smaller_is_better
 from nbadapt.errors import NbadaptError, RequestError, StoreError
 from nbadapt.events import Checkpoint, Memory, Metric, Progress, StateChange

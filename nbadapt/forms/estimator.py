@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nbadapt.request import Request
 
 MOST_KEPT = 80  # tokenizers, skeletons, ... that are remembered, and combinations of method, model, ... likewise
-PLAIN = str | int | float | tuple | None
+PLAIN = (str, int, float, tuple, type(None))  # told apart by what they say
 PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
 
 
@@ -220,7 +220,7 @@ def _key(request: Request) -> tuple[Any, ...]:
 
 def _objects(request: Request) -> list[int]:
     """The identities of what a request is told apart by: tables, above all."""
-    return [id(value) for value in _values(request) if not isinstance(value, PLAIN | Mapping)]
+    return [id(value) for value in _values(request) if not isinstance(value, (*PLAIN, Mapping))]
 
 
 def _values(request: Request) -> list[Any]:

@@ -40,7 +40,7 @@ function build() {
   buildCosts(ui);
   ui.acts = make("div", "acts");
   ui.run = button("run", "Run");
-  ui.stop = button("stop", "Stop the run");
+  ui.stop = button("stop-run", "Stop the run");
   ui.stop.hidden = true;
   ui.insert = button("insert", "Insert cell");
   ui.copy = button("copy", "Copy cell");

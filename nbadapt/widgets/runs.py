@@ -5,9 +5,10 @@
     overview ──> RunsFeed ──messages──> runs.js           sorting and filtering are the page's own
                     <── hello, poll, search, tick, choose, edit, write, ask, delete, settle, close
 
-The page filters what it has; the kernel says the same of all runs, and sends older ones that fit. It polls once a second while some run goes on, at once while a long log is read in pieces, and never
-otherwise, so that an open table keeps no idle kernel awake. Below the widget stands a static picture, which a saved
-notebook keeps; a live page hides it.
+The page filters what it has; the kernel says the same of all runs, and sends older ones that fit. The page polls once a
+second while some run goes on, at once while a long log is read in pieces, and never otherwise, so that an open table
+keeps no idle kernel awake. Below the widget stands a static picture, which a saved notebook keeps; a live page hides
+it.
 """
 
 from __future__ import annotations
