@@ -203,6 +203,7 @@ def test_a_form_on_a_reloaded_page_runs_and_stops(lab: str, folder: Path, page: 
     expect(page.locator(".nbadapt-run")).to_be_enabled()
     expect(page.locator(".nbadapt:not(.nbadapt-form) canvas")).to_be_visible()
     picture(page, f"form-reload-{kernel}-2-stopped")
+    page.locator(".nbadapt-form summary", has_text="More settings").click()
     field(page, "max_steps").get_by_label("max_steps").fill("3")
     expect(page.locator(".nbadapt-cell")).to_contain_text("max_steps: 3")
     page.locator(".nbadapt-run").click()  # and once more
