@@ -173,6 +173,7 @@ def test_a_form_on_a_reloaded_page_runs_and_stops(lab: str, folder: Path, page: 
     open_notebook(page, lab, name)
     connected(page)
     menu(page, "Run", "Run All Cells")
+    expect(page.locator(".nbadapt-run")).to_be_enabled()  # the first estimate imports much
     model = field(page, "--model")
     model.get_by_label("model", exact=True).select_option(label="other …")
     model.get_by_label("model, typed").fill(str(tiny_models.folder("bert")))

@@ -121,7 +121,7 @@ class Session:
         if self._closed:
             return
         self._cell_runs = False  # or nobody would have handed it over
-        self._last = message
+        self._last = message if "seq" in message else self._last
         try:
             match message.get("type"):
                 case "hello":
