@@ -241,7 +241,7 @@ function render({ model, el }) {
       if (!sent.waiting) takeValues(message.values);
       flush();
       clearTimeout(sent.settle);
-      if (!message.pending && !message.working) sent.settle = setTimeout(() => model.send({ type: "settle" }), SETTLE_MS);
+      if (!message.pending) sent.settle = setTimeout(() => model.send({ type: "settle" }), SETTLE_MS);
     } else if (message.type === "run" && message.dashboard !== sent.run) {
       sent.run = message.dashboard;
       showRun(model, ui, message.dashboard).then((there) => {
