@@ -317,6 +317,7 @@ def test_what_does_not_fit_is_told_beside_its_figures(monkeypatch: pytest.Monkey
 
 
 def test_the_memory_of_a_base_that_is_loaded_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(models, "is_loaded", lambda *_: False)
     made = form()
     exact = made.estimator.exact(made.request(made.state().cell))
     before, _ = figures.bar(exact)
