@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from nbadapt.errors import RequestError, RunError, StoreError
 from nbadapt.selection.advice import sentences
 from nbadapt.selection.candidates import Candidate
-from nbadapt.selection.contest import Contest, Entry
+from nbadapt.selection.contest import Contest
+from nbadapt.selection.entry import Entry
 from nbadapt.selection.verdict import Verdict, verdict
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ The state is a few hundred bytes a candidate; nothing but the code is in synced 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,14 @@ import anywidget
 from nbadapt.errors import NbadaptError
 from nbadapt.events import Metric, Progress
 from nbadapt.selection import specs
-from nbadapt.selection.contest import FINISHED
-from nbadapt.settings import shown
+from nbadapt.selection.entry import FINISHED
 from nbadapt.widgets.summary import duration
 from nbadapt.widgets.texts import clip
 
 if TYPE_CHECKING:
-    from nbadapt.selection.contest import Contest, Entry
+    from nbadapt.selection.contest import Contest
+    from nbadapt.selection.entry import Entry
+    from nbadapt.selection.trials import Trial
 
 HERE = Path(__file__).parent
 MOST_POINTS = 48  # of the loss of one candidate
@@ -74,7 +74,7 @@ class ContestFeed:
             "points": sorted(points),
             "losses": self._losses.get(entry.label, []),
             "share": self._shares.get(entry.label) if now else None,
-            "text": clip(written(entry), TEXT_BYTES),
+            "text": clip(specs.line(entry.candidate.spec), TEXT_BYTES),
         }
 
     def _follow(self) -> None:
@@ -104,20 +104,6 @@ class ContestFeed:
         if len(losses) > MOST_POINTS:
             del losses[1::2]
             self._every *= 2
-
-
-def written(entry: Entry) -> str:
-    """A candidate as a line of the cell, to be changed and added."""
-    spec = entry.candidate.spec
-    parts = [f"{name}: {_yaml(value)}" for name, value in spec.settings.items()]
-    parts += [f"model: {spec.model_name}"] if spec.model_name else []
-    parts += [f"prompt: {json.dumps(spec.prompt, ensure_ascii=False)}"] if spec.prompt else []
-    return f"{spec.method}: {{{', '.join(parts)}}}"
-
-
-def _yaml(value: Any) -> str:
-    """A setting as YAML within braces; JSON is YAML, but writes small rates in a form that YAML reads as text."""
-    return shown(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 class ContestDashboard(anywidget.AnyWidget):
