@@ -15,7 +15,8 @@ from watching import HOSTILE, make_wire, portable, weight
 
 from nbadapt.selection.asked import Asked
 from nbadapt.selection.candidates import prepare
-from nbadapt.selection.contest import FINISHED, Contest
+from nbadapt.selection.contest import Contest
+from nbadapt.selection.entry import FINISHED
 from nbadapt.selection.trials import Said, Trial
 from nbadapt.widgets.selection import ContestDashboard
 

@@ -30,7 +30,9 @@ def _no_answer(contest: Contest) -> str:
         return "There is no answer yet: run the same cell again, and it goes on from here."
     needs = [entry.needs for entry in contest.entries if entry.state == TOO_LATE and entry.needs is not None]
     told = f" (the quickest of them needs about {duration(max(1, round(min(needs))))})" if needs else ""
-    return f"There is no answer: no candidate came through all training rows; raise the budget{told}, or see the reasons."
+    return (
+        f"There is no answer: no candidate came through all training rows; raise the budget{told}, or see the reasons."
+    )
 
 
 def _what(contest: Contest, found: Verdict, best: Place) -> str:
@@ -101,7 +103,9 @@ def _what_if(contest: Contest, found: Verdict, best: Place) -> str:
     large = [one.label for one in contest.prepared.left_out]
     late = [e.label for e in contest.entries if e.state == TOO_LATE]
     parts += [
-        f"with more {what} {listed(names)} could be tried" for what, names in (("memory", large), ("time", late)) if names
+        f"with more {what} {listed(names)} could be tried"
+        for what, names in (("memory", large), ("time", late))
+        if names
     ]
     parts.append(_quicker(found, best))
     text = "; ".join(part for part in parts if part)

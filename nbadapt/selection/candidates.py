@@ -65,7 +65,7 @@ class Candidate:
 
     @property
     def reads_model(self) -> bool:
-        """Whether weights of the base model are loaded here: not where all that there is is fitted without gradients."""
+        """Whether weights of the base model are loaded here: not where all there is was fitted without gradients."""
         if self.job.model.kind == "endpoint":
             return False
         own = self.estimate.total <= self.estimate.trainable and "gradients" not in self.estimate.memory
@@ -120,7 +120,9 @@ def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[C
     unasked = _baselines(asked, parts, found, notices)
     found += unasked
     names = writing.labels([candidate.spec for candidate in found])
-    reasons = [_too_large(one, asked.budget) or (_too_dear(one, asked.budget) if one in unasked else "") for one in found]
+    reasons = [
+        _too_large(one, asked.budget) or (_too_dear(one, asked.budget) if one in unasked else "") for one in found
+    ]
     found = [dataclasses.replace(one, label=name) for one, name in zip(found, names, strict=True)]
     left_out = [LeftOut(one.label, reason) for one, reason in zip(found, reasons, strict=True) if reason]
     kept = [one for one, reason in zip(found, reasons, strict=True) if not reason]

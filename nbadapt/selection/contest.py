@@ -91,8 +91,8 @@ class Contest:
             self.notices.append(f"added while it worked: {'; '.join(self._added)}")
         if self._stopped:
             self.notices.append(
-                f"stopped while it worked, and not tried again: {', '.join(self._stopped)}; add one in the dashboard to "
-                "try it after all"
+                f"stopped while it worked, and not tried again: {', '.join(self._stopped)}; add one in the dashboard, "
+                "and it is tried after all"
             )
 
     # ------------------------------------------------------------------ from outside

@@ -63,7 +63,7 @@ class Measure:
     def interval(self, said: Sequence[Said]) -> tuple[float, float]:
         """The 95 % interval of `figure` for other rows of this kind; that other seeds differ too is not in it.
 
-        That is told beside it, as the lowest and the highest figure of the seeds: see `nbadapt.selection.verdict.Place`.
+        That is told beside it, as the lowest and the highest figure of the seeds: `nbadapt.selection.verdict.Place`.
         """
         if self.name == "macro_f1":
             if len(said) == 1:

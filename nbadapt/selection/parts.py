@@ -87,7 +87,7 @@ def split(asked: Asked) -> Parts:
 
 
 def _mixed(rows: Examples, seed: int) -> Examples:
-    """The rows in an order drawn by the seed, in which the first ones of any number hold the classes in their shares."""
+    """The rows in a drawn order, of which the first ones of any number hold the classes in their shares."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible choice, no secret
     classes: dict[str, list[Mapping[str, Any]]] = {}
     for row in rng.sample(rows.rows, len(rows)):

@@ -67,7 +67,7 @@ def asked(rows: int, total: int, validation: int) -> int:
         total: all training rows.
         validation: all validation rows.
     """
-    share = (rows / total) ** (math.log(ASKED_GROWTH) / math.log(GROWTH))
+    share: float = (rows / total) ** (math.log(ASKED_GROWTH) / math.log(GROWTH))
     return min(validation, max(FEWEST_ASKED, math.ceil(validation * share - 1e-9)))
 
 

@@ -223,4 +223,3 @@ def done_share(run: Run) -> float:
     """How much of its steps a run made, from 0 to 1."""
     steps = [event for _, event in run.events if isinstance(event, Progress) and event.total]
     return steps[-1].step / steps[-1].total if steps else 0.0
-

@@ -20,6 +20,7 @@ import anywidget
 from nbadapt.errors import NbadaptError
 from nbadapt.events import Metric, Progress
 from nbadapt.selection import specs
+from nbadapt.selection.comparison import validation
 from nbadapt.selection.entry import FINISHED
 from nbadapt.widgets.summary import duration
 from nbadapt.widgets.texts import clip
@@ -41,6 +42,7 @@ class ContestFeed:
         self._contest = contest
         self._losses: dict[str, list[tuple[float, float]]] = {}  # label -> (share done, loss), of its last run
         self._shares: dict[str, float] = {}
+        self._points: dict[str, tuple[float, ...]] = {}  # by trial
         self._run = ""
         self._seen = self._total = 0
         self._every = self._count = 1
@@ -63,7 +65,7 @@ class ContestFeed:
     def _candidate(self, place: int, entry: Entry) -> dict[str, Any]:
         contest = self._contest
         seed = entry.trials[0].seed if entry.trials else None
-        points = [(t.rows, contest.measure.figure([t.said])) for t in entry.trials if t.said and t.seed == seed]
+        points = [self._point(t) for t in entry.trials if t.said and t.seed == seed]
         now = contest.current is entry
         return {
             "place": place,
@@ -76,6 +78,13 @@ class ContestFeed:
             "share": self._shares.get(entry.label) if now else None,
             "text": clip(specs.line(entry.candidate.spec), TEXT_BYTES),
         }
+
+    def _point(self, trial: Trial) -> tuple[float, ...]:
+        """Training rows, the figure, and the ends of its interval, computed once."""
+        if trial.key not in self._points:
+            figures = (round(value, 5) for value in validation(self._contest, trial) if value is not None)
+            self._points[trial.key] = (trial.rows, *figures)
+        return self._points[trial.key]
 
     def _follow(self) -> None:
         """Take in what the run at work has told since the last look; of a long one every n-th loss."""
