@@ -179,12 +179,12 @@ th, td {{ border-bottom: 1px solid #8884; }} img {{ max-width: 100%; border-radi
 LEGEND = (
     "◆ is what is advised, chosen on the validation rows; ● lies on the Pareto front of test figure and time. "
     "Validation figures of candidates that were dropped are from fewer training rows; those that prompt are asked "
-    "fewer validation rows instead. Intervals are for other rows of this kind, with the models that were trained here; what "
-    "other seeds make of it is in none of them: where several were tried, seeds has the lowest and the highest figure. "
-    "Making: seconds of work up to the first answer. Memory is the peak of what the trial took beyond what was in use "
-    "before it, its base model counted. 1,000 answers: timed on a few rows, without any kept answers and vectors. "
-    "Forgotten: the change of the loss on a general text, or where an encoder has no loss, the drift of its hidden "
-    "states (0: none)."
+    "fewer validation rows instead. Intervals are for other rows of this kind, with the models that were trained "
+    "here; what other seeds make of it is in none of them: where several were tried, seeds has the lowest and the "
+    "highest figure. Making: seconds of work up to the first answer. Memory is the peak of what the trial took beyond "
+    "what was in use before it, its base model counted. 1,000 answers: timed on a few rows, without any kept answers "
+    "and vectors. Forgotten: the change of the loss on a general text, or where an encoder has no loss, the drift of "
+    "its hidden states (0: none)."
 )
 
 
