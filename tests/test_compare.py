@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 from distributions import Site
+from kernels import VERSIONS, running
 from shells import Shell
 
 import nbadapt
@@ -581,3 +582,41 @@ def test_candidates_come_and_go_while_it_works():
         contest.add(specs.Spec("output-layers", QUICK))
     with pytest.raises(nbadapt.NbadaptError, match="the comparison has ended: add the candidate to its cell"):
         contest.add(specs.Spec("bitfit", QUICK))
+
+
+CELL = """%%compare --model bert --data rows --as found
+lora: {epochs: 2000, samples: 0}
+tf-idf:
+majority:"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_page_adds_and_stops_while_a_kernel_compares(version, runs, tmp_path):
+    table = tmp_path / "rows.json"
+    table.write_text(json.dumps(words(100)), encoding="utf-8")
+    with running(version, tmp_path) as kernel:
+        assert kernel.run("%load_ext nbadapt").status == "ok"
+        rows, bert = f"json.load(open({str(table)!r}))", str(tiny_models.folder("bert"))
+        kernel.run(f"import json\nfrom nbadapt import models\nmodels.generators = list\nrows, bert = {rows}, {bert!r}")
+        cell = kernel.send(CELL)
+        page = kernel.model(cell, 120)
+
+        def candidates():
+            messages = kernel.messages(page)
+            return {c["label"]: c for c in messages[-1]["candidates"]} if messages else {}
+
+        kernel.click(page, {"type": "hello"})
+        kernel.until(lambda: candidates().get("lora", {}).get("state") == "running", 120)
+        kernel.click(page, {"type": "add", "text": "output-layers: {max_steps: 3, samples: 0}"})
+        kernel.until(lambda: any("1 added" in message["said"] for message in kernel.messages(page)), 60)
+        kernel.click(page, {"type": "hello"})  # a page that was reloaded
+        kernel.click(page, {"type": "drop", "place": candidates()["lora"]["place"]})
+        done = kernel.finish(cell, 180)
+        assert done.status == "ok", done.error
+        states = dict(kernel.value("list(found.frame()['state'].items())"))
+        assert states["lora"] == "stopped"
+        assert states["output-layers max_steps=3 samples=0"] == "done"
+        again = kernel.run(CELL, 180)  # the same cell, which knows of both
+        assert again.status == "ok", again.error
+        assert dict(kernel.value("list(found.frame()['state'].items())")) == states

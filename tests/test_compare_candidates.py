@@ -201,6 +201,28 @@ def test_an_empty_body_takes_one_method_of_each_family_and_the_baselines():
     assert "one method of each family was taken" in " ".join(found.notices)
 
 
+@pytest.mark.slow
+def test_the_default_set_follows_model_memory_and_time(monkeypatch):
+    from nbadapt.engines import rough_time
+
+    def chosen(text, **namespace):
+        return {c.method.name: c for c in prepare(ask(text=text, **namespace)).candidates if not c.baseline}
+
+    whole = chosen("--model bert --data reviews")
+    assert not any(one.prompts for one in whole.values())  # an encoder writes no text
+    decoder = chosen("--model llama --data reviews", llama=str(tiny_models.folder("llama")))
+    assert any(one.prompts for one in decoder.values())
+    most = max(one.estimate.peak for one in whole.values())
+    small = chosen(f"--model bert --data reviews --budget {most / 1000 - 1:.3f}KB")
+    assert small
+    assert max(one.estimate.peak for one in small.values()) < most
+    monkeypatch.setattr(rough_time, "of_training", lambda job, found: 100.0 if "gradients" in found.memory else None)
+    quick = chosen("--model bert --data reviews --budget 10s")
+    assert quick
+    assert set(quick) < set(whole)
+    assert not any("gradients" in one.estimate.memory for one in quick.values())
+
+
 def test_zero_shot_asks_an_installed_generator_where_the_model_writes_no_text(installed):
     notices = " ".join(prepare(ask("tf-idf:\nmajority:")).notices)
     assert "the baseline zero-shot was left out: no model of this comparison can do it" in notices
