@@ -44,7 +44,11 @@ def no_packaged_generator():
 RAISES = """
 from nbadapt.method import Config, Estimate, Method
 
+class Settings(Config):
+    n: int = 0
+
 class Raises(Method):
+    Config = Settings
     name = "raises"
     verb = "finetune"
     summary = "goes wrong on the way"
@@ -401,8 +405,8 @@ def test_memory_is_what_a_trial_adds_and_its_base():
 
 @pytest.mark.slow
 def test_one_that_fails_is_a_row_and_the_others_go_on(raises):
-    found = compare({"raises": None, "output-layers": QUICK}, words(100))
-    row = found.frame().loc["raises"]
+    found = compare({"raises": {"n": [1, 2]}, "output-layers": QUICK}, words(100), budget="10m")
+    row = found.frame().loc["raises n=1"]
     assert row["state"] == "failed"
     assert "raises failed: ValueError: a <b>bad</b> day" in row["reason"]
     assert found.state == "done"
@@ -507,7 +511,7 @@ def test_a_time_that_nobody_could_tell_before_is_told_when_the_budget_ends(monke
 @pytest.mark.slow
 def test_seeds_that_the_budget_has_no_time_for_are_named(monkeypatch, tmp_path):
     done = Contest.left.fget
-    monkeypatch.setattr(Contest, "left", property(lambda self: 0.0 if self._finalists() else done(self)))
+    monkeypatch.setattr(Contest, "left", property(lambda self: 0.0 if len(self._finalists()) == 3 else done(self)))
     found = compare({"output-layers": QUICK, "tf-idf": None, "majority": None}, words(60), seeds=3)
     assert "the budget left no time for all 3 seeds of" in " ".join(found.notices)
     assert found.frame().loc["output-layers", "seeds"] == 1

@@ -255,7 +255,7 @@ class Contest:
         levels = max(len(plan) for plan in plans.values())
         self._trying.prepare_parts([rung.rows for plan in plans.values() for rung in plan])
         for level in range(levels):
-            ready = [name for name in groups if level >= levels - len(plans[name])]
+            ready = [name for name, kin in groups.items() if kin and level >= levels - len(plans[name])]
             for name in sorted(ready, key=lambda name: self._order(groups, name)):
                 plan = plans[name]
                 rung = plan[level - levels + len(plan)]
@@ -271,7 +271,7 @@ class Contest:
         if self.prepared.asked.budget.seconds is None:
             return (*place, not one.baseline)
         quickest: dict[str, float] = {}  # by base model
-        for kin in groups.values():
+        for kin in filter(None, groups.values()):
             path = base_of(kin[0].candidate)
             quickest[path] = min(quickest.get(path, math.inf), _rough(kin))
         path = base_of(one)
