@@ -494,7 +494,7 @@ def test_a_time_that_nobody_could_tell_before_is_told_when_the_budget_ends(monke
     monkeypatch.setattr(rough_time, "of_training", lambda *_: None)  # as on an accelerator
     monkeypatch.setattr(rough_time, "of_reading", lambda *_: None)
     found = compare(
-        {"lora": {"epochs": 10_000, "samples": 0}, "tf-idf": None, "majority": None}, words(100), budget="8s"
+        {"lora": {"epochs": 10_000, "samples": 0}, "tf-idf": None, "majority": None}, words(100), budget="25s"
     )
     assert "how long lora" in " ".join(found.notices)
     row = found.frame().loc["lora"]

@@ -142,7 +142,7 @@ function draw(ui, state, chosen) {
     if (!loss && named.includes(kind(c))) for (const p of points.filter((p) => p.length > 2)) {
       const inside = (v) => Math.min(bottom, Math.max(MARGIN.top, y(v)));
       svg.append(shape("line", { x1: x(p[0]), x2: x(p[0]), y1: inside(p[2]), y2: inside(p[3]), "data-kind": kind(c),
-        class: "nbadapt-compare-line nbadapt-compare-interval" }));
+        class: "nbadapt-compare-interval" }));
     }
     if (!loss) for (const p of points) {
       svg.append(shape("circle", { cx: x(p[0]), cy: y(p[1]), r: kind(c) === "gone" ? 2 : 3.2, "data-kind": kind(c),
