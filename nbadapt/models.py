@@ -101,7 +101,7 @@ def generators() -> list[str]:
     found = []
     for name in names():
         with contextlib.suppress(ModelError):
-            if getattr(load_package(name), "generates", True):
+            if load_package(name).generates:
                 found.append(name)
     return found
 
@@ -112,14 +112,24 @@ def load_package(name: str) -> PackagedModel:
     Raises:
         ModelError: its package is broken, or two declare it.
     """
+    from nbadapt.packaged_models import PackagedModel
+
     try:
         point: Any = origins.only("model", name, GROUP)
     except PluginError as error:
         raise ModelError(str(error)) from None
+    subject = f"the model {name!r} of {point.dist.name if point.dist else 'an unknown distribution'} is broken"
     try:
-        package: PackagedModel = point.load()
+        package: Any = point.load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
-        raise ModelError(f"the model {name!r} of {point.dist.name} is broken: {first_line(error)}") from None
+        raise ModelError(f"{subject}: {first_line(error)}: update or uninstall it") from None
+    if not isinstance(package, PackagedModel):
+        raise ModelError(
+            f"{subject}: {point.value} is no nbadapt.packaged_models.PackagedModel: update or uninstall it"
+        )
+    for field in ("name", "distribution", "install", "inside"):
+        if not isinstance(getattr(package, field), str):
+            raise ModelError(f"{subject}: its {field} is {getattr(package, field)!r}, no text: update or uninstall it")
     return package
 
 

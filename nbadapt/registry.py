@@ -185,6 +185,28 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
         return f"is broken: {entry.value} does not implement {missing}"
     if not (isinstance(loaded.Config, type) and issubclass(loaded.Config, Config)):
         return f"is broken: {entry.value}.Config is no subclass of nbadapt.method.Config"
+    return _declaration_fault(loaded) or requires_fault(loaded.requires)
+
+
+def _declaration_fault(method: type[Method]) -> str | None:
+    """What would break every menu and table that shows the method, or None; in words that follow "the plugin ..."."""
+    for attribute in ("summary", "reference", "family"):
+        if not isinstance(getattr(method, attribute), str):
+            return f"is broken: its {attribute} is {getattr(method, attribute)!r}, no text"
+    for attribute in ("tasks", "exports"):
+        said = getattr(method, attribute)
+        if not isinstance(said, frozenset | set) or not all(isinstance(word, str) for word in said):
+            return f"is broken: its {attribute} is {said!r}, no frozenset of words"
+    return None
+
+
+def requires_fault(requires: Any) -> str | None:
+    """What is wrong with a plugin's `requires`, or None; in words that follow "the plugin ..."."""
+    if not isinstance(requires, tuple | list):
+        return f"is broken: its requires is {requires!r}, no tuple of import names"
+    for name in requires:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            return f"is broken: its requires names {name!r}, which is no import name"
     return None
 
 

@@ -114,6 +114,14 @@ def test_expected_failures_are_no_failures_and_strict() -> None:
     assert [r.reasons for r in report.failures] == [("was expected to fail and holds: an old name",)]
 
 
+@pytest.mark.parametrize("reason", ["", "  ", None])
+def test_an_expected_failure_has_a_reason(reason: Any) -> None:
+    with pytest.raises(ValueError, match="the expected failure 'stop' has no reason: say why"):
+        testing.check(kit_methods.Deaf, only=["stop"], expected_failures={"stop": reason})
+    with pytest.raises(ValueError, match="the expected failure 'stop' has no reason: say why"):
+        testing.parametrize_with_checks([Good], expected_failures={"good": {"stop": reason}})
+
+
 def test_a_report_says_each_status_in_words_and_escapes_what_plugins_say() -> None:
     class Odd(Good):
         name = "<script>"

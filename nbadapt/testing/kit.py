@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
@@ -203,10 +203,11 @@ def check(
 
     Raises:
         TypeError: it is no plugin.
-        ValueError: a name in `only` or `expected_failures` that is no check.
+        ValueError: a name in `only` or `expected_failures` that is no check, or an expected failure without a reason.
     """
     kind, expected = kind_of(plugin), expected_failures or {}
-    _known(kind, [*(only or ()), *expected])
+    _known(kind, only or ())
+    _excused(kind, expected)
     chosen = [c for c in checks(kind) if only is None or c.name in only]
     results = []
     with _subject(plugin, settings) as subject:
@@ -221,11 +222,19 @@ def _name(plugin: Any) -> str:
     return plugin.__name__ if inspect.isclass(plugin) else str(plugin.name)
 
 
-def _known(kind: str, names: Sequence[str]) -> None:
+def _known(kind: str, names: Iterable[str]) -> None:
     valid = {c.name for c in checks(kind)}
     for name in names:
         if name not in valid:
             raise ValueError(f"no check is named {name!r}: {', '.join(sorted(valid))}")
+
+
+def _excused(kind: str, expected: Mapping[str, str]) -> None:
+    """Refuse expected failures of no check, and those that nobody gave a reason for."""
+    _known(kind, expected)
+    for name, reason in expected.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"the expected failure {name!r} has no reason: say why the plugin may break the rule")
 
 
 def _settled(result: Result, excuse: str | None) -> Result:
@@ -248,6 +257,10 @@ def parametrize_with_checks(
         plugins: classes of methods, stores and providers, and packaged models.
         settings: method name -> settings for its runs.
         expected_failures: name -> check name -> why it may fail; strict, as pytest's xfail.
+
+    Raises:
+        TypeError: one is no plugin.
+        ValueError: an expected failure of no check, or without a reason.
     """
     import pytest
 
@@ -255,7 +268,7 @@ def parametrize_with_checks(
     cases = []
     for plugin in plugins:
         kind, name = kind_of(plugin), getattr(plugin, "name", None) or _name(plugin)
-        _known(kind, list(excuses.get(name, {})))
+        _excused(kind, excuses.get(name, {}))
         subject = _subject(plugin, (settings or {}).get(name))
         for one in checks(kind):
             excuse = excuses.get(name, {}).get(one.name)
