@@ -51,7 +51,8 @@ class Quantization:
         return 0.5 + (1 / 64 + 4 / (64 * 256) if self.double else 4 / 64)
 
 
-_bases: dict[tuple[str, Head, str, str, Quantization | None], PreTrainedModel] = {}
+BaseKey = tuple[str, Head, str, str, Quantization | None]  # path, head, device, dtype, quantization
+_bases: dict[BaseKey, PreTrainedModel] = {}
 _lock = threading.Lock()
 
 
@@ -513,9 +514,17 @@ def weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def read_apart(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+def read_apart(
+    ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None = None
+) -> PreTrainedModel:
     """The base model, read anew for a look at its weights: not shared, and gone when it is let go."""
-    return _read_weights(ref, head, device, dtype, None)
+    return _read_weights(ref, head, device, dtype, quantization)
+
+
+def loaded(ref: ModelRef) -> dict[BaseKey, PreTrainedModel]:
+    """The shared bases of a model that this kernel holds, each by what it was loaded as."""
+    with _lock:
+        return {key: base for key, base in _bases.items() if key[0] == ref.path}
 
 
 def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:
