@@ -29,7 +29,7 @@ class Event:
 
     def __post_init__(self) -> None:
         """Hide secrets in the fields that hold free text."""
-        for name in _texts(type(self)):
+        for name in _texts(type(self)):  # type: ignore[arg-type]  # a class can be hashed
             text = getattr(self, name)
             if isinstance(text, str) and text:  # anything else is a mistake that the log tells
                 object.__setattr__(self, name, hide(text))

@@ -188,6 +188,19 @@ def test_what_a_plugin_prints_stays_out_of_the_notebook(site: Site, capsys: pyte
     said = capsys.readouterr()
     assert not any(word in said.out + said.err for word in ("imported", "estimated"))
     assert "run\n" in (run.directory / "output.log").read_text(encoding="utf-8")
+    named = [finding for finding in software.plugins() if finding.name == "odd"]
+    assert [finding.value for finding in named] == [
+        "of odd-methods 0.3: it printed while imported, which nobody was shown: imported",
+        "of odd-methods 0.3: it printed while estimating, which nobody was shown: estimated",
+    ]
+    assert {(finding.state, finding.fix) for finding in named} == {
+        ("note", "tell its author; more by  %nbadapt check odd")
+    }
+
+
+def test_what_libraries_log_while_a_method_estimates_is_not_laid_to_it() -> None:
+    said = "transformers.tokenization: too long\nUserWarning: odd\n\nestimated {x}\n"
+    assert estimating._own_lines(said) == "estimated {x}"
 
 
 def test_figures_that_are_none_are_named_and_left_out(site: Site) -> None:

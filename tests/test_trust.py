@@ -495,7 +495,7 @@ def test_every_free_text_of_an_event_is_hidden_and_what_is_looked_up_is_not(monk
         fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
         texts = {name for name, said in fields.items() if said in {"str", "str | None"}}
         rest = {name: 1 for name in fields if name not in texts}
-        event = kind(**{name: f"a {KEY}" for name in texts}, **rest)
+        event = kind(**dict.fromkeys(texts, f"a {KEY}"), **rest)
         shown = {name: getattr(event, name) for name in texts}
         assert shown == {name: f"a {KEY}" if name in looked_up else "a ***" for name in texts}, kind
 

@@ -116,6 +116,9 @@ def plugins() -> Iterator[Finding]:
             yield _broken(method.name, method.message)
             continue
         owners.setdefault(same_name[0].owner, []).append(name)
+        for when, line in registry.printed(name).items():
+            value = f"of {same_name[0].owner}: it printed while {when}, which nobody was shown: {line}"
+            yield Finding("Plugins", name, value, "note", f"tell its author; more by  %nbadapt check {name}")
         if registry.missing_requirements(method):
             missing = ", ".join(registry.missing_requirements(method))
             yield Finding("Plugins", name, f"needs {missing}", "note", registry.install_command(method))

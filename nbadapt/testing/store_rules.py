@@ -61,8 +61,8 @@ class StoreSubject:
             raise UntriedError(f"not installed: {', '.join(missing)}; check again after  {install}")
         if self.store.place.__func__ is not Store.place.__func__:  # type: ignore[attr-defined]  # classmethods
             raise UntriedError(
-                "it is behind a server: with pytest, let a class derive from nbadapt.testing.stores.StoreContract, whose "
-                "fixture path names a place on it"
+                "it is behind a server: with pytest, let a class derive from nbadapt.testing.stores.StoreContract, "
+                "whose fixture path names a place on it"
             )
         with tempfile.TemporaryDirectory(prefix="nbadapt-kit-") as room:
             return _tested(self.store, Path(room))

@@ -154,9 +154,10 @@ class BaseWeights:
                     return True
                 continue
             fresh = models.read_apart(self._ref, *key[1:])
-            if key[1] == "classification":  # its head may be a new one
-                base, fresh = base.base_model, fresh.base_model
-            read, there = dict(fresh.named_parameters()), dict(base.named_parameters())
+            pair = (
+                (base.base_model, fresh.base_model) if key[1] == "classification" else (base, fresh)
+            )  # its head is new
+            there, read = (dict(model.named_parameters()) for model in pair)
             if any(_digest([(name, read[name])]) != _digest([(name, there[name])]) for name in read.keys() & there):
                 return True
         return False
@@ -174,7 +175,7 @@ def _digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 
 class Held:
-    """What is in memory at one moment, told apart from what comes later: torch's tensors, and the data of numpy's arrays.
+    """What is in memory at one moment, told apart from what comes later: tensors, and the data of numpy's arrays.
 
     numpy tells `tracemalloc` of its data, whoever holds it: a list, a scikit-learn model, a class. What other libraries
     take outside of both is not seen.
