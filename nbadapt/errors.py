@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from nbadapt.redaction import hide
 
@@ -129,6 +130,15 @@ def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its type where it says nothing."""
     return next((line.strip() for line in hide(str(error)).splitlines() if line.strip()), type(error).__name__)
+
+
+def in_line(error: BaseException, function: Callable[..., Any]) -> str:
+    """Where in the cell or file of a user's function an error arose, as ", in line 3: return 1 / 0"; "" if unknown."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if not own:  # a builtin, or it was not even entered
+        return ""
+    return f", in line {own[-1].lineno}" + (f": {hide(own[-1].line)}" if own[-1].line else "")
 
 
 def drop_frames(error: BaseException) -> None:

@@ -86,12 +86,14 @@ def test_the_stored_model_gives_the_rewards_of_plain_peft_and_the_figures_follow
     trained = [n for n, p in start.items() if n.endswith((".default.weight", "default.bias"))]
     stored = load_file(tmp_path / "artifacts" / "adapter" / "adapter_model.safetensors")
     assert len(stored) == len(trained)
+    still = {name for name, weight in stored.items() if name.endswith(".bias") and weight.shape == (1,)}
+    assert len(still) == (architecture == "bert")  # no difference of rewards depends on the bias of their head
     for name, weight in stored.items():
         place = next(n for n in trained if n.replace(".default", "").replace(".modules_to_save", "") == name)
-        assert not torch.equal(weight, start[place]), name
+        assert torch.equal(weight, start[place]) == (name in still), name
     assert not [event for event in events if isinstance(event, Notice) and event.level == "warning"]
     told = next(event for event in events if isinstance(event, Parameters))
-    assert told.trainable == sum(weight.numel() for weight in stored.values())
+    assert told.trainable == sum(weight.numel() for name, weight in stored.items() if name not in still)
 
 
 def test_training_is_that_of_a_plain_trainer_of_trl(tmp_path):

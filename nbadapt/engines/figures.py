@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import metrics
 from nbadapt.cells import brief
-from nbadapt.errors import RequestError, first_line
+from nbadapt.errors import RequestError, first_line, in_line
 
 if TYPE_CHECKING:
     from nbadapt.method import OwnMetric
@@ -90,7 +90,8 @@ def called(metric: OwnMetric, answers: Sequence[str], expected: Sequence[str]) -
     try:
         said: Any = metric.function(list(answers), list(expected))
     except Exception as error:  # noqa: BLE001 - whatever somebody's function raises becomes one line
-        raise RequestError(f"the metric {metric.name} failed: {type(error).__name__}: {first_line(error)}") from None
+        reason = f"{type(error).__name__}: {first_line(error)}{in_line(error, metric.function)}"
+        raise RequestError(f"the metric {metric.name} failed: {reason}") from None
     said = said.item() if getattr(said, "shape", None) == () else said  # of NumPy or torch
     if isinstance(said, Real):
         return float(said)

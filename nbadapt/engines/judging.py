@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import guard, models, registry, store
 from nbadapt.cells import brief
 from nbadapt.engines.tokens import Prompt, as_text
-from nbadapt.errors import NbadaptError, RequestError, StoreError, first_line
+from nbadapt.errors import NbadaptError, RequestError, StoreError, first_line, in_line
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,11 @@ def load(job: Job) -> Judge:
     run = check(job)
     if run is None:
         function = job.functions[SETTING]
-        return Judge(job.config.reward, lambda prompts, texts: function([as_text(prompt) for prompt in prompts], texts))
+
+        def ask(prompts: Sequence[Prompt], texts: list[str]) -> Any:
+            return function([as_text(prompt) for prompt in prompts], texts)
+
+        return Judge(job.config.reward, ask, function=function)
     outcome = run.outcome
     assert outcome is not None  # it was checked
     guard.check(run.directory, outcome.artifacts.values())
@@ -73,10 +77,18 @@ class Judge:
         name: what the user calls it.
         ask: (prompts, completions) -> n numbers.
         ticks: whether `ask` takes a keyword tick, which it calls between batches.
+        function: the user's, in which errors are located.
     """
 
-    def __init__(self, name: str, ask: Callable[..., Any], *, ticks: bool = False) -> None:
-        self.name, self._ask, self._ticks = name, ask, ticks
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[..., Any],
+        *,
+        ticks: bool = False,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name, self._ask, self._ticks, self._function = name, ask, ticks, function or ask
 
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[str], tick: Callable[[], None] | None = None
@@ -100,9 +112,8 @@ class Judge:
         except NbadaptError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a user's function raises becomes one line
-            raise RequestError(
-                f"the reward {self.name} failed: {type(error).__name__}: {first_line(error)}; it is {SHAPE}"
-            ) from None
+            reason = f"{type(error).__name__}: {first_line(error)}{in_line(error, self._function)}"
+            raise RequestError(f"the reward {self.name} failed: {reason}; it is {SHAPE}") from None
         wanted = f"it must give {len(completions)} numbers for {len(completions)} answers"
         if found.dtype.kind not in "biuf":
             raise RequestError(f"the reward {self.name} gave {brief(said)}: {wanted}")

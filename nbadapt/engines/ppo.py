@@ -171,7 +171,11 @@ class PpoTrainer:
             raise
         finally:
             offer(self.emit, None)
-        return {**self.figures, **self.evaluator.figures}
+        return self.latest_figures()
+
+    def latest_figures(self) -> dict[str, float]:
+        """What is known of the policy as it is: those of the last step, and the evaluation's where it was evaluated."""
+        return {**self.figures, **self.evaluator.figures(self.done)}
 
     def step(self) -> bool:
         """Draw, judge and learn once; False where the KL is above its target and nothing was learned."""
@@ -192,7 +196,7 @@ class PpoTrainer:
         self._between_steps = False
         try:
             figures = self._learn(experience, number)
-        except Stopped:  # half a step cannot be gone on from
+        except BaseException:  # half a step cannot be gone on from, nor kept
             self._go_back(start)
             self._between_steps = True
             raise

@@ -55,7 +55,10 @@ class PpoConfig(Config):
     kl_rate: float = Field(0.1, gt=0, le=1, description="how fast adaptive steers: 0.1 is up to 2 % a step")
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="of a token's KL: unbiased (k1) or never negative (k3)")
     target_kl: float | None = Field(
-        None, gt=0, le=1e6, description="training ends once the KL is above this, in nats an answer; none: never"
+        None,
+        gt=0,
+        le=1e6,
+        description="training ends, the policy as it is, once its KL is above this, in nats an answer; none: never",
     )
     kl_alarm: float = Field(20.0, gt=0, le=1e6, description="a notice is given above this KL, in nats an answer")
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW's weight decay")

@@ -38,7 +38,7 @@ class PpoSteering(ModelSteering):
     def save(self, folder: Path) -> Outcome:
         """A checkpoint, and the policy's adapter."""
         self._trainer.save()
-        return self.kept(folder, {**self._trainer.figures, **self._trainer.evaluator.figures})
+        return self.kept(folder, self._trainer.latest_figures())
 
     def rate(self) -> float:
         """That of the policy."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LONGER = 2.0  # times the length at the start, or its inverse
 FULL = 0.95  # of the longest answer there may be
+SHORT = 0.8  # of it, where answers came to an end of themselves at the start
 
 
 class Alarms:
@@ -45,7 +46,7 @@ class Alarms:
                 f"answers have {length:.0f} tokens at step {step} and had {first:.0f} at the start: "
                 "does the reward pay for their length?"
             )
-        if length > FULL * self._room > first:
+        if length > FULL * self._room and first < SHORT * self._room:
             alarms["room"] = (
                 f"answers have {length:.0f} tokens at step {step}, and max_new_tokens is {self._room}: most are cut"
             )
@@ -58,14 +59,19 @@ class Evaluator:
     """Answers the same held-out prompts with the same draws, before training and after.
 
     Attributes:
-        start: what was found before the first step: "reward", "spread" and the answers; a checkpoint keeps it.
-        figures: the latest ones, for the outcome.
+        start: what was found before the first step: "reward", "reward_spread" and the answers; a checkpoint keeps it.
     """
 
     def __init__(self, trainer: PpoTrainer, prompts: list[Prompt]) -> None:
         self._trainer, self._prompts = trainer, prompts
         self.start: dict[str, Any] = {}
-        self.figures: dict[str, float] = {}
+        self._found: tuple[int, dict[str, float]] = (0, {})  # the last step that was looked at, and what was found
+
+    def figures(self, step: int) -> dict[str, float]:
+        """For the outcome of a policy of `step` steps: what was found of it, and what was found at the start."""
+        at, found = self._found
+        before = {f"{name}_before": self.start[name] for name in ("reward", "reward_spread") if name in self.start}
+        return {**(found if at == step else {}), **before}
 
     def evaluate(self, step: int) -> None:
         """Tell the mean reward, KL and length of the answers to the held-out prompts, and show some answers."""
@@ -97,10 +103,7 @@ class Evaluator:
         }
         if step == 0:
             self.start = dict(found)
-        self.figures = dict(found)
-        if self.start:
-            self.figures["reward_before"] = self.start["reward"]
-            self.figures["reward_spread_before"] = self.start["reward_spread"]
+        self._found = (step, found)
         trainer.emit(Metric(step, "evaluation", found))
         self._show_samples(step)
 

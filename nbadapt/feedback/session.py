@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbadapt.cells import brief
-from nbadapt.errors import NbadaptError, RequestError, RunError, drop_frames, first_line
+from nbadapt.errors import NbadaptError, RequestError, RunError, drop_frames, first_line, in_line
 
 if TYPE_CHECKING:
     from nbadapt.feedback.comparisons import Comparison
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Rater = Callable[[str, list[str]], Any]
 State = Literal["asking", "waiting", "done", "failed"]
 POLL = 0.1  # seconds between two looks for an interrupt
+LAG = 1.0  # seconds that the preference file may be behind the choices of a function
 
 
 class Session:
@@ -164,6 +165,7 @@ def judge(session: Session, rater: Rater, name: str) -> None:
         NbadaptError: the answers could not be generated.
     """
     session.start(lambda: None)
+    session.preferences.patience = LAG
     try:
         while session.state in {"asking", "waiting"}:
             shown = session.current
@@ -176,6 +178,8 @@ def judge(session: Session, rater: Rater, name: str) -> None:
         raise RequestError(f"ranking was interrupted: {_kept(session.done)}; the same line goes on") from None
     finally:
         session.close()
+        session.preferences.patience = 0.0
+        session.preferences.catch_up()
     if session.state == "failed":
         raise RunError(f"{session.supply.failure} ({_kept(session.done)})")
 
@@ -186,7 +190,8 @@ def _asked(rater: Rater, name: str, prompt: str, answers: Sequence[str], done: i
     except NbadaptError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the user's function raises becomes one line
-        line = f"{name} failed on comparison {done + 1}: {type(error).__name__}: {first_line(error)}; {_kept(done)}"
+        reason = f"{type(error).__name__}: {first_line(error)}{in_line(error, rater)}"
+        line = f"{name} failed on comparison {done + 1}: {reason}; {_kept(done)}"
         drop_frames(error)
         raise RunError(line) from None
     if given is None:

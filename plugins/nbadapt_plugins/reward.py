@@ -31,7 +31,7 @@ from nbadapt_plugins._trained import head_modules, own_weights
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nbadapt.engines.reward_model import RewardModel
@@ -126,6 +126,15 @@ class Reward(PairMethod):
         config = super().peft_config(model, job)
         config.task_type, config.modules_to_save = "SEQ_CLS", head_modules(model)
         return config
+
+    def attach(self, model: PreTrainedModel, job: Job) -> PeftModel:
+        """The model with a new adapter on it; the head's bias stays, where only differences of rewards are learned."""
+        adapted = super().attach(model, job)
+        if not job.config.center:
+            for name, parameter in adapted.named_parameters():
+                if name.endswith(".bias") and parameter.shape == (1,):
+                    parameter.requires_grad_(False)
+        return adapted
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The reward model."""
