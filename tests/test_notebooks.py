@@ -188,7 +188,7 @@ def test_what_was_ranked_is_learned_with_and_without_a_reward_model(tmp_path: Pa
     finished = {
         name: float(part) for name, part in re.findall(r"^(base|PPO|DPO) +([\d.]+)", plain(table), re.MULTILINE)
     }
-    assert finished["PPO"] >= finished["base"] + 15
+    assert finished["PPO"] > finished["base"] + 15
     assert finished["DPO"] > finished["base"] + 15
     assert "image/png" in cells[-1].outputs[0].data
 
