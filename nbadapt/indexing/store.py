@@ -217,6 +217,9 @@ def kind(name: str) -> type[Store]:
         raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Store)):
         raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")
+    fault = registry.requires_fault(found.requires)
+    if fault:
+        raise PluginError(f"the store {name!r} of {owner} {fault}: update or uninstall it")
     missing = [module for module in found.requires if not registry.installed(module)]
     if missing:
         install = registry.install_of(missing, owner if point.dist else None)
