@@ -85,6 +85,13 @@ def remembered(key: tuple[Any, ...], make: Callable[[], R]) -> R:
     return found
 
 
+def forget_tables(kept: dict[Any, Any]) -> None:
+    """Take what belongs to tables out of what `remembering` kept; tokenizers and skeletons stay."""
+    for plain, (_, key) in list(kept.items()):
+        if any(map(_is_table, key)):
+            del kept[plain]
+
+
 def _is_table(part: Any) -> bool:
     return hasattr(part, "rows")
 
