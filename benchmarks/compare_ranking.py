@@ -127,7 +127,7 @@ def alone(candidate: Any, test: Any) -> list[float]:
 
 def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
     """The results as Markdown: the figures, and every pair that both tell apart otherwise."""
-    rows, against, told = [], [], 0
+    rows, against, open_, told = [], [], [], 0
     for part in parts:
         alone_right = {label: entry["right"] for label, entry in part["alone"].items()}
         for label, right in sorted(alone_right.items(), key=lambda item: -sum(item[1])):
@@ -135,9 +135,11 @@ def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
             score = f"{sum(place) / len(place):.3f}" if place else part["compare"]["behind"].get(label, "")
             rows.append([str(part["seed"]), label, f"{sum(right) / len(right):.3f}", score])
         for better, worse in significant(alone_right):
-            told += 1
-            if not agrees(part["compare"], better, worse):
-                against.append(f"seed {part['seed']}: {better} over {worse}")
+            alike = agrees(part["compare"], better, worse)
+            pair = f"seed {part['seed']}: {better} over {worse}"
+            told += alike is not None
+            against += [pair] * (alike is False)
+            open_ += [pair] * (alike is None)
     peaks = [
         f"seed {part['seed']}: {part['compare']['peak'] / 2**20:,.0f} MiB against "
         f"{max(entry['peak'] for entry in part['alone'].values()) / 2**20:,.0f} MiB of the largest candidate"
@@ -145,8 +147,9 @@ def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
     ]
     about = (
         f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. Of the pairs whose difference is "
-        f"significant among separate full runs, {told - len(against)} of {told} are ranked alike"
+        f"significant among separate full runs and that it ranks, {told - len(against)} of {told} are ranked alike"
         + (f"; not so: {'; '.join(against)}." if against else ".")
+        + (f" Both were dropped before the end, and so not ranked: {'; '.join(open_)}." if open_ else "")
         + f" Peak memory of the comparison: {'; '.join(peaks)}."
     )
     head = ["seed", "candidate", "separate full run, test accuracy", "in %%compare"]
@@ -166,8 +169,8 @@ def significant(right: dict[str, list[float]]) -> list[tuple[str, str]]:
     return [pair for pair, count in zip(pairs, counts, strict=True) if count]
 
 
-def agrees(found: dict[str, Any], better: str, worse: str) -> bool:
-    """Whether the comparison ranks them in this order, as far as it ranks both."""
+def agrees(found: dict[str, Any], better: str, worse: str) -> bool | None:
+    """Whether the comparison ranks them in this order; None where both were dropped, and it ranks neither."""
     places, behind = found["places"], found["behind"]
 
     def standing(label: str) -> tuple[float, int]:
@@ -178,7 +181,7 @@ def agrees(found: dict[str, Any], better: str, worse: str) -> bool:
 
     if better in places or worse in places:
         return standing(better) >= standing(worse)
-    return True  # both were dropped before the end: the comparison does not rank them
+    return None
 
 
 if __name__ == "__main__":

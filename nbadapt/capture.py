@@ -74,7 +74,7 @@ class _Hiding:
         return getattr(self._file, name)
 
 
-_LIBRARIES = ("transformers", "peft", "accelerate", "huggingface_hub", "datasets", "trl")
+LIBRARIES = ("transformers", "peft", "accelerate", "huggingface_hub", "datasets", "trl")
 
 
 class _ThreadLog(logging.Filter):
@@ -106,7 +106,7 @@ class Capture:
         self._showwarning = warnings.showwarning
         warnings.showwarning = self._show  # type: ignore[assignment]  # its last arguments are passed on as they are
         self._filter = _ThreadLog(threading.get_ident(), self._file)
-        self._handlers = [h for name in _LIBRARIES for h in logging.getLogger(name).handlers]
+        self._handlers = [h for name in LIBRARIES for h in logging.getLogger(name).handlers]
         for handler in self._handlers:
             handler.addFilter(self._filter)
         return self

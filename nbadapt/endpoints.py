@@ -81,6 +81,9 @@ def load(prefix: str) -> Provider:
             f"{subject} was written for contract version {provider.contract}, and this nbadapt speaks version "
             f"{CONTRACT}: update or uninstall it"
         )
+    fault = registry.requires_fault(provider.requires)
+    if fault:
+        raise PluginError(f"{subject} {fault}: update or uninstall it")
     missing = [name for name in provider.requires if not registry.installed(name)]
     if missing:
         install = registry.install_of(missing, point.dist.metadata["Name"] if point.dist else None)

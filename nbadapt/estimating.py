@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import math
+import re
 import tempfile
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbadapt import registry
-from nbadapt.capture import Capture
+from nbadapt.capture import LIBRARIES, Capture
 from nbadapt.errors import NbadaptError, PluginError, drop_frames, first_line
 from nbadapt.method import Estimate
 
@@ -54,8 +55,13 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
     owner = _owner(method)
 
     def ask() -> Estimate:
-        with tempfile.TemporaryDirectory(prefix="nbadapt-estimate-") as room, Capture(Path(room) / "printed"):
-            return method.estimate(job)
+        with tempfile.TemporaryDirectory(prefix="nbadapt-estimate-") as room:
+            said = Path(room) / "printed"
+            with Capture(said):
+                found = method.estimate(job)
+            if said.exists():
+                registry.note_printed(method.name, "estimating", _own_lines(said.read_text(encoding="utf-8")))
+            return found
 
     try:
         found = within(limit, ask)
@@ -108,6 +114,12 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     if raised:
         raise raised[0]
     return given[0]
+
+
+def _own_lines(said: str) -> str:
+    """What was captured, without what libraries log and warn of."""
+    others = re.compile(rf"\w*Warning: |(?:{'|'.join(LIBRARIES)})[\w.]*: ")
+    return "\n".join(line for line in said.splitlines() if line.strip() and not others.match(line))
 
 
 def _owner(method: Method) -> str:

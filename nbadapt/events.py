@@ -23,9 +23,23 @@ FINISHED: frozenset[str] = frozenset({"done", "stopped", "failed", "killed"})
 
 @dataclass(frozen=True)
 class Event:
-    """Base of all events."""
+    """Base of all events. Secrets are hidden in every text of one: a plugin may repeat what a server told it."""
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Hide secrets in the fields that hold free text."""
+        for name in _texts(type(self)):  # type: ignore[arg-type]  # a class can be hashed
+            text = getattr(self, name)
+            if isinstance(text, str) and text:  # anything else is a mistake that the log tells
+                object.__setattr__(self, name, hide(text))
+
+
+@functools.cache
+def _texts(kind: type[Event]) -> tuple[str, ...]:
+    """The fields of free text: none whose words a Literal gives, and none that something is looked up by."""
+    names = (f.name for f in dataclasses.fields(kind) if f.name not in {"path", "metric", "spread"})
+    return tuple(name for name in names if get_type_hints(kind)[name] in {str, str | None})
 
 
 @dataclass(frozen=True)
@@ -175,10 +189,6 @@ class Notice(Event):
     kind: ClassVar[str] = "notice"
     text: str
     level: Literal["info", "warning", "error"] = "info"
-
-    def __post_init__(self) -> None:
-        """Hide secrets: a notice may repeat what a library or a server says."""
-        object.__setattr__(self, "text", hide(self.text))
 
 
 @dataclass(frozen=True)

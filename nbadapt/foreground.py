@@ -29,7 +29,7 @@ LEAVE_SECONDS = 0.3  # what a worker gets to end when the user leaves at once
 RESULT_SECONDS = 10.0  # the longest that `wait` waits for another thread to show the result
 
 
-def hold(run: Run, *, background: bool = False, slot: Any = None) -> None:
+def hold(run: Run, *, background: bool = False, slot: Any = None, keep: bool = False) -> None:
     """Show a run that was just started, and keep the cell until it has ended.
 
     The first interrupt stops the run, as the Stop button does.
@@ -39,11 +39,12 @@ def hold(run: Run, *, background: bool = False, slot: Any = None) -> None:
         background: return as soon as a front end shows the dashboard. Where none does in time, nobody could
             follow the run or stop it: then this keeps the cell too.
         slot: see `nbadapt.view.view_of`.
+        keep: likewise.
 
     Raises:
         RunError: the user interrupted a second time and left the run.
     """
-    view = view_of(run, slot)
+    view = view_of(run, slot, keep=keep)
     with Interrupts() as interrupts, MessagePump() as pump:
         view.show()
         if background:

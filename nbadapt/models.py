@@ -51,7 +51,8 @@ class Quantization:
         return 0.5 + (1 / 64 + 4 / (64 * 256) if self.double else 4 / 64)
 
 
-_bases: dict[tuple[str, Head, str, str, Quantization | None], PreTrainedModel] = {}
+BaseKey = tuple[str, Head, str, str, Quantization | None]  # path, head, device, dtype, quantization
+_bases: dict[BaseKey, PreTrainedModel] = {}
 _lock = threading.Lock()
 
 
@@ -84,6 +85,13 @@ def remembered(key: tuple[Any, ...], make: Callable[[], R]) -> R:
     return found
 
 
+def forget_tables(kept: dict[Any, Any]) -> None:
+    """Take what belongs to tables out of what `remembering` kept; tokenizers and skeletons stay."""
+    for plain, (_, key) in list(kept.items()):
+        if any(map(_is_table, key)):
+            del kept[plain]
+
+
 def _is_table(part: Any) -> bool:
     return hasattr(part, "rows")
 
@@ -101,7 +109,7 @@ def generators() -> list[str]:
     found = []
     for name in names():
         with contextlib.suppress(ModelError):
-            if getattr(load_package(name), "generates", True):
+            if load_package(name).generates:
                 found.append(name)
     return found
 
@@ -112,14 +120,24 @@ def load_package(name: str) -> PackagedModel:
     Raises:
         ModelError: its package is broken, or two declare it.
     """
+    from nbadapt.packaged_models import PackagedModel
+
     try:
         point: Any = origins.only("model", name, GROUP)
     except PluginError as error:
         raise ModelError(str(error)) from None
+    subject = f"the model {name!r} of {point.dist.name if point.dist else 'an unknown distribution'} is broken"
     try:
-        package: PackagedModel = point.load()
+        package: Any = point.load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
-        raise ModelError(f"the model {name!r} of {point.dist.name} is broken: {first_line(error)}") from None
+        raise ModelError(f"{subject}: {first_line(error)}: update or uninstall it") from None
+    if not isinstance(package, PackagedModel):
+        raise ModelError(
+            f"{subject}: {point.value} is no nbadapt.packaged_models.PackagedModel: update or uninstall it"
+        )
+    for field in ("name", "distribution", "install", "inside"):
+        if not isinstance(getattr(package, field), str):
+            raise ModelError(f"{subject}: its {field} is {getattr(package, field)!r}, no text: update or uninstall it")
     return package
 
 
@@ -503,9 +521,17 @@ def weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def read_apart(ref: ModelRef, head: Head, device: str, dtype: str) -> PreTrainedModel:
+def read_apart(
+    ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None = None
+) -> PreTrainedModel:
     """The base model, read anew for a look at its weights: not shared, and gone when it is let go."""
-    return _read_weights(ref, head, device, dtype, None)
+    return _read_weights(ref, head, device, dtype, quantization)
+
+
+def loaded(ref: ModelRef) -> dict[BaseKey, PreTrainedModel]:
+    """The shared bases of a model that this kernel holds, each by what it was loaded as."""
+    with _lock:
+        return {key: base for key, base in _bases.items() if key[0] == ref.path}
 
 
 def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:

@@ -320,8 +320,7 @@ def check_memory(estimate: Estimate, job: Job) -> None:
     for item, size in estimate.memory.items():
         if item != "activations":
             needed[_place(estimate, item, job)] += size
-    if models.is_loaded(job.model, job.device, job.dtype):
-        needed[job.device] -= estimate.memory.get("weights", 0)
+    needed[job.device] -= loaded_bytes(estimate, job)
     for device, size in needed.items():
         free = available_bytes(device)
         if free is None or size <= free:
@@ -332,6 +331,11 @@ def check_memory(estimate: Estimate, job: Job) -> None:
             f"{job.method} on {job.model.name} needs about {gibibytes(sum(items.values()))}{what}, {gibibytes(free)} "
             f"is free on {device}: use a smaller model, close other notebooks, or run  %nbadapt free"
         )
+
+
+def loaded_bytes(estimate: Estimate, job: Job) -> int:
+    """What of an estimate's memory is taken already, on the job's device: the base's weights, where they are kept."""
+    return estimate.memory.get("weights", 0) if models.is_loaded(job.model, job.device, job.dtype) else 0
 
 
 def _place(estimate: Estimate, item: str, job: Job) -> str:

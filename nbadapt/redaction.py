@@ -1,4 +1,4 @@
-"""Secrets out of texts that are kept or shown: errors, notices, what libraries print, reports.
+"""Secrets out of texts that are kept or shown: errors, events, what libraries print, reports.
 
 Hidden are the values of environment variables whose names say that they are secret (HF_TOKEN, OPENAI_API_KEY,
 PGPASSWORD, ...), users and passwords in URLs, parameters of URLs whose names say so, and words that have the form of
@@ -7,6 +7,7 @@ a well-known service's key.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 
@@ -47,9 +48,10 @@ def hide(text: str) -> str:
 
 def _values() -> list[str]:
     """The secret values of the environment, longest first: one may be the beginning of another."""
-    found = {
-        value.strip()
-        for name, value in os.environ.items()
-        if _NAME.search(name) and name not in _NO_SECRETS and len(value.strip()) >= SHORTEST
-    }
-    return sorted(found, key=len, reverse=True)
+    found = {os.environ.get(name, "").strip() for name in list(os.environ) if _is_secret(name)}
+    return sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
+
+
+@functools.cache  # asked of all variables for every text
+def _is_secret(name: str) -> bool:
+    return _NAME.search(name) is not None and name not in _NO_SECRETS

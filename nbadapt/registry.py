@@ -1,6 +1,6 @@
 """Method names -> plugins. Listing imports none; each is loaded on demand, and a broken one hurts no other.
 
-A method is an entry point of the group ``nbadapt.methods``, the built-in ones too. Nothing is remembered
+A method is an entry point of the group ``nbadapt.methods``, the built-in ones too. No method is remembered
 between calls: what is installed or repaired while the kernel runs is seen at the next cell.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import origins
 from nbadapt.errors import DependencyError, PluginError, RequestError, did_you_mean
+from nbadapt.redaction import hide
 
 if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
@@ -26,6 +27,9 @@ GROUP = "nbadapt.methods"
 
 # Import names whose distribution is called otherwise on the package index.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "PIL": "Pillow"}
+
+
+_printed: dict[str, dict[str, str]] = {}  # a module is imported once: what it said then is not to be heard again
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,14 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
     if len(same_name) > 1:
         owners = " and ".join(f"{e.owner} ({e.value})" for e in same_name)
         raise PluginError(f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them")
+    said = io.StringIO()
     try:
-        with _silently():
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # this may be at a press of Tab
             loaded = EntryPoint(entry.name, entry.value, GROUP).load()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PluginError(f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it") from None
+    note_printed(entry.name, "imported", said.getvalue())
     fault = _fault(entry, loaded)
     if fault:
         raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
@@ -152,12 +158,22 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
     return method
 
 
-def _silently() -> contextlib.ExitStack:
-    """Without what a plugin prints while it is imported: that may be at a press of Tab."""
-    stack = contextlib.ExitStack()
-    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-    return stack
+def note_printed(name: str, when: str, text: str) -> None:
+    """Remember that a method printed something that nobody saw; nothing is noted of an empty text.
+
+    Args:
+        name: the method.
+        when: "imported", "estimating".
+        text: all that it printed.
+    """
+    line = next((line.strip() for line in hide(text).splitlines() if line.strip()), "")
+    if line:
+        _printed.setdefault(name, {})[when] = line
+
+
+def printed(name: str) -> dict[str, str]:
+    """When a method printed something -> its first line."""
+    return dict(_printed.get(name, {}))
 
 
 def _subject(entry: Entry) -> str:
@@ -185,6 +201,28 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
         return f"is broken: {entry.value} does not implement {missing}"
     if not (isinstance(loaded.Config, type) and issubclass(loaded.Config, Config)):
         return f"is broken: {entry.value}.Config is no subclass of nbadapt.method.Config"
+    return _declaration_fault(loaded) or requires_fault(loaded.requires)
+
+
+def _declaration_fault(method: type[Method]) -> str | None:
+    """What would break every menu and table that shows the method, or None; in words that follow "the plugin ..."."""
+    for attribute in ("summary", "reference", "family"):
+        if not isinstance(getattr(method, attribute), str):
+            return f"is broken: its {attribute} is {getattr(method, attribute)!r}, no text"
+    for attribute in ("tasks", "exports"):
+        said = getattr(method, attribute)
+        if not isinstance(said, frozenset | set) or not all(isinstance(word, str) for word in said):
+            return f"is broken: its {attribute} is {said!r}, no frozenset of words"
+    return None
+
+
+def requires_fault(requires: Any) -> str | None:
+    """What is wrong with a plugin's `requires`, or None; in words that follow "the plugin ..."."""
+    if not isinstance(requires, tuple | list):
+        return f"is broken: its requires is {requires!r}, no tuple of import names"
+    for name in requires:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            return f"is broken: its requires names {name!r}, which is no import name"
     return None
 
 

@@ -45,7 +45,7 @@ def thread_name(run: Run) -> str:
     return f"nbadapt-view-{run.id}"
 
 
-def view_of(run: Run, slot: Any = None) -> View:
+def view_of(run: Run, slot: Any = None, *, keep: bool = False) -> View:
     """The view that fits, or the one that NBADAPT_UI names: live (the widget), static (no widget) or text.
 
     Outside a kernel it is always text. In a kernel it is the widget where somebody may be there to see it: a
@@ -54,13 +54,14 @@ def view_of(run: Run, slot: Any = None) -> View:
     Args:
         run: what is shown.
         slot: the handle of a display to show it in; None: a new one in the running cell.
+        keep: whether a page may show the widget elsewhere than in that display: it is left to it at the end.
     """
     from IPython.core.getipython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None or os.environ.get("NBADAPT_UI") == "text":
         return TextView(run)
-    return KernelView(run, live=has_front_end(), slot=slot)
+    return KernelView(run, live=has_front_end(), slot=slot, keep=keep)
 
 
 def has_front_end() -> bool:
@@ -173,9 +174,10 @@ class KernelView(View):
     static one every tenth of the work instead.
     """
 
-    def __init__(self, run: Run, *, live: bool, slot: Any = None) -> None:
+    def __init__(self, run: Run, *, live: bool, slot: Any = None, keep: bool = False) -> None:
         super().__init__(run)
         self._handle: Any = slot
+        self._keep = keep
         self._dashboard: Dashboard | None = None
         self._wanted = live
         self._static = False  # the widget is not on display any more
@@ -271,7 +273,7 @@ class KernelView(View):
         if self._dashboard is None:
             return
         self._dashboard.push()
-        if self._dashboard.hello <= 1:
+        if self._dashboard.hello <= 1 and not self._keep:
             self._dashboard.layout.close()
             self._dashboard.close()
 

@@ -372,6 +372,20 @@ class Marking(Good):
         (Path(job.model.path) / "used").touch()
 
 
+@breaks("writes")
+class Spilling(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        (job.directory.parent / "best.txt").write_text(job.directory.name, encoding="utf-8")
+
+
+@breaks("writes")
+class Settling(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        (Path.home() / ".settling").write_text("here", encoding="utf-8")
+
+
 @breaks("silent")
 class Talking(Good):
     def save(self, model: Any, job: Job) -> None:
@@ -393,12 +407,30 @@ class TalkingLate(Good):
         return super().load(outcome, job)
 
 
+def call_home() -> None:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("example.org", 443), timeout=1)
+
+
 @breaks("offline")
 class Calling(Good):
     def save(self, model: Any, job: Job) -> None:
         super().save(model, job)
-        with contextlib.suppress(OSError):
-            socket.create_connection(("example.org", 443), timeout=1)
+        call_home()
+
+
+@breaks("offline")
+class CallingEarly(Good):
+    def estimate(self, job: Job) -> Estimate:
+        call_home()
+        return super().estimate(job)
+
+
+@breaks("offline")
+class CallingLate(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        call_home()
+        return super().load(outcome, job)
 
 
 @breaks("odd_rows")
@@ -449,6 +481,22 @@ class Hoarding(Keeping):
 
 
 @breaks("memory_released")
+class Collecting(Keeping):
+    def save(self, model: Any, job: Job) -> None:
+        import numpy as np
+
+        super().save(model, job)
+        self.kept.append({"features": np.zeros((len(job.data), 32))})
+
+
+@breaks("memory_released")
+class Caching(Keeping):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        self.kept.append(super().load(outcome, job))
+        return self.kept[-1]
+
+
+@breaks("memory_released")
 class Clinging(Keeping):
     def train(self, model: Any, *rest: Any) -> None:
         try:
@@ -473,10 +521,26 @@ class Careless(Good):
         model.base_model.embeddings.word_embeddings.weight.data[0] += 1  # that of padding: answers stay
 
 
+@breaks("base_unchanged")
+class CarelessInFourBits(Careless):
+    def open(self, job: Job) -> Any:
+        from nbadapt import models
+
+        labels, quantization = job.labels or ("negative", "positive"), models.Quantization()
+        return models.load_classifier(job.model, labels, job.device, job.dtype, job.seed, quantization)
+
+
 @breaks("deterministic")
 class Moody(Good):
     def outcome(self, losses: list[float]) -> Outcome:
         return Outcome({"loss": int.from_bytes(os.urandom(4))}, {"head": HEAD})
+
+
+@breaks("deterministic")
+class Whimsical(Good):
+    def save(self, model: Any, job: Job) -> None:
+        model.classifier.bias.data[0] += int.from_bytes(os.urandom(2)) / 2**15  # the figures were told before
+        super().save(model, job)
 
 
 @breaks("stop")
@@ -554,7 +618,7 @@ class Remembering(Good):
 class Fickle(Good):
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         model = super().load(outcome, job)
-        model.model.classifier.bias.data[0] += int.from_bytes(os.urandom(2)) / 2**15
+        model.model.classifier.bias.data[0] += os.getpid() / 2**15
         return model
 
 

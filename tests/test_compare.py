@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,20 +13,42 @@ from pathlib import Path
 import pytest
 import tiny_models
 from distributions import Site
+from kernels import VERSIONS, running
 from shells import Shell
 
 import nbadapt
 from nbadapt import models, store
+from nbadapt.engines import rough_time, supervised
 from nbadapt.errors import RunError
+from nbadapt.metrics import wilson_interval
+from nbadapt.selection import bases
+from nbadapt.selection.asked import Asked
+from nbadapt.selection.candidates import prepare
+from nbadapt.selection.contest import Contest
+from nbadapt.selection.forgetting import passages
 from nbadapt.selection.trials import Trials
+from nbadapt.widgets.selection import ContestFeed
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {"max_steps": 3, "samples": 0}
 
+
+@pytest.fixture(scope="module", autouse=True)
+def no_packaged_generator():
+    """No large model takes part as a baseline; tests/test_compare_candidates.py sees to that one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "generators", list)
+        yield
+
+
 RAISES = """
 from nbadapt.method import Config, Estimate, Method
 
+class Settings(Config):
+    n: int = 0
+
 class Raises(Method):
+    Config = Settings
     name = "raises"
     verb = "finetune"
     summary = "goes wrong on the way"
@@ -119,6 +142,29 @@ def test_the_weaker_one_of_a_grid_is_dropped_and_says_so(found):
     assert dropped["rows"].iloc[0] < found.frame().loc["tf-idf", "rows"]
 
 
+def test_every_figure_has_its_interval(found):
+    table = found.frame()
+    assert (table["validation_low"] <= table["validation"]).all()
+    assert (table["validation"] <= table["validation_high"]).all()
+    count = len(found._contest.prepared.parts.validation)
+    for _, row in table.iterrows():
+        assert (row["validation_low"], row["validation_high"]) == wilson_interval(row["validation"], count)
+    dropped = table.query("state == 'dropped'").iloc[0]
+    shown = f"{dropped['validation_low']:.3f} to {dropped['validation_high']:.3f}"
+    assert shown in repr(found)
+    points = ContestFeed(found._contest).state()["candidates"][0]["points"]
+    assert all(len(point) == 4 and point[2] <= point[1] <= point[3] for point in points)
+
+
+def test_the_front_of_a_cost_is_that_of_this_cost(found):
+    from matplotlib.colors import to_hex
+
+    for cost in ("time", "memory", "trainable"):
+        axes = found.figure(cost).axes[0]
+        marks = {line.get_marker(): to_hex(line.get_color()) for line in axes.lines if line.get_marker() in {"D", "s"}}
+        assert marks["D"] == "#0072b2", cost  # nothing is better than the one that is advised
+
+
 def test_costs_stand_beside_quality(found):
     row = next(record for _, record in found.frame().iterrows() if record["trainable"] == 66)
     assert min(row["artifact"], row["memory"], row["seconds"], row["inference"]) > 0
@@ -186,15 +232,76 @@ def test_pairs_of_words_beat_words_where_the_order_decides():
     assert "behind tf-idf words=2 after" in dropped["reason"]
 
 
+def adapted_weights(run):
+    """The adapted model's tensors that a run has stored, by name."""
+    from safetensors.torch import load_file
+
+    return {
+        k: v for file in sorted(run.directory.glob("artifacts/**/*.safetensors")) for k, v in load_file(file).items()
+    }
+
+
 @pytest.mark.slow
-def test_what_all_layers_forget_is_more_than_nothing():
-    row = compare({"full": {**QUICK, "learning_rate": 1e-2}}, words(120)).frame().loc["full"]
-    assert row["forgotten"] > 1e-3
+def test_what_all_layers_forget_is_the_drift_that_plain_transformers_shows():
+    import torch
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    found = compare({"full": {**QUICK, "learning_rate": 1e-2}}, words(120), dtype="float32")
+    row = found.frame().loc["full"]
     assert row["forgotten_as"] == "drift"
+    assert row["tokens"] > 3  # it reads the model's tokens, though every weight of it is trained
+    folder = tiny_models.folder("bert")
+    tokenizer, base = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
+    tuned = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    wrong = tuned.load_state_dict(adapted_weights(found.runs["full"]), strict=False)
+    assert not [name for name in wrong.missing_keys if "pooler" not in name]
+    drifts = []
+    with torch.no_grad():
+        for passage in passages():
+            ids = torch.tensor([tokenizer(passage)["input_ids"][:128]])
+            pair = [model.eval()(input_ids=ids).last_hidden_state[0] for model in (tuned.base_model, base)]
+            drifts.append(1 - torch.nn.functional.cosine_similarity(*pair, dim=-1).mean())
+    assert row["forgotten"] == pytest.approx(float(torch.stack(drifts).mean()), rel=1e-3)
+    assert row["forgotten"] > 1e-3
 
 
 @pytest.mark.slow
-def test_a_decoder_forgets_nats_and_prompts_forget_nothing():
+def test_what_a_decoder_forgets_is_the_loss_that_plain_transformers_shows():
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_models.folder("llama")
+    blocks = {"lora": {"max_steps": 6, "learning_rate": 5e-2, "samples": 0}}
+    found = compare(blocks, tiny_models.translations(100), model=str(folder), dtype="float32")
+    row = found.frame().loc["lora"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [torch.tensor([tokenizer(passage)["input_ids"][:128]]) for passage in passages()]
+
+    def loss(model):
+        with torch.no_grad():
+            return float(torch.stack([model.eval()(input_ids=ids, labels=ids).loss for ids in texts]).mean())
+
+    base = loss(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    adapter = next(found.runs["lora"].directory.glob("artifacts/**/adapter_config.json")).parent
+    tuned = loss(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), adapter))
+    assert row["forgotten_as"] == "nats a token"
+    assert row["forgotten"] == pytest.approx(tuned - base, rel=1e-3)
+    assert abs(row["forgotten"]) > 1e-3
+
+
+@pytest.mark.slow
+def test_what_cannot_be_measured_of_forgetting_is_told(monkeypatch):
+    from nbadapt.selection import forgetting
+
+    monkeypatch.setattr(forgetting, "passages", list)  # nothing to measure on
+    found = compare({"lora": QUICK}, words(60))
+    assert "what lora forgot could not be measured: " in " ".join(found.notices)
+    assert found.frame().loc["lora", "state"] == "done"
+
+
+@pytest.mark.slow
+def test_a_decoder_classifier_forgets_nats_and_prompts_forget_nothing():
     llama = str(tiny_models.folder("llama"))
     blocks = {"lora": {**QUICK, "learning_rate": 5e-2}, "few-shot": {"shots": 2}}
     found = compare(blocks, words(100), model=llama)
@@ -229,9 +336,77 @@ def test_the_base_is_read_once(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("room", "reads"), [(True, 2), (False, 4)])
+def test_two_bases_are_read_once_where_there_is_room_and_else_once_a_phase(room, reads, monkeypatch):
+    read = []
+    real = models._read_weights
+    monkeypatch.setattr(models, "_read_weights", lambda *args: read.append(Path(args[0].path).name) or real(*args))
+    if not room:
+        monkeypatch.setattr(bases, "SLACK", 0.0)
+    models.free()
+    bert, llama = (str(tiny_models.folder(name)) for name in ("bert", "llama"))
+    blocks = {
+        "output-layers": {**QUICK, "learning_rate": [1e-3, 1e-2]},
+        "bitfit": QUICK,
+        "full": {**QUICK, "batch_size": 64},  # the largest: beside it is room for both bases
+        "few-shot": {"model": llama, "shots": [1, 2]},
+        "zero-shot": {"model": llama},
+    }
+    found = compare(blocks, words(100), model=bert)
+    assert found.state == "done"
+    assert len(found.verdict.places) == 7
+    # without room: the first rungs and the last ones, in turns; the phases meet at the model that is in memory
+    assert len(read) <= reads
+    assert set(read) == {Path(bert).name, Path(llama).name}
+
+
+@pytest.mark.slow
+def test_rows_are_encoded_once_for_all_trials_on_them(monkeypatch):
+    encoded = []
+    real = supervised.encode
+    monkeypatch.setattr(supervised, "encode", lambda rows, *rest: encoded.append(len(rows)) or real(rows, *rest))
+    compare({"lora": {**QUICK, "r": [2, 4]}, "bitfit": QUICK}, words(100))
+    assert sorted(encoded) == [48, 68]  # a rung each: of four trials
+
+
+@pytest.mark.slow
+def test_eight_prompts_ask_far_fewer_rows_than_eight_passes():
+    found = compare(
+        {"few-shot": {"shots": [1, 2, 3, 4, 5, 6, 7, 8]}}, words(400), model=str(tiny_models.folder("llama"))
+    )
+    contest = found._contest
+    few = [entry for entry in contest.entries if entry.candidate.method.name == "few-shot"]
+    asked = sum(len(trial.said.values) for entry in few for trial in entry.trials)
+    whole = len(contest.prepared.parts.validation)
+    assert asked < 0.45 * 11 * whole
+    (last,) = [entry for entry in few if entry.test]
+    assert len(last.last.said.values) == whole
+    dropped = next(entry for entry in few if entry.state == "dropped")
+    assert f"on {len(dropped.last.said.values)} validation rows" in dropped.reason
+
+
+@pytest.mark.slow
+def test_answers_that_are_kept_cost_what_new_ones_do(tmp_path, monkeypatch):
+    llama = str(tiny_models.folder("llama"))
+    first = compare({"few-shot": {"shots": 2}}, words(100), model=llama).frame().loc["few-shot"]
+    monkeypatch.setenv("NBADAPT_RUNS", str(tmp_path / "other"))  # all is done anew, and every answer is there
+    again = compare({"few-shot": {"shots": 2}}, words(100), model=llama).frame().loc["few-shot"]
+    assert again["accuracy"] == first["accuracy"]
+    assert again["inference"] > first["inference"] / 5
+
+
+@pytest.mark.slow
+def test_memory_is_what_a_trial_adds_and_its_base():
+    found = compare({"output-layers": QUICK}, words(100))
+    table, one = found.frame(), found._contest.entries[0].candidate
+    assert one.estimate.memory["weights"] <= table.loc["output-layers", "memory"] < 200 * 2**20
+    assert table.loc["majority", "memory"] < 100 * 2**20  # not the hundreds of the process with torch
+
+
+@pytest.mark.slow
 def test_one_that_fails_is_a_row_and_the_others_go_on(raises):
-    found = compare({"raises": None, "output-layers": QUICK}, words(100))
-    row = found.frame().loc["raises"]
+    found = compare({"raises": {"n": [1, 2]}, "output-layers": QUICK}, words(100), budget="10m")
+    row = found.frame().loc["raises n=1"]
     assert row["state"] == "failed"
     assert "raises failed: ValueError: a <b>bad</b> day" in row["reason"]
     assert found.state == "done"
@@ -250,6 +425,7 @@ def test_further_seeds_make_the_figure_a_mean():
     row = found.frame().loc["output-layers"]
     assert row["seeds"] == 2
     place = next(p for p in found.verdict.places if p.label == "output-layers")
+    assert (row["lowest_seed"], row["highest_seed"]) == place.seeds
     assert place.seeds[0] <= place.value <= place.seeds[1]
     seeds = {run.request["seed"] for run in store.runs() if run.method == "output-layers"}
     assert seeds == {0, 1}
@@ -299,11 +475,48 @@ def _wait(ready, worker):
 
 @pytest.mark.slow
 def test_what_the_memory_does_not_hold_is_a_row():
-    found = compare({"features": None, "full": QUICK}, words(100), budget="700KB")
+    prepared = prepare(
+        Asked(blocks={"features": None, "full": QUICK}, model=str(tiny_models.folder("bert")), data=words(100))
+    )
+    peaks = {one.label: one.estimate.peak for one in prepared.candidates}
+    assert peaks["features"] < peaks["full"]
+    budget = f"{(peaks['features'] + peaks['full']) / 2000:.3f}KB"
+    found = compare({"features": None, "full": QUICK}, words(100), budget=budget)
     table = found.frame()
-    if table.loc["full", "state"] == "left out":
-        assert "more than the budget of" in table.loc["full", "reason"]
-        assert "with more memory full" in found.advice[2]
+    assert table.loc["full", "state"] == "left out"
+    assert "more than the budget of" in table.loc["full", "reason"]
+    assert "with more memory full could be tried" in found.advice[2]
+    assert table.loc["features", "state"] == "done"
+
+
+@pytest.mark.slow
+def test_a_time_that_nobody_could_tell_before_is_told_when_the_budget_ends(monkeypatch):
+    monkeypatch.setattr(rough_time, "of_training", lambda *_: None)  # as on an accelerator
+    monkeypatch.setattr(rough_time, "of_reading", lambda *_: None)
+    found = compare(
+        {"lora": {"epochs": 10_000, "samples": 0}, "tf-idf": None, "majority": None}, words(100), budget="25s"
+    )
+    assert "how long lora" in " ".join(found.notices)
+    row = found.frame().loc["lora"]
+    assert row["state"] == "out of time"
+    assert re.search(
+        r"the budget ended while it worked on 68 rows: \d+ % were done, all need about [\d,]+ s", row["reason"]
+    )
+    for entry in found._contest.entries:
+        entry.test = []
+    found._verdict = None
+    assert "the quickest of them needs about" in found.advice[0]
+
+
+@pytest.mark.slow
+def test_seeds_that_the_budget_has_no_time_for_are_named(monkeypatch, tmp_path):
+    done = Contest.left.fget
+    monkeypatch.setattr(Contest, "left", property(lambda self: 0.0 if len(self._finalists()) == 3 else done(self)))
+    found = compare({"output-layers": QUICK, "tf-idf": None, "majority": None}, words(60), seeds=3)
+    assert "the budget left no time for all 3 seeds of" in " ".join(found.notices)
+    assert found.frame().loc["output-layers", "seeds"] == 1
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Seeds of the last candidates: 3 (only 1 of " in page
 
 
 @pytest.mark.slow
@@ -316,7 +529,7 @@ def test_a_budget_of_time_ends_what_takes_too_long():
     assert row["state"] == "out of time"
     assert "budget" in row["reason"]
     assert found.frame().loc["output-layers", "accuracy"] is not None
-    assert "with more time lora" in found.advice[2]
+    assert "with more time lora could be tried" in found.advice[2]
 
 
 # ------------------------------------------------------------------------------------------------ shown
@@ -373,3 +586,41 @@ def test_candidates_come_and_go_while_it_works():
         contest.add(specs.Spec("output-layers", QUICK))
     with pytest.raises(nbadapt.NbadaptError, match="the comparison has ended: add the candidate to its cell"):
         contest.add(specs.Spec("bitfit", QUICK))
+
+
+CELL = """%%compare --model bert --data rows --as found
+lora: {epochs: 2000, samples: 0}
+tf-idf:
+majority:"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_page_adds_and_stops_while_a_kernel_compares(version, runs, tmp_path):
+    table = tmp_path / "rows.json"
+    table.write_text(json.dumps(words(100)), encoding="utf-8")
+    with running(version, tmp_path) as kernel:
+        assert kernel.run("%load_ext nbadapt").status == "ok"
+        rows, bert = f"json.load(open({str(table)!r}))", str(tiny_models.folder("bert"))
+        kernel.run(f"import json\nfrom nbadapt import models\nmodels.generators = list\nrows, bert = {rows}, {bert!r}")
+        cell = kernel.send(CELL)
+        page = kernel.model(cell, 120)
+
+        def candidates():
+            messages = kernel.messages(page)
+            return {c["label"]: c for c in messages[-1]["candidates"]} if messages else {}
+
+        kernel.click(page, {"type": "hello"})
+        kernel.until(lambda: candidates().get("lora", {}).get("state") == "running", 120)
+        kernel.click(page, {"type": "add", "text": "output-layers: {max_steps: 3, samples: 0}"})
+        kernel.until(lambda: any("1 added" in message["said"] for message in kernel.messages(page)), 60)
+        kernel.click(page, {"type": "hello"})  # a page that was reloaded
+        kernel.click(page, {"type": "drop", "place": candidates()["lora"]["place"]})
+        done = kernel.finish(cell, 180)
+        assert done.status == "ok", done.error
+        states = dict(kernel.value("list(found.frame()['state'].items())"))
+        assert states["lora"] == "stopped"
+        assert states["output-layers max_steps=3 samples=0"] == "done"
+        again = kernel.run(CELL, 180)  # the same cell, which knows of both
+        assert again.status == "ok", again.error
+        assert dict(kernel.value("list(found.frame()['state'].items())")) == states

@@ -11,6 +11,8 @@ from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.selection import asked as asking
 from nbadapt.selection import line, rungs, specs
 from nbadapt.selection.candidates import prepare
+from nbadapt.selection.comparison import ComparisonPlan
+from nbadapt.selection.contest import Contest
 from nbadapt.selection.parts import split
 
 
@@ -19,6 +21,14 @@ def shell():
     found = Shell()
     found["reviews"] = tiny_models.reviews(120)
     found["bert"] = str(tiny_models.folder("bert"))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    """No generator is installed beside the models of a test, unless it puts one here."""
+    found: list[str] = []
+    monkeypatch.setattr(models, "generators", lambda: found)
     return found
 
 
@@ -114,6 +124,14 @@ def test_rows_of_a_test_table_are_not_trained_on():
     assert len(found.training) + len(found.validation) == 90
 
 
+def test_the_first_validation_rows_stand_for_all_of_them():
+    table = [{"text": f"row {i} says {i % 7}", "label": "rare" if i % 5 == 0 else "often"} for i in range(400)]
+    rows = split(ask(reviews=table)).validation.rows
+    assert [row["text"] for row in rows] != sorted(row["text"] for row in rows)
+    for count in (10, 20, 35):
+        assert sum(row["label"] == "rare" for row in rows[:count]) == pytest.approx(count / 5, abs=1)
+
+
 # ------------------------------------------------------------------------------------------------ what is wrong
 
 
@@ -181,6 +199,83 @@ def test_an_empty_body_takes_one_method_of_each_family_and_the_baselines():
     assert largest.method.name in {one.method.name for one in found.candidates}
     assert {"majority", "tf-idf"} <= {one.method.name for one in found.candidates}
     assert "one method of each family was taken" in " ".join(found.notices)
+
+
+@pytest.mark.slow
+def test_the_default_set_follows_model_memory_and_time(monkeypatch):
+    from nbadapt.engines import rough_time
+
+    def chosen(text, **namespace):
+        return {c.method.name: c for c in prepare(ask(text=text, **namespace)).candidates if not c.baseline}
+
+    whole = chosen("--model bert --data reviews")
+    assert not any(one.prompts for one in whole.values())  # an encoder writes no text
+    decoder = chosen("--model llama --data reviews", llama=str(tiny_models.folder("llama")))
+    assert any(one.prompts for one in decoder.values())
+    most = max(one.estimate.peak for one in whole.values())
+    small = chosen(f"--model bert --data reviews --budget {most / 1000 - 1:.3f}KB")
+    assert small
+    assert max(one.estimate.peak for one in small.values()) < most
+    monkeypatch.setattr(rough_time, "of_training", lambda job, found: 100.0 if "gradients" in found.memory else None)
+    quick = chosen("--model bert --data reviews --budget 10s")
+    assert quick
+    assert set(quick) < set(whole)
+    assert not any("gradients" in one.estimate.memory for one in quick.values())
+
+
+def test_zero_shot_asks_an_installed_generator_where_the_model_writes_no_text(installed):
+    notices = " ".join(prepare(ask("tf-idf:\nmajority:")).notices)
+    assert "the baseline zero-shot was left out: no model of this comparison can do it" in notices
+    llama = str(tiny_models.folder("llama"))
+    installed.append(llama)
+    found = prepare(ask("tf-idf:\nmajority:"))
+    baseline = next(one for one in found.candidates if one.method.name == "zero-shot")
+    assert baseline.job.model.name == llama
+    assert f"the baseline zero-shot asks {llama}, which is installed here" in " ".join(found.notices)
+
+
+def test_a_baseline_that_the_budget_does_not_afford_is_left_out_by_name(installed, monkeypatch):
+    from nbadapt.engines import rough_time
+
+    installed.append(str(tiny_models.folder("llama")))
+    body = "tf-idf:\nmajority:"
+    monkeypatch.setattr(rough_time, "of_reading", lambda *_: 90.0)
+    found = prepare(ask(body, "--model bert --data reviews --budget 60s"))
+    assert [left.label.split()[0] for left in found.left_out] == ["zero-shot"]
+    assert "a baseline that takes about 90 s, too much of the budget of 60 s" in found.left_out[0].reason
+    named = f"{body}\nzero-shot: {{model: {tiny_models.folder('llama')}}}"
+    assert not prepare(ask(named, "--model bert --data reviews --budget 60s")).left_out
+
+
+def test_a_dry_run_counts_seeds_rungs_and_the_test_rows_of_prompts(monkeypatch):
+    from nbadapt.engines import rough_time
+
+    monkeypatch.setattr(rough_time, "of_reading", lambda *_: 10.0)
+    llama, rows = str(tiny_models.folder("llama")), tiny_models.reviews(120)
+    asked = {"model": llama, "data": rows, "seeds": 3, "task": "classification"}
+    prepared = prepare(asking.Asked(blocks={"few-shot": {"shots": [1, 2]}}, **asked))
+    parts = prepared.parts
+    few = [one for one in prepared.candidates if one.method.name == "few-shot"]
+    first = rungs.asked(rungs.schedule(2, len(parts.training), 2)[0].rows, len(parts.training), len(parts.validation))
+    halving = 2 * first / len(parts.validation) + 1
+    tested = 3 * len(parts.test) / len(parts.validation)
+    assert ComparisonPlan(prepared)._cost(few) == pytest.approx(10.0 * (halving + 2 + tested))
+    assert "All rungs and 3 seeds take roughly" in repr(ComparisonPlan(prepared))
+
+
+def test_what_was_added_and_stopped_outlives_the_kernel():
+    asked = ask("majority: {}\ntf-idf: {words: [1, 2]}")
+    contest = Contest(prepare(asked))
+    contest.add(specs.Spec("tf-idf", {"words": 3, "C": 0.00001}))
+    contest.stop_candidate("tf-idf words=2")
+    again = Contest(prepare(asked))  # the kernel is gone: the same cell
+    assert [entry.label for entry in again.entries] == [entry.label for entry in contest.entries]
+    assert again.entries[-1].candidate.spec == contest.entries[-1].candidate.spec
+    assert [entry.state for entry in again.entries] == ["waiting", "waiting", "stopped", "waiting"]
+    assert "stopped while it worked, and not tried again: tf-idf words=2" in " ".join(again.notices)
+    again.add(again.entries[2].candidate.spec)  # and back
+    assert {entry.state for entry in Contest(prepare(asked)).entries} == {"waiting"}
+    assert {entry.state for entry in Contest(prepare(ask("majority:"))).entries} == {"waiting"}  # another cell
 
 
 def test_a_dry_run_tells_candidates_and_costs(shell):

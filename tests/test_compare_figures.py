@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from scipy import stats
 
 from nbadapt.data import Examples
+from nbadapt.events import Progress, Stage
 from nbadapt.metrics import macro_f1, wilson_interval
+from nbadapt.selection import measuring, rungs
+from nbadapt.selection.entry import FINISHED, Entry
 from nbadapt.selection.figures import Measure
-from nbadapt.selection.trials import Said
-from nbadapt.selection.verdict import Place, front
+from nbadapt.selection.trials import Said, Trial, Trials
+from nbadapt.selection.verdict import Place, front, verdict
 
 
 def rows(labels):
@@ -88,3 +92,108 @@ def test_the_pareto_front_is_what_none_beats_in_both():
     assert [p.label for p in front(places, measure) if p.front] == ["dear", "cheap"]
     loss = Measure("bits_per_byte", Examples("generation", ()))
     assert [p.label for p in front(places, loss) if p.front] == ["cheap", "worse"]
+
+
+# ------------------------------------------------------------------------------------------------ who is chosen
+
+
+def finished(label, right_on_validation, right_on_test, seconds, trainable):
+    """A candidate that came through, with so many of 10 rows right on both parts."""
+    entry = Entry(SimpleNamespace(label=label, prompts=True, baseline=False), FINISHED)
+    costs = {"seconds": seconds, "trainable": trainable, "inference": 1.0}
+    for_choice = said(["a"] * right_on_validation + ["c"] * (10 - right_on_validation), ["a"] * 10)
+    entry.trials = [Trial(label, label, 100, 0, "", "done", said=for_choice, costs=costs)]
+    entry.test = [said(["a"] * right_on_test + ["c"] * (10 - right_on_test), ["a"] * 10)]
+    return entry
+
+
+def chosen(*entries):
+    part = rows(["a"] * 10)
+    parts = SimpleNamespace(training=range(100), validation=part, test=part)
+    prepared = SimpleNamespace(parts=parts, metric="accuracy")
+    return verdict(SimpleNamespace(prepared=prepared, measure=Measure("accuracy", part), entries=list(entries)))
+
+
+def test_the_best_is_chosen_on_the_validation_rows_alone():
+    found = chosen(finished("tested", 6, 10, 1, 1), finished("chosen", 7, 5, 9, 9))
+    assert [place.label for place in found.places] == ["tested", "chosen"]
+    assert found.best.label == "chosen"
+
+
+def test_a_tie_on_the_validation_rows_is_broken_by_cost_and_never_by_the_test_rows():
+    dear, cheap = finished("dear", 7, 10, 9.0, 1), finished("cheap", 7, 5, 2.0, 50)
+    assert chosen(dear, cheap).best.label == chosen(cheap, dear).best.label == "cheap"
+    smaller = finished("smaller", 7, 4, 2.0, 10)
+    assert chosen(dear, cheap, smaller).best.label == "smaller"
+
+
+# ------------------------------------------------------------------------------------------------ rungs and memory
+
+
+def test_eight_prompts_ask_well_under_half_of_all_rows():
+    for training, validation in ((1600, 240), (272, 48), (20_000, 1000)):
+        plan = rungs.schedule(8, training, 2)
+        assert [rung.candidates for rung in plan] == [8, 2, 1]
+        asked = sum(r.candidates * rungs.asked(r.rows, training, validation) for r in plan)
+        assert asked == pytest.approx(rungs.asking_cost(plan, training, validation) * validation)
+        assert asked < 0.45 * (8 + 2 + 1) * validation
+        assert rungs.asked(training, training, validation) == validation
+
+
+def test_who_was_asked_fewer_rows_is_measured_on_the_first_ones():
+    expected = ["a", "b", "b", "a", "a", "b"]
+    few = said(["a", "b", "a"], expected[:3])
+    measure = Measure("macro_f1", rows(expected))
+    assert measure.figure([few]) == macro_f1(["a", "b", "a"], expected[:3])
+    low, high = measure.interval([few])
+    assert low < measure.figure([few]) <= high
+
+
+def test_swaps_of_many_rows_go_through_in_parts():
+    generator = np.random.default_rng(3)
+    expected = generator.choice(["a", "b"], 20_000)
+    one, other = (np.where(generator.random(20_000) < share, expected, "b").tolist() for share in (0.6, 0.59))
+    measure = Measure("macro_f1", rows(expected.tolist()))
+    tracemalloc.start()
+    try:
+        chance = measure.chance([said(one, expected.tolist())], [said(other, expected.tolist())])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0 < chance < 1
+    assert peak < 150 * 2**20  # all swaps at once are 320 MB
+
+
+# ------------------------------------------------------------------------------------------------ costs
+
+
+def run_of(*events):
+    return SimpleNamespace(
+        events=list(events), log=SimpleNamespace(elapsed=events[-1][0] - events[0][0]), adapted=lambda: None
+    )
+
+
+def test_answers_that_were_kept_do_not_make_a_prompt_quick():
+    told = [(0.0, Stage("loading the model")), (1.0, Progress(1, 4, examples=30)), (1.5, Stage("answering"))]
+    partly = [*told, (2.5, Progress(3, 4, examples=40)), (3.5, Progress(4, 4, examples=50))]
+    assert measuring._answering(partly) == pytest.approx(1000 * 2.0 / 20)
+    assert measuring._answering(told) is None
+
+
+def test_vectors_that_were_kept_do_not_make_a_frozen_model_quick(monkeypatch):
+    from nbadapt.engines.classify import FeatureClassifier
+
+    run = run_of((0.0, Stage("embedding")), (0.2, Stage("fitting the classifier")), (0.7, Progress(1, 1)))
+    monkeypatch.setattr(run, "adapted", lambda: FeatureClassifier(None, ["a", "b"], None))
+    candidate = SimpleNamespace(prompts=False, job=SimpleNamespace(data=range(400)))
+    assert measuring._seconds(candidate, run, 5.0) == pytest.approx(400 * 0.005 + 0.5)
+    assert measuring._seconds(candidate, run, 0.1) == pytest.approx(0.7)  # all of it was read in this run
+
+
+def test_a_look_that_was_broken_off_and_gone_on_with_is_one_look():
+    trials = Trials("split")
+    trials.add_look(1.0, ["a", "b"], 2)
+    trials.add_look(2.0, ["b"], 1)
+    assert len(trials.looks()) == 1
+    trials.add_look(3.0, ["c"], 1)
+    assert [look["candidates"] for look in trials.looks()] == [2, 1]

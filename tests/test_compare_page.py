@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from playwright.sync_api import expect
 from test_dashboard_page import ADDRESS, HOST, browser  # noqa: F401 - a fixture
 from watching import HOSTILE, make_wire, portable, weight
 
+from nbadapt import models
 from nbadapt.selection.asked import Asked
 from nbadapt.selection.candidates import prepare
-from nbadapt.selection.contest import FINISHED, Contest
+from nbadapt.selection.contest import Contest
+from nbadapt.selection.entry import FINISHED
 from nbadapt.selection.trials import Said, Trial
 from nbadapt.widgets.selection import ContestDashboard
 
@@ -31,7 +34,9 @@ SHOWN = HOSTILE.encode("utf-8", "replace").decode()
 def prepared() -> Any:
     grid = {"weight_decay": [i / 100 for i in range(28)]}
     rows = tiny_models.reviews(400)
-    return prepare(Asked(blocks={"output-layers": grid}, model=str(tiny_models.folder("bert")), data=rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "generators", list)  # zero-shot on an installed one would be the 31st
+        return prepare(Asked(blocks={"output-layers": grid}, model=str(tiny_models.folder("bert")), data=rows))
 
 
 @pytest.fixture
@@ -96,6 +101,8 @@ def test_thirty_candidates_are_one_chart_with_few_names(page: Any, wire: Any, co
     assert len(contest.entries) == 30
     expect(page.locator(".nbadapt-compare-line")).to_have_count(30)
     expect(page.locator("tbody tr")).to_have_count(30)
+    expect(page.locator("tbody .nbadapt-compare-between").first).to_have_text(re.compile(r"0\.\d{3} to \d\.\d{3}"))
+    assert page.locator(".nbadapt-compare-interval").count() >= 3  # of the best one
     assert page.locator(".nbadapt-compare-name").count() <= 3
     desk.widget.push()
     assert max(desk.deliver()) < 20_000
@@ -120,6 +127,8 @@ def test_a_candidate_is_stopped_cloned_and_added(page: Any, wire: Any, contest: 
     page.get_by_role("button", name=f"Stop {running.label}", exact=True).click()
     desk.deliver()
     assert running.state == "stopped"
+    row = page.locator("tbody tr").filter(has=page.get_by_text(running.label, exact=True))
+    expect(row.locator(".nbadapt-compare-state")).to_have_text("stopped")  # though the focus was on its button
     page.get_by_role("button", name=f"Clone {contest.entries[0].label} with a change", exact=True).click()
     line = page.get_by_label("Candidate to add, as a line of the cell")
     assert line.input_value() == "output-layers: {weight_decay: 0}"

@@ -12,7 +12,8 @@ import tiny_models
 from distributions import Site
 
 import nbadapt
-from nbadapt import estimating, models, plan, registry, testing
+from nbadapt import endpoints, estimating, models, plan, registry, testing
+from nbadapt.diagnosis import software
 from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, RunError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.events import Notice
@@ -187,6 +188,19 @@ def test_what_a_plugin_prints_stays_out_of_the_notebook(site: Site, capsys: pyte
     said = capsys.readouterr()
     assert not any(word in said.out + said.err for word in ("imported", "estimated"))
     assert "run\n" in (run.directory / "output.log").read_text(encoding="utf-8")
+    named = [finding for finding in software.plugins() if finding.name == "odd"]
+    assert [finding.value for finding in named] == [
+        "of odd-methods 0.3: it printed while imported, which nobody was shown: imported",
+        "of odd-methods 0.3: it printed while estimating, which nobody was shown: estimated",
+    ]
+    assert {(finding.state, finding.fix) for finding in named} == {
+        ("note", "tell its author; more by  %nbadapt check odd")
+    }
+
+
+def test_what_libraries_log_while_a_method_estimates_is_not_laid_to_it() -> None:
+    said = "transformers.tokenization: too long\nUserWarning: odd\n\nestimated {x}\n"
+    assert estimating._own_lines(said) == "estimated {x}"
 
 
 def test_figures_that_are_none_are_named_and_left_out(site: Site) -> None:
@@ -239,3 +253,54 @@ def test_a_store_or_model_that_leaves_python_is_named(site: Site, group: str) ->
     site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": "raise SystemExit('away')"}, group=group)
     with pytest.raises((PluginError, ModelError), match=r"'box' of rude .*away"):
         stores.kind("box") if group == "nbadapt.stores" else models.load_package("box")
+
+
+STORE = "from nbadapt.indexing.sqlite import SqliteStore\nclass Thing(SqliteStore): requires = {requires}"
+PROVIDER = """
+from nbadapt.provider import Provider
+class Thing(Provider):
+    name = "box"; summary = "a box"; requires = {requires}
+    async def connect(self, model, key, tell): ...
+"""
+
+
+@pytest.mark.parametrize("requires", ["'torch'", "None", "('a b',)"])
+@pytest.mark.parametrize(
+    ("group", "source", "load"),
+    [("nbadapt.stores", STORE, stores.kind), ("nbadapt.providers", PROVIDER, endpoints.load)],
+    ids=["store", "provider"],
+)
+def test_a_store_or_provider_with_broken_requirements_is_named(
+    site: Site, group: str, source: str, load: Any, requires: str
+) -> None:
+    modules = {"rude_plugin": source.format(requires=requires)}
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, modules, group=group)
+    with pytest.raises(PluginError, match=r"'box'.* is broken: its requires .* import name") as raised:
+        load("box")
+    assert "rude" in str(raised.value)
+
+
+MODEL = "from nbadapt.packaged_models import PackagedModel\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("class Thing(PackagedModel): ...", "rude_plugin:Thing is no nbadapt.packaged_models.PackagedModel"),
+        ("Thing = PackagedModel", "rude_plugin:Thing is no nbadapt.packaged_models.PackagedModel"),
+        ("Thing = None", "rude_plugin:Thing is no nbadapt.packaged_models.PackagedModel"),
+        ("Thing = PackagedModel('box', None, 'pip install x', 'x')", "its distribution is None, no text"),
+    ],
+)
+def test_what_is_no_packaged_model_is_named_and_hurts_no_other(site: Site, source: str, fault: str) -> None:
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": MODEL + source}, group="nbadapt.models")
+    line = f"the model 'box' of rude is broken: {fault}: update or uninstall it"
+    for name in ("box", "no-such-model"):  # the line about what would bring a mistyped one asks each
+        with pytest.raises(ModelError) as raised:
+            models.resolve(name)
+        assert (str(raised.value) == line) == (name == "box"), raised.value
+    found = {finding.name: finding for finding in software.plugins()}
+    assert (found["model box"].state, found["model box"].fix) == ("problem", "update or uninstall it")
+    assert fault in found["model box"].value
+    assert found["model smollm2"].state == "ok"
+    assert "minilm" not in models.generators()

@@ -62,9 +62,16 @@ def test_every_topic_is_there_and_versions_are_those_installed() -> None:
 
 
 def test_full_looks_at_the_types(shell: Shell) -> None:
+    import torch
+
     found = findings(machine.hardware(full=True))
     assert re.match(r"(bfloat16|float32) on cpu|(bfloat16|float16) on cuda", found["type of weights"].value)
-    assert found["GPU"].state in {"ok"} or "cuda" in found["type of weights"].value
+    cards = [name for name in found if name.startswith("GPU")]
+    if torch.cuda.is_available():
+        assert cards == [f"GPU cuda:{i}" for i in range(torch.cuda.device_count())]
+        assert all(re.search(r", [\d.]+ .iB free of ", found[name].value) for name in cards)
+    else:
+        assert cards == ["GPU"]
 
 
 def test_what_is_not_looked_at_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +137,50 @@ def test_missing_and_old_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert widgets.state == "problem"
     assert widgets.fix == 'pip install "ipywidgets>=8.1"'
 
+
+def test_an_extra_whose_library_is_too_old_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = software.version
+    monkeypatch.setattr(software, "version", lambda name: "0.9.0" if name == "trl" else real(name))
+    needing = {f.name: f for f in software.extras() if "trl" in f.value}
+    assert needing
+    for extra, found in needing.items():
+        assert re.match(r"trl is 0\.9\.0, and nbadapt needs >=[\d.]+", found.value)
+        assert (found.state, found.fix) == ("problem", f'pip install "nbadapt[{extra}]"')
+    monkeypatch.undo()
+    assert {f.name for f in software.extras() if f.state == "ok"} >= set(needing)
+
+
+def test_the_owner_of_every_plugin_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.add("acme", "2.0", {}, {"acme_plugins": ACME})
+    points = {"nbadapt.stores": "Box", "nbadapt.providers": "Talk", "nbadapt.models": "TINY"}
+    lines = "".join(f"[{group}]\nacme = acme_plugins:{value}\n" for group, value in points.items())
+    (site.folder / "acme-2.0.dist-info" / "entry_points.txt").write_text(lines)
+    found = findings(software.plugins())
+    assert found["store acme"].value == "from acme 2.0: ready"
+    assert found["model acme"].value == "from acme 2.0: its package acme-model is not installed"
+    assert (found["model acme"].state, found["model acme"].fix) == ("note", "pip install acme-model")
+    assert found["provider acme"].state == "problem"
+    assert found["provider acme"].value == "from acme 2.0: it fails when it is made (OSError: no licence)"
+    assert found["store sqlite"].value.startswith("from nbadapt ")
+    monkeypatch.setenv(origins.VARIABLE, "nbadapt")
+    found = findings(software.plugins())
+    for kind in ("store", "provider", "model"):
+        assert found[f"{kind} acme"].value == "of acme 2.0: not loaded, as NBADAPT_PLUGINS says"
+        assert found[f"{kind} acme"].state == "note"
+
+
+ACME = """
+from nbadapt.indexing.sqlite import SqliteStore
+from nbadapt.packaged_models import PackagedModel
+from nbadapt.provider import Provider
+
+class Box(SqliteStore): ...
+class Talk(Provider):
+    name = "acme"; summary = "talks"
+    def __init__(self): raise OSError("no licence")
+    def connect(self, model, key, tell): ...
+TINY = PackagedModel("acme", "acme-model", "pip install acme-model", "acme/model")
+"""
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -16,15 +18,16 @@ from pydantic import Field
 from shells import Shell
 from watching import HOSTILE, Wire, make_wire
 
-from nbadapt import plan, registry, request, runner
+from nbadapt import foreground, models, plan, registry, request, runner
 from nbadapt.errors import NbadaptError, RequestError
-from nbadapt.forms import cell, session
+from nbadapt.forms import cell, figures, picture
 from nbadapt.forms.estimator import Cancelled
 from nbadapt.forms.fields import FormField, option_fields, raw_of, setting_fields, value_of
-from nbadapt.forms.form import METHOD, PROMPT, Form, groups
+from nbadapt.forms.form import METHOD, PROMPT, WHOLE, Form, groups
 from nbadapt.forms.session import Session
 from nbadapt.method import ADVANCED, Config
 from nbadapt.settings import validate
+from nbadapt.view import KernelView
 
 wire = pytest.fixture(make_wire)
 
@@ -257,7 +260,8 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("output-layers",
 
 
 @pytest.mark.parametrize("name", ["lora", "features", *SLOW])
-def test_the_exact_figures_are_those_of_a_dry_run(name: str):
+def test_the_exact_figures_are_those_of_a_dry_run_and_no_weights_are_read(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(models, "_read_weights", lambda *_: pytest.fail("weights were read"))
     made = form(name)
     state = made.state()
     assert state.figures is not None, state.errors
@@ -278,11 +282,11 @@ def test_figures_between_measurements_are_near():
     made = form(batch_size="4")
     made.estimator.exact(made.request(made.state().cell))
     made.set({"batch_size": "8"})
-    figures = made.state().figures
-    assert figures.approximate
-    assert not figures.unmeasured
+    found = made.state().figures
+    assert found.approximate
+    assert not found.unmeasured
     dry = plan.prepare(made.request(made.glance().cell)).estimate
-    assert figures.estimate.memory["activations"] == pytest.approx(dry.memory["activations"], rel=0.25)
+    assert found.estimate.memory["activations"] == pytest.approx(dry.memory["activations"], rel=0.25)
 
 
 def test_a_setting_that_no_estimate_reads_costs_no_new_one():
@@ -291,10 +295,57 @@ def test_a_setting_that_no_estimate_reads_costs_no_new_one():
     made.set({"learning_rate": "0.5", "weight_decay": "0.1"})
     assert not made.state().figures.approximate
     made.set({"epochs": "10"})  # read, but not by what is measured
-    figures = made.state().figures
-    assert (figures.approximate, figures.estimate) == (False, plan.prepare(made.request(made.glance().cell)).estimate)
+    found = made.state().figures
+    assert (found.approximate, found.estimate) == (False, plan.prepare(made.request(made.glance().cell)).estimate)
     made.set({"r": "16"})
     assert made.state().figures.approximate
+
+
+def test_what_does_not_fit_is_told_beside_its_figures(monkeypatch: pytest.MonkeyPatch):
+    for module in (plan, figures):
+        monkeypatch.setattr(module, "available_bytes", lambda _device: 1_000)
+    made = form()
+    state = made.state()
+    assert not state.ready
+    assert "needs about" in state.errors[WHOLE]
+    assert state.figures is not None
+    exact = made.costing(state.cell, made.estimator.exact(made.request(state.cell)))
+    assert not exact.ready
+    peak, free = figures.bar(exact.figures)
+    assert peak > free == 1_000
+    assert "free on cpu" in dict(figures.rows(exact.figures))["predicted peak memory"]
+
+
+def test_the_memory_of_a_base_that_is_loaded_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(models, "is_loaded", lambda *_: False)
+    made = form()
+    exact = made.estimator.exact(made.request(made.state().cell))
+    before, _ = figures.bar(exact)
+    assert "loaded" not in figures.peak(exact)
+    monkeypatch.setattr(models, "is_loaded", lambda *_: True)
+    after, _ = figures.bar(exact)
+    assert before - after == exact.estimate.memory["weights"] > 0
+    assert "of it loaded already; " in figures.peak(exact)
+    monkeypatch.setattr(figures, "available_bytes", lambda _device: after)
+    assert figures.bar(exact) == (after, after), "it fits, as `check_memory` has it"
+
+
+def test_only_the_table_of_now_is_kept_alive():
+    made, held = form(), []
+    for count in (30, 31, 32):
+        table = pd.DataFrame(tiny_models.reviews(count))
+        held.append(weakref.ref(table))
+        made.namespace["rows"] = table
+        del table
+        assert made.state().ready
+        made.set({METHOD: {30: "bitfit", 31: "lora", 32: "bitfit"}[count]})
+        assert made.state().ready
+    gc.collect()
+    assert [ref() is not None for ref in held] == [False, False, True]
+    del made.namespace["rows"]
+    assert not made.state().ready
+    gc.collect()
+    assert held[-1]() is None
 
 
 @pytest.mark.parametrize("calls", [0, 15, 60])
@@ -356,7 +407,10 @@ class Desk:
         made.set({"--model": str(tiny_models.folder("bert" if made.verb == "finetune" else "gpt2"))})
         self.session = Session(made, self.shell.ip, self.before)
         self.session.show()
-        self.session._handle, self.session._slot = Slot(), Slot()
+        places = self.session._places
+        self.widget = places._widget = Slot()
+        self.picture = places._picture = Slot()
+        self.below = places._run = Slot()
         self.seq = 0
 
     def say(self, kind: str, **content) -> list[dict]:
@@ -416,11 +470,71 @@ def test_run_starts_the_run_and_leaves_the_cell(desk: Desk, runs):
     run = desk.shell["tuned"]
     assert run.state == "done"
     assert run.request["settings"]["max_steps"] == 2
-    saved = desk.session._handle.shown
+    assert desk.widget.shown == {"text/html": "", "text/plain": ""}
+    saved = desk.picture.shown
     assert set(saved) == {"text/html", "text/plain"}
     assert "max_steps: 2" in saved["text/html"]
     assert run.id in saved["text/plain"]
     assert desk.session.widget.comm is None, "a form that has run is closed"
+
+
+def test_a_form_on_a_reloaded_page_stays_and_shows_its_run(desk: Desk, runs, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(foreground, "view_of", lambda run, slot, keep: KernelView(run, live=True, slot=slot, keep=keep))
+    monkeypatch.setenv("NBADAPT_HELLO_SECONDS", "0")
+    desk.say("hello")
+    desk.say("hello")  # of the page that was reloaded: it knows the widget, and none of the displays
+    told = desk.say("run", values={"max_steps": "2", "batch_size": "4"})
+    run = desk.shell["tuned"]
+    assert run.state == "done"
+    (shown,) = [message for message in told if message.get("type") == "run"]
+    dashboard = next(c for c in desk.wire.comms if c.comm_id == shown["dashboard"])
+    assert not dashboard._closed, "it is left to the page, which sees there how the run ended"
+    busy = [message["busy"] for message in told if message.get("type") == "state"]
+    assert True in busy
+    assert not busy[-1]
+    assert desk.session.widget.comm is not None, "the form is still there"
+    (state,) = desk.say("set", values={"r": "2"})
+    assert state["ready"]
+    assert "Loss by step" in desk.below.shown["text/html"], "a page that knows the display has the result in it"
+
+
+def test_a_run_can_be_stopped_from_any_form(desk: Desk, runs):
+    desk.say("hello")
+    (state,) = desk.say("set", values={"max_steps": "100000", "epochs": "10000"})
+    run = runner.start(plan.prepare(desk.session.form.request(state["cell"])))
+    told = desk.say("set", values={"r": "2"})
+    assert told[-1]["busy"]
+    assert f"the run {run.id} is at work" in told[-1]["reason"]
+    desk.say("stop")
+    run.join(60)
+    assert run.state == "stopped"
+
+
+def test_the_picture_follows_the_form(desk: Desk):
+    desk.say("hello")
+    desk.say("set", values={"r": "16"})
+    desk.session._cancel()
+    desk.say("settle")
+    assert "r: 16" in desk.picture.shown["text/plain"]
+    assert "trainable parameters" in desk.picture.shown["text/plain"]
+    desk.picture.shown = {}
+    desk.say("settle")
+    assert desk.picture.shown == {}, "nothing is drawn anew where nothing changed"
+
+
+def test_what_the_user_wrote_is_never_cut(wire: Wire):
+    text = "word " * 500 + "{{text}}"
+    made = Desk(wire, "zero-shot")
+    made.say("hello")
+    (state,) = made.say("set", values={PROMPT: text})
+    assert state["values"][PROMPT] == text
+    assert state["cell"].endswith(text)
+    long = "a line of it\n" * 3_000
+    (state,) = made.say("set", values={PROMPT: long})
+    assert state["values"][PROMPT] == long
+    assert state["cell"].endswith(long.rstrip("\n"))
+    drawn = made.say("hello")[0]
+    assert drawn["values"][PROMPT] == long
 
 
 def test_run_refuses_what_is_not_ready(desk: Desk, runs):
@@ -438,8 +552,8 @@ def test_hostile_texts_come_through_as_texts(wire: Wire):
     made.say("hello")
     (state,) = made.say("set", values={"--data": HOSTILE, "--label": HOSTILE, "target_modules": HOSTILE, "r": HOSTILE})
     assert not state["ready"]
-    made.session.close("<b>" + HOSTILE.replace("\ud800", ""))
-    html = made.session._handle.shown["text/html"]
+    made.session._places.give_way(made.session._state, "<b>" + HOSTILE.replace("\ud800", ""))
+    html = made.picture.shown["text/html"]
     assert "<script" not in html
     assert "<img" not in html
 
@@ -469,7 +583,7 @@ def test_the_line_with_more_than_a_method_is_no_form():
 
 def test_static_text_says_what_is_missing():
     made = Form("finetune", "lora", {})
-    plain = session.static(made.state(), "A line.")["text/plain"]
+    plain = picture.static(made.state(), "A line.")["text/plain"]
     assert "--data TABLE" in plain
     assert "missing" in plain
 

@@ -106,6 +106,28 @@ def test_keys_ask_and_what_differs_is_an_insertion_and_underlined(play: PlayPage
     assert Path("prefs.jsonl").read_text().count("\n") == 1
 
 
+def test_another_page_takes_nothing_that_was_typed_in_this_one(play: PlayPage):
+    play.ask("asked before")
+    typed = play.page.get_by_label("prompt", exact=True).first
+    typed.fill("not asked yet")
+    play.page.get_by_label("longest answer", exact=True).first.fill("77")
+    play.page.locator(".nbadapt-title").first.click()  # nothing has the focus
+    play.page.evaluate("attach()")
+    play.deliver(50)
+    assert typed.input_value() == "not asked yet"
+    assert play.page.get_by_label("longest answer", exact=True).first.input_value() == "77"
+    assert play.page.get_by_label("prompt", exact=True).nth(1).input_value() == "asked before"
+    assert play.root.nth(1).locator(".nbadapt-answer").count() == 2
+
+
+def test_a_long_prompt_comes_back_whole(play: PlayPage):
+    prompt = "word " * 5_000
+    play.ask(prompt)
+    play.page.evaluate("attach()")
+    play.deliver(50)
+    assert play.page.get_by_label("prompt", exact=True).nth(1).input_value() == prompt
+
+
 def test_what_greedy_makes_no_use_of_is_off(play: PlayPage):
     temperature = play.page.get_by_label("temperature", exact=True)
     assert temperature.is_disabled()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from distributions import Site, method_source
 
+import nbadapt
 from nbadapt import registry
 from nbadapt.errors import PluginError, RequestError
-from nbadapt.manual import method_table
+from nbadapt.manual import magic_page, method_table
 
 
 @pytest.fixture
@@ -70,6 +71,17 @@ BROKEN = {
     "abstract": (method_source("odd").replace("def load", "def unload"), "does not implement load"),
     "no summary": (method_source("odd").replace("summary =", "synopsis ="), "does not declare summary"),
     "config": (method_source("odd", extra="Config = dict"), "Config is no subclass of nbadapt.method.Config"),
+    "no tasks": (method_source("odd", extra="tasks = None"), "its tasks is None, no frozenset of words"),
+    "a task": (method_source("odd", extra="tasks = 'text'"), "its tasks is 'text', no frozenset of words"),
+    "odd tasks": (method_source("odd", extra="tasks = frozenset({1})"), "no frozenset of words"),
+    "odd exports": (method_source("odd", extra="exports = None"), "its exports is None, no frozenset of words"),
+    "family": (method_source("odd", extra="family = None"), "its family is None, no text"),
+    "requirement": (method_source("odd", extra="requires = 'torch'"), "its requires is 'torch', no tuple of import"),
+    "no requirements": (
+        method_source("odd", extra="requires = None"),
+        "its requires is None, no tuple of import names",
+    ),
+    "odd requirement": (method_source("odd", extra="requires = ('a b',)"), "names 'a b', which is no import name"),
 }
 
 
@@ -91,6 +103,16 @@ def test_a_broken_plugin_is_named_with_its_distribution_and_hurts_no_other(site:
     assert "fine" not in [p.name for p in registry.problems()]
     row = next(info for info in method_table() if info.name == "odd")
     assert (row.source, row.status) == ("odd-methods 0.3", f"broken: {found.message}")
+
+
+@pytest.mark.parametrize("case", ["no tasks", "requirement", "family"])
+def test_a_broken_declaration_leaves_the_tables_and_the_help_of_the_others(site: Site, case: str):
+    site.add("odd-methods", "0.3", {"odd": "odd_plugin:Plugin"}, {"odd_plugin": BROKEN[case][0]})
+    shown = [repr(nbadapt.methods()), repr(magic_page("finetune")), repr(magic_page("prompt"))]
+    assert "odd-methods 0.3" in shown[0]
+    assert "lora" in shown[1]
+    assert "zero-shot" in shown[2]
+    assert not any("t o r c h" in text for text in shown)
 
 
 def test_two_distributions_with_one_name_are_both_named_and_neither_wins(site: Site):

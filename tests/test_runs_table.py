@@ -28,11 +28,13 @@ from nbadapt import notes, store
 from nbadapt.comparing import deletion
 from nbadapt.comparing.columns import chosen
 from nbadapt.comparing.curve import MOST, Curve
+from nbadapt.comparing.differences import differences
 from nbadapt.comparing.digest import FILE, Digest
-from nbadapt.comparing.facts import Overview
+from nbadapt.comparing.facts import Facts, Overview, main_metric, measures, smaller_is_better
 from nbadapt.errors import NbadaptError, RequestError, StoreError
 from nbadapt.events import Checkpoint, Memory, Metric, Progress, StateChange
 from nbadapt.history import History
+from nbadapt.widgets import runs_feed
 from nbadapt.widgets.runs import RunsWidget
 from nbadapt.widgets.runs_feed import RunsFeed
 from nbadapt.widgets.thin import Bucket
@@ -642,7 +644,8 @@ def test_the_widget_writes_notes_and_asks_before_it_deletes(wire: Wire):
     wire.say({"type": "hello"})
     wire.say({"type": "edit", "id": run.id})
     assert wire.take()[-1][0]["edit"] == {"id": run.id, "note": "", "tags": "old"}
-    wire.say({"type": "write", "id": run.id, "note": "new", "tags": "one two"})
+    opened = {"note": "", "tags": "old"}
+    wire.say({"type": "write", "id": run.id, "note": "new", "tags": "one two", "opened": opened})
     assert (run.note, run.tags) == ("new", ("one", "two"))
     wire.say({"type": "delete", "token": ""})
     assert "ask again" in wire.take()[-1][0]["problem"]
@@ -659,6 +662,112 @@ def test_the_widget_writes_notes_and_asks_before_it_deletes(wire: Wire):
         wire.say(nonsense)
     assert widget.comm is not None
     widget.close()
+
+
+def test_what_was_written_elsewhere_while_an_editor_was_open_stays(wire: Wire):
+    run = keep(1)
+    run.note, run.tags = "first", ["old", "out"]
+    widget = widget_of(wire)
+    wire.say({"type": "hello"})
+    wire.say({"type": "edit", "id": run.id})
+    opened = {key: text for key, text in wire.take()[-1][0]["edit"].items() if key != "id"}
+    notes.change_tags(run.directory, add=["elsewhere"])  # by another kernel
+    wire.say({"type": "write", "id": run.id, "note": "first", "tags": "old mine", "opened": opened})
+    assert set(run.tags) == {"old", "mine", "elsewhere"}
+    notes.set_note(run.directory, "theirs")
+    wire.say({"type": "write", "id": run.id, "note": "first", "tags": "old mine", "opened": opened})
+    assert run.note == "theirs", "a note that was not touched here is not written back"
+    wire.take()
+    wire.say({"type": "write", "id": run.id, "note": "mine", "tags": "old mine", "opened": opened})
+    answer = wire.take()[-1][0]
+    assert run.note == "theirs"
+    assert "changed elsewhere meanwhile, to 'theirs'" in answer["problem"]
+    wire.say({"type": "write", "id": run.id, "note": "mine", "tags": "old mine", "opened": answer["opened"]})
+    assert (run.note, wire.take()[-1][0]["written"]) == ("mine", run.id)
+    widget.close()
+
+
+def test_the_filter_means_the_same_on_the_page_and_in_the_picture(wire: Wire):
+    one, two = keep(1, name="alpha", trainable=1_000), keep(2, name="beta", trainable=2_340_000)
+    one.note = "n" * 300 + " needle"
+    widget = widget_of(wire)
+    wire.say({"type": "hello"})
+    day = one.id[:4] + "-" + one.id[4:6]
+    for search, fit in {
+        day: {one, two},
+        "2.34": {two},
+        "needle": {one},
+        "accuracy": set(),
+        f"{day} -beta": {one},
+    }.items():
+        wire.say({"type": "search", "search": search})
+        wire.say({"type": "settle", "search": search, "sort": ""})
+        text = widget.bundle()["text/plain"]
+        assert {run for run in (one, two) if run.id in text} == fit, search
+        told = widget._feed._told
+        assert {told["ids"][place] for place in told["found"]["places"]} == {run.id for run in fit}, search
+    widget.close()
+
+
+def test_the_filter_reaches_runs_beyond_those_that_the_page_has(wire: Wire, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs_feed, "MOST_ROWS", 4)
+    kept = [keep(i, name=f"run_{i}") for i in range(9)]
+    widget = widget_of(wire)
+    wire.say({"type": "hello"})
+    wire.take()
+    wire.say({"type": "search", "search": "run_1"})
+    content = [content for content, _ in wire.take()]
+    ids = next(part["ids"] for part in content if "ids" in part)
+    found = next(part["found"] for part in content if "found" in part)
+    assert [ids[place] for place in found["places"]] == [kept[1].id]
+    assert kept[1].id in [row["id"] for part in content for row in part.get("rows", [])]
+    assert (len(ids), found["all"]) == (4, 1)
+    wire.say({"type": "search", "search": "run"})
+    found = next(content["found"] for content, _ in wire.take() if "found" in content)
+    assert (len(found["places"]), found["all"]) == (4, 9)
+    widget.close()
+
+
+def test_a_closed_table_stays_on_a_page_that_was_reloaded(wire: Wire):
+    keep(1)
+    for hellos in (1, 2):
+        widget = widget_of(wire)
+        for _ in range(hellos):
+            wire.say({"type": "hello"})
+        wire.take()
+        wire.say({"type": "close"})
+        assert wire.take()[-1][0] == {"answer": "close", "closed": True}
+        assert (widget.comm is None) == (hellos == 1)
+    wire.say({"type": "poll"})
+    assert wire.take()[-1][0] == {"answer": "poll", "closed": True}
+    widget.close()
+
+
+def test_reward_runs_are_compared_by_what_says_how_good_they_are(wire: Wire):
+    names = ("accuracy", "margin", "brier", "calibration_error")
+    keep(1, metrics=dict(zip(names, (0.7, 1.0, 0.30, 0.1), strict=True)))
+    keep(2, metrics=dict(zip(names, (0.7, 2.0, 0.20, 0.2), strict=True)))
+    overview = Overview()
+    newest = overview.refresh()
+    known = [overview.get(facts.id) for facts in newest]
+    best = {line.label: line.best for line in differences(known, newest)}
+    assert best["Brier"] == (0,), "the lower score is the better one"
+    assert best["Margin"] == (0,)
+    assert best["Calibration error"] == (1,)
+    told = {
+        "train_loss": 0.1,
+        "train_length": 9.0,
+        "length": 8.0,
+        "reward_before": 0.1,
+        "reward_spread": 1.0,
+        "kl": 2.0,
+    }
+    ppo = Facts("a", metrics={**told, "reward": 0.5})
+    assert main_metric(ppo) == "reward"
+    assert set(measures([ppo])) == {"train_loss", "kl", "reward"}
+    assert [smaller_is_better(name) for name in ("kl", "train_kl", "brier", "reward", "weekly")] == [True] * 3 + [
+        False
+    ] * 2
 
 
 def test_the_choice_of_curve_and_quality_is_kept_while_it_can_be(wire: Wire):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,41 @@ def test_declarations_are_looked_at_first() -> None:
 
 def test_a_store_behind_a_server_says_how_it_is_checked() -> None:
     report = testing.check(PostgresqlStore, only=["requires", "search_is_exact"])
-    assert report.results[1].status == "skipped"
-    assert "let a test class derive from StoreContract" in report.results[1].reasons[0]
+    assert [result.status for result in report.results] == ["passed", "untried"]
+    assert not report.passed
+    assert report.summary == (
+        "PostgresqlStore was not checked in full; 1 of 2 rules could not be tried: it is behind a server: with pytest, "
+        "let a class derive from nbadapt.testing.stores.StoreContract, whose fixture path names a place on it"
+    )
+
+
+def test_without_pytest_the_tests_of_the_contract_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytest", None)  # as where it is not installed
+    (result,) = (report := testing.check(SqliteStore, only=["behaviour"])).results
+    assert (result.status, report.passed) == ("untried", False)
+
+
+@pytest.mark.slow
+def test_in_a_terminal_the_check_of_a_store_without_pytest_fails(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['pytest'] = None\n"  # as where it is not installed
+        "from nbadapt.__main__ import main\n"
+        "sys.exit(main(['check', 'sqlite']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == (
+        "SqliteStore was not checked in full; 1 of 4 rules could not be tried: "
+        "the tests of the contract need pytest; check again after  pip install pytest"
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.slow
+def test_in_a_terminal_the_check_of_a_store_behind_a_server_fails(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nbadapt", "check", "postgresql"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("PostgresqlStore was not checked in full; ")
 
 
 @pytest.mark.slow

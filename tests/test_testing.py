@@ -10,6 +10,7 @@ from typing import Any
 
 import kit_heavy_method
 import kit_methods
+import kit_required_method
 import pytest
 from kit_methods import BROKEN, Good
 
@@ -55,6 +56,40 @@ def test_a_heavy_import_is_found() -> None:
     assert failure.reasons == ("kit_heavy_method imports torch: import inside the functions",)
 
 
+def test_an_import_of_what_is_required_is_found() -> None:
+    (failure,) = testing.check(kit_required_method.RequiredImport, only=DECLARED).failures
+    assert failure.check.name == "light_import"
+    assert failure.reasons == ("kit_required_method imports sqlite3: import inside the functions",)
+
+
+@pytest.mark.parametrize(
+    ("method", "reasons"),
+    [
+        (kit_methods.Spilling, ["classification: best.txt in the folder above the run's"]),
+        (kit_methods.Settling, ["classification: .settling in the user's home"]),
+    ],
+)
+def test_what_a_run_writes_elsewhere_is_named(method: Any, reasons: list[str]) -> None:
+    there = dict(os.environ), Path.home(), Path.cwd()
+    (result,) = testing.check(method, only=["writes"]).results
+    assert list(result.reasons) == reasons
+    assert there == (dict(os.environ), Path.home(), Path.cwd())
+    assert not (Path.home() / ".settling").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        (kit_methods.Calling, "classification: run"),
+        (kit_methods.CallingEarly, "estimate"),
+        (kit_methods.CallingLate, "load"),
+    ],
+)
+def test_who_calls_home_is_named(method: Any, what: str) -> None:
+    (result,) = testing.check(method, only=["offline"]).results
+    assert result.reasons == (f"{what} reaches for example.org",)
+
+
 @pytest.mark.slow
 def test_a_class_that_no_other_process_can_import_is_found() -> None:
     class Local(Good):
@@ -93,12 +128,23 @@ def test_every_failure_is_told_and_not_the_first_one_only() -> None:
     assert "- name is 'Worst Of All'" in text
 
 
-def test_what_cannot_be_looked_at_is_skipped_with_the_reason() -> None:
+def test_what_cannot_be_tried_is_not_said_to_be_kept() -> None:
     class Elsewhere(Good):
         requires = ("no_such_library",)
 
-    (result,) = testing.check(Elsewhere, only=["progress"]).results
-    assert (result.status, result.reasons) == ("skipped", ("not installed: no_such_library",))
+    report = testing.check(Elsewhere, only=["verb", "progress", "stop"], expected_failures={"stop": "it is deaf"})
+    reason = "not installed: no_such_library; check again after  pip install no-such-library"
+    assert [r.status for r in report.results] == ["passed", "untried", "untried"]
+    assert not report.passed
+    assert report.failures == []
+    assert report.summary == f"Elsewhere was not checked in full; 2 of 3 rules could not be tried: {reason}"
+    Elsewhere.verb = "train"
+    assert testing.check(Elsewhere, only=["verb", "progress"]).summary == (
+        f"Elsewhere breaks 1 of 2 rules (verb); 1 of 2 rules could not be tried: {reason}"
+    )
+
+
+def test_what_does_not_apply_is_skipped_with_the_reason() -> None:
     (result,) = testing.check(kit_methods.Failing, only=["progress"]).results
     assert (result.status, result.reasons) == ("skipped", ("no run succeeds: see the check tasks",))
 
@@ -114,6 +160,14 @@ def test_expected_failures_are_no_failures_and_strict() -> None:
     assert [r.reasons for r in report.failures] == [("was expected to fail and holds: an old name",)]
 
 
+@pytest.mark.parametrize("reason", ["", "  ", None])
+def test_an_expected_failure_has_a_reason(reason: Any) -> None:
+    with pytest.raises(ValueError, match="the expected failure 'stop' has no reason: say why"):
+        testing.check(kit_methods.Deaf, only=["stop"], expected_failures={"stop": reason})
+    with pytest.raises(ValueError, match="the expected failure 'stop' has no reason: say why"):
+        testing.parametrize_with_checks([Good], expected_failures={"good": {"stop": reason}})
+
+
 def test_a_report_says_each_status_in_words_and_escapes_what_plugins_say() -> None:
     class Odd(Good):
         name = "<script>"
@@ -122,9 +176,14 @@ def test_a_report_says_each_status_in_words_and_escapes_what_plugins_say() -> No
     report = testing.check(
         Odd, only=["name", "verb", "reference", "progress"], expected_failures={"name": "<b>because</b>"}
     )
-    assert report.summary == "Odd keeps the contract, 1 skipped, 1 expected"
+    assert report.summary.startswith(
+        "Odd was not checked in full, 1 expected; 1 of 4 rules could not be tried: not inst"
+    )
     shown = report._repr_html_()
-    assert ("! expected" in shown, "- skipped" in shown, "✓ ok" in shown) == (True, True, True)
+    assert ("! expected" in shown, "? untried" in shown, "✓ ok" in shown) == (True, True, True)
+    skipped = testing.check(kit_methods.Failing, only=["verb", "progress"])
+    assert (skipped.summary, skipped.passed) == ("Failing keeps the contract, 1 skipped", True)
+    assert "- skipped" in skipped._repr_html_()
     assert "<b>because" not in shown
     failed = testing.check(Odd, only=["name"])
     assert "✗ FAILED" in failed._repr_html_()
@@ -150,7 +209,10 @@ def test_settings_are_given_to_the_runs() -> None:
     report = testing.check(Good, settings={"epochs": 3, "batch_size": 16}, only=["tasks", "progress"])
     assert report.passed
     report = testing.check(Good, settings={"epochs": 0}, only=["tasks"])
-    assert report.results[0].reasons == ("its settings have no defaults that fit",)
+    assert report.results[0].reasons == (
+        "its settings have no defaults that fit: give some with settings=, or in trial",
+    )
+    assert not report.passed
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import shutil
@@ -15,7 +16,7 @@ from distributions import Site, method_source
 from shells import Shell
 
 import nbadapt
-from nbadapt import consent, endpoints, guard, models, origins, redaction, registry, store
+from nbadapt import consent, endpoints, events, guard, models, origins, redaction, registry, store
 from nbadapt.errors import DataError, ModelError, NbadaptError, PluginError, RequestError, StoreError
 from nbadapt.indexing import store as stores
 from nbadapt.indexing.finding import find
@@ -435,7 +436,7 @@ def test_what_is_hidden(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) 
 LEAKY = """
 import logging, sys, warnings
 from nbadapt.errors import RunError
-from nbadapt.events import Notice
+from nbadapt.events import Candidate, Notice, Panel, Reply, Sample, Source, Stage
 from nbadapt.method import Estimate, Method
 
 class Plugin(Method):
@@ -451,6 +452,12 @@ class Plugin(Method):
         warnings.warn("warned {key}")
         logging.getLogger("transformers").warning("logged {key}")
         emit(Notice("told {key} https://ann:secret@host/"))
+        emit(Stage("asking https://host/?token={key}"))
+        emit(Panel("loss", "loss of {token}"))
+        emit(Sample(1, "in {key}", "out {token}", "right {key}", "because {token}", "before {key}"))
+        emit(Source(1, "page {token}", "text {key}"))
+        emit(Candidate(1, 1, "prompt {key}", "{token}", 0.5, 0.0, 1.0, 3, 4, "left {key}"))
+        emit(Reply(1, "asked {token}", "said {key}"))
         raise {error}("https://host/?token={key} {token}")
 
     def load(self, outcome, job): ...
@@ -479,6 +486,18 @@ def test_planted_secrets_are_nowhere(
     for secret in (TOKEN, KEY, "ann:secret"):
         assert secret not in shown
         assert secret not in kept
+
+
+def test_every_free_text_of_an_event_is_hidden_and_what_is_looked_up_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    looked_up = {"path", "metric", "spread"}
+    for kind in events.KINDS.values():
+        fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+        texts = {name for name, said in fields.items() if said in {"str", "str | None"}}
+        rest = {name: 1 for name in fields if name not in texts}
+        event = kind(**dict.fromkeys(texts, f"a {KEY}"), **rest)
+        shown = {name: getattr(event, name) for name in texts}
+        assert shown == {name: f"a {KEY}" if name in looked_up else "a ***" for name in texts}, kind
 
 
 def test_an_address_with_a_password_is_not_indexed() -> None:

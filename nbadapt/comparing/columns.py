@@ -89,7 +89,7 @@ def chosen(all_facts: Sequence[Facts], search: str = "", sort: str = "") -> list
 
     Args:
         all_facts: newest first.
-        search: words that a run's texts must hold, in any order; with a dash in front, must not hold.
+        search: words that a run's cells must hold, in any order; with a dash in front, must not hold.
         sort: a column or a metric, the better or the smaller first; with a dash in front the other way round.
 
     Raises:
@@ -100,10 +100,18 @@ def chosen(all_facts: Sequence[Facts], search: str = "", sort: str = "") -> list
 
 
 def fits(facts: Facts, search: str) -> bool:
-    """Whether a run's texts hold all the words, and none of those with a dash in front."""
-    words = facts.words
+    """Whether the cells of a run hold all the words, and none of those with a dash in front.
+
+    The column of results is not looked at: what stands there is a matter of what is chosen.
+    """
+    wanted = search.lower().split()
+    words = (
+        ""
+        if not wanted
+        else "\n".join(column.text(facts) for column in COLUMNS.values() if column.name != "result").lower()
+    )
     return all(word[1:] not in words if len(word) > 1 and word[0] == "-" else word in words
-               for word in search.lower().split())  # fmt: skip
+               for word in wanted)  # fmt: skip
 
 
 def in_order(all_facts: Iterable[Facts], sort: str) -> list[Facts]:

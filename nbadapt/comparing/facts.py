@@ -17,11 +17,11 @@ from nbadapt.events import FINISHED
 from nbadapt.method import Outcome
 from nbadapt.run import Run
 
-MAIN_METRICS = ("accuracy", "loss")  # the first one that a run has is its result
-_SMALLER_IS_BETTER = ("loss", "perplexity", "error", "divergence")
-_COUNTS = ("rows", "unmatched")
+MAIN_METRICS = ("accuracy", "reward", "loss")  # the first one that a run has is its result
+_SMALLER_IS_BETTER = re.compile(r"loss|perplexity|error|divergence|brier|(?:^|_)kl(?:$|_)")
+_COUNTS = ("rows", "unmatched", "length", "train_length")
 _STAMP = re.compile(r"^\d{8}-\d{6}-")
-_ENDS = ("_low", "_high", "_rows", "_tokens")
+_ENDS = ("_low", "_high", "_rows", "_tokens", "_spread", "_before")
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,6 @@ class Facts:
         """The shortest name that means it: that of --as, or its id without the time."""
         return self.name or _STAMP.sub("", self.id)
 
-    @property
-    def words(self) -> str:
-        """All its texts in small letters, to be searched in."""
-        texts = [self.id, self.name, self.method, self.model, self.data, where(self), self.note, *self.tags]
-        return "\n".join(texts).lower()
-
 
 def where(facts: Facts) -> str:
     """The state in words: of a run at work in another kernel, that too."""
@@ -93,17 +87,18 @@ def where(facts: Facts) -> str:
 
 def smaller_is_better(metric: str) -> bool:
     """Whether a metric is one that falls as a model gets better; said by its name."""
-    return any(word in metric.lower() for word in _SMALLER_IS_BETTER)
+    return _SMALLER_IS_BETTER.search(metric.lower()) is not None
 
 
 def is_quality(metric: str) -> bool:
-    """Whether a figure of an outcome says how good the run is: counts and the ends of intervals do not."""
+    """Whether a figure of an outcome says how good the run is: counts, spreads and the figures of before do not."""
     return metric not in _COUNTS and not metric.endswith(_ENDS)
 
 
 def main_metric(facts: Facts) -> str | None:
     """The metric that stands for a run's result; None where it has none."""
-    return next((m for m in MAIN_METRICS if m in facts.metrics), next(iter(facts.metrics), None))
+    ranked = [*MAIN_METRICS, *filter(is_quality, facts.metrics), *facts.metrics]
+    return next((metric for metric in ranked if metric in facts.metrics), None)
 
 
 def measures(all_facts: Iterable[Facts]) -> list[str]:

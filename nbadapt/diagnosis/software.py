@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution, version
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from nbadapt import endpoints, models, origins, registry
 from nbadapt.diagnosis.report import Finding
-from nbadapt.errors import DependencyError, ModelError, NbadaptError
+from nbadapt.errors import DependencyError, NbadaptError, first_line
 from nbadapt.indexing import store as stores
+from nbadapt.packaged_models import PackagedModel
+
+# What a plugin that is no method is called -> its group, and what loads it.
+_GROUPS = {"provider": endpoints.GROUP, "store": stores.GROUP, "model": models.GROUP}
+_LOADERS: Mapping[str, Callable[[str], Any]] = {
+    "provider": endpoints.load,
+    "store": stores.kind,
+    "model": models.load_package,
+}
 
 # Beside what nbadapt requires itself.
 ALSO = ("bitsandbytes", "trl", "datasets", "jupyterlab", "notebook", "jupyterlab-widgets")
@@ -71,12 +81,18 @@ def extras() -> Iterator[Finding]:
         return
     for extra in sorted(names):
         wanted = [one for one in requirements(extra) if one.name != "nbadapt"]
-        lacking = [one.name for one in wanted if installed(_provided(one.name)) is None]
         if not wanted or extra == "all":
             continue
-        if lacking:
-            value = f"not installed: {', '.join(lacking)}"
-            yield Finding("Extras", extra, value, "note", f'pip install "nbadapt[{extra}]"')
+        found = {one: installed(_provided(one.name)) for one in wanted}
+        lacking = [one.name for one, version in found.items() if version is None]
+        unfit = [
+            f"{one.name} is {version}, and nbadapt needs {one.specifier}"
+            for one, version in found.items()
+            if version is not None and not one.specifier.contains(version, prereleases=True)
+        ]
+        if lacking or unfit:
+            value = "; ".join([*unfit, *([f"not installed: {', '.join(lacking)}"] if lacking else [])])
+            yield Finding("Extras", extra, value, "problem" if unfit else "note", f'pip install "nbadapt[{extra}]"')
         else:
             yield Finding("Extras", extra, "installed: " + ", ".join(one.name for one in wanted))
 
@@ -100,14 +116,19 @@ def plugins() -> Iterator[Finding]:
             yield _broken(method.name, method.message)
             continue
         owners.setdefault(same_name[0].owner, []).append(name)
+        for when, line in registry.printed(name).items():
+            value = f"of {same_name[0].owner}: it printed while {when}, which nobody was shown: {line}"
+            yield Finding("Plugins", name, value, "note", f"tell its author; more by  %nbadapt check {name}")
         if registry.missing_requirements(method):
             missing = ", ".join(registry.missing_requirements(method))
             yield Finding("Plugins", name, f"needs {missing}", "note", registry.install_command(method))
     for owner, names in sorted(owners.items()):
         yield Finding("Plugins", f"from {owner}", f"{len(names)} method{'s' * (len(names) > 1)}: {', '.join(names)}")
-    for entry in registry.refused():
-        yield Finding("Plugins", entry.name, f"of {entry.owner}: not loaded, as {origins.VARIABLE} says", "note")
     yield from _others()
+    for kind, group in (("", registry.GROUP), *_GROUPS.items()):
+        for point in origins.refused(group):
+            value = f"of {origins.owner(point)}: not loaded, as {origins.VARIABLE} says"
+            yield Finding("Plugins", f"{kind} {point.name}".strip(), value, "note")
 
 
 def _limit() -> Iterator[Finding]:
@@ -127,32 +148,34 @@ def _broken(name: str, message: str) -> Finding:
 
 
 def _others() -> Iterator[Finding]:
-    """Providers, stores and packaged models."""
-    for kind, names, load in (
-        ("provider", endpoints.prefixes(), endpoints.load),
-        ("store", stores.names(), stores.kind),
-    ):
-        for name in names:
-            try:
-                load(name)
-            except DependencyError as error:
-                needs, _, command = str(error).partition(": run  ")
-                yield Finding("Plugins", f"{kind} {name}", needs, "note", command)
-            except NbadaptError as error:
-                yield _broken(f"{kind} {name}", str(error))
-            else:
-                yield Finding("Plugins", f"{kind} {name}", "ready")
-    for name in models.names():
-        try:
-            package = models.load_package(name)
-        except ModelError as error:
-            yield _broken(f"model {name}", str(error))
-            continue
-        found = installed(package.distribution)
-        if found is None:
-            yield Finding("Plugins", f"model {name}", "not installed", "note", package.install)
-        else:
-            yield Finding("Plugins", f"model {name}", f"{package.distribution} {found}")
+    """Providers, stores and packaged models, each with the distribution that declares it."""
+    for kind, group in _GROUPS.items():
+        declared: dict[str, list[str]] = {}
+        for point in origins.allowed(group):
+            declared.setdefault(point.name, []).append(origins.owner(point))
+        for name in sorted(declared):
+            yield _other(kind, name, " and ".join(sorted(set(declared[name]))))
+
+
+def _other(kind: str, name: str, owner: str) -> Finding:
+    called = f"{kind} {name}"
+    try:
+        loaded = _LOADERS[kind](name)
+    except DependencyError as error:
+        needs, _, command = str(error).partition(": run  ")
+        return Finding("Plugins", called, f"from {owner}: {needs}", "note", command)
+    except NbadaptError as error:
+        return _broken(called, str(error))
+    except Exception as error:  # noqa: BLE001 - a plugin may fail in any way, and hides no other
+        what = f"from {owner}: it fails when it is made ({type(error).__name__}: {first_line(error)})"
+        return Finding("Plugins", called, what, "problem", "update or uninstall it")
+    if not isinstance(loaded, PackagedModel):
+        return Finding("Plugins", called, f"from {owner}: ready")
+    found = installed(loaded.distribution)
+    if found is None:
+        value = f"from {owner}: its package {loaded.distribution} is not installed"
+        return Finding("Plugins", called, value, "note", loaded.install)
+    return Finding("Plugins", called, f"from {owner}, in {loaded.distribution} {found}")
 
 
 def too_old(name: str, least: int) -> bool:

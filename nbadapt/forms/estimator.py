@@ -8,7 +8,8 @@
                      └──> later, where nothing else goes on: the step gone through as in a dry run ──> exact, known
 
 What a method reads of its settings is watched: moving the learning rate costs nothing where no estimate asks for it.
-Tokenizers, skeletons on the meta device and encoded rows are kept between estimates; weights are never loaded.
+Tokenizers, skeletons on the meta device and encoded rows are kept between estimates; weights are never loaded, and no
+table is kept but that of the last request.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import estimating, models, plan, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
+from nbadapt.errors import OutOfMemoryError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.method import Estimate
 from nbadapt.settings import validate
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from nbadapt.method import Config, Job, Method
     from nbadapt.request import Request
 
-MOST_BASES = 8  # combinations of model, data, ... that are remembered
+MOST_KEPT = 80  # tokenizers, skeletons, ... that are remembered, and combinations of method, model, ... likewise
+PLAIN = (str, int, float, tuple, type(None))  # told apart by what they say
 PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
 
 
@@ -49,6 +52,7 @@ class Figures:
         approximate: whether the activations' memory is scaled from a measured batch, and not gone through.
         unmeasured: whether no batch was measured yet: the memory is a first guess, and may be far off.
         seconds: the time, by a rule of thumb that is good to a factor of three; None where there is none.
+        problem: why it does not fit into what memory is free; "" where it does.
     """
 
     job: Job
@@ -58,9 +62,21 @@ class Figures:
     approximate: bool
     unmeasured: bool
     seconds: float | None
+    problem: str = ""
 
 
 @dataclass
+class _Learnt:
+    """What was found out about requests that differ in their settings alone; holds none of their rows."""
+
+    silent: str = ""  # why the method gave no estimate in time
+    supported: bool = False  # whether `support` has looked at it
+    measured: dict[str, tuple[int, int]] = field(default_factory=dict)
+    followed: dict[str, Any] = field(default_factory=dict)  # what was read up to the end of that measurement
+    known: list[tuple[dict[str, Any], Estimate]] = field(default_factory=list)  # what was read -> exact
+
+
+@dataclass(frozen=True)
 class _Base:
     """Everything of a request but its settings, looked up."""
 
@@ -68,29 +84,40 @@ class _Base:
     method: Method
     job: Job
     notices: tuple[str, ...]
-    silent: bool = False  # whether the method gave no estimate in time
-    supported: bool = False  # whether `support` has looked at it
-    measured: dict[str, tuple[int, int]] = field(default_factory=dict)
-    followed: dict[str, Any] = field(default_factory=dict)  # what was read up to the end of that measurement
-    known: list[tuple[dict[str, Any], Estimate]] = field(default_factory=list)  # what was read -> exact
+    learnt: _Learnt
 
 
 class Estimator:
     """Estimates requests that differ little from one another. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._bases: dict[tuple[Any, ...], _Base] = {}
+        self._last: tuple[tuple[Any, ...], _Base] | None = None
+        self._learnt: dict[tuple[Any, ...], _Learnt] = {}  # of requests about the tables of the last one
         self._kept: dict[Any, Any] = {}
+
+    @property
+    def tables(self) -> list[Any]:
+        """The notebook's tables that are kept: those of the last request."""
+        if self._last is None:
+            return []
+        asked = self._last[1].request
+        return [table for table in (asked.data, asked.evaluation, asked.examples) if not isinstance(table, PLAIN)]
+
+    def forget(self) -> None:
+        """Let go of the tables, and of what was found out about them."""
+        self._last, self._learnt = None, {}
+        models.forget_tables(self._kept)
 
     def quick(self, request: Request) -> Figures:
         """What is known at once.
 
         Raises:
-            NbadaptError: whatever is wrong with the request, as `plan.prepare` says it.
+            NbadaptError: whatever is wrong with the request, as `plan.prepare` says it; that it does not fit into
+                memory is told in the figures.
         """
         base = self._base(request)
         job = dataclasses.replace(base.job, config=validate(type(base.method), request.settings))
-        known = next((e for reads, e in base.known if _fits(reads, job.config)), None)
+        known = next((e for reads, e in base.learnt.known if _fits(reads, job.config)), None)
         if known is not None:
             return self._figures(base, job, known, approximate=False)
         estimate, approximate = self._estimate(base, job)
@@ -113,12 +140,16 @@ class Estimator:
 
     def _base(self, request: Request) -> _Base:
         key = _key(request)
-        if key not in self._bases:
-            while len(self._bases) >= MOST_BASES:
-                del self._bases[next(iter(self._bases))]
-            self._kept = {} if len(self._kept) > 10 * MOST_BASES else self._kept
-            self._bases[key] = _Base(request, *plan.look_up(request))
-        return self._bases[key]
+        if self._last is None or self._last[0] != key:
+            if self._last is None or _objects(self._last[1].request) != _objects(request):
+                self.forget()
+            for kept in (self._kept, self._learnt):
+                if len(kept) > MOST_KEPT:
+                    kept.clear()
+            self._last = None  # before the next one is looked up: two are not to be there at once
+            method, job, notices = plan.look_up(request)
+            self._last = key, _Base(request, method, job, notices, self._learnt.setdefault(key, _Learnt()))
+        return self._last[1]
 
     def _estimate(
         self, base: _Base, job: Job, *, measures: bool = False, check: Callable[[], None] | None = None
@@ -127,8 +158,9 @@ class Estimator:
         from nbadapt.engines import training_memory
         from nbadapt.engines.training_estimate import ROUGH
 
-        same = bool(base.followed) and _fits(base.followed, job.config)
-        scaling = training_memory.Scaling(measures, check, same=same, kept=base.measured)
+        learnt = base.learnt
+        same = bool(learnt.followed) and _fits(learnt.followed, job.config)
+        scaling = training_memory.Scaling(measures, check, same=same, kept=learnt.measured)
         followed: set[str] = set()
         token = training_memory.scaling.set(scaling)
         try:
@@ -143,31 +175,36 @@ class Estimator:
         finally:
             training_memory.scaling.reset(token)
         if followed:
-            base.followed = {name: getattr(job.config, name) for name in followed}
+            learnt.followed = {name: getattr(job.config, name) for name in followed}
         if not scaling.asked:
-            base.known.append(({name: getattr(job.config, name) for name in reads}, estimate))
+            learnt.known.append(({name: getattr(job.config, name) for name in reads}, estimate))
             return estimate, False
         notes = tuple(note for note in estimate.notes if note != ROUGH)
         return dataclasses.replace(estimate, notes=notes), True
 
     def _asked(self, base: _Base, job: Job) -> Estimate:
         """The method's estimate; the first one looks up whether the method works with the model at all."""
-        if base.silent:
+        if base.learnt.silent:
             return Estimate()
-        ask = estimating.estimate if base.supported else support.estimate
+        ask = estimating.estimate if base.learnt.supported else support.estimate
         try:
             estimate = ask(base.method, job, PATIENCE)
         except NoEstimateError as error:  # once is enough: the form goes on without
-            base.silent, base.notices = True, (*base.notices, str(error))
+            base.learnt.silent = str(error)
             return Estimate()
-        base.supported = True
+        base.learnt.supported = True
         return estimate
 
     def _figures(self, base: _Base, job: Job, estimate: Estimate, *, approximate: bool) -> Figures:
-        plan.check_memory(estimate, job)
+        problem = ""
+        try:
+            plan.check_memory(estimate, job)
+        except OutOfMemoryError as error:
+            problem = str(error)
         seconds = estimate.seconds if estimate.seconds is not None else rough_time.of_training(job, estimate)
-        unmeasured = approximate and not base.measured
-        return Figures(job, base.method, estimate, base.notices, approximate, unmeasured, seconds)
+        unmeasured = approximate and not base.learnt.measured
+        notices = (*base.notices, base.learnt.silent) if base.learnt.silent else base.notices
+        return Figures(job, base.method, estimate, notices, approximate, unmeasured, seconds, problem)
 
 
 def _key(request: Request) -> tuple[Any, ...]:
@@ -176,10 +213,19 @@ def _key(request: Request) -> tuple[Any, ...]:
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return tuple((key, str(item)) for key, item in value.items())
-        return value if isinstance(value, str | int | float | tuple | None) else id(value)
+        return value if isinstance(value, PLAIN) else id(value)
 
+    return tuple(map(plain, _values(request)))
+
+
+def _objects(request: Request) -> list[int]:
+    """The identities of what a request is told apart by: tables, above all."""
+    return [id(value) for value in _values(request) if not isinstance(value, (*PLAIN, Mapping))]
+
+
+def _values(request: Request) -> list[Any]:
     fields = dataclasses.fields(request)
-    return tuple(plain(getattr(request, f.name)) for f in fields if f.name not in {"settings", "name"})
+    return [getattr(request, f.name) for f in fields if f.name not in {"settings", "name"}]
 
 
 def _fits(reads: Mapping[str, Any], config: Config) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nbadapt import plan
 from nbadapt.memory import available_bytes, gibibytes
 from nbadapt.widgets.summary import duration
 
@@ -46,9 +47,11 @@ def peak(figures: Figures) -> str:
     if figures.unmeasured:
         return f"is being worked out; {beside}"
     about = "≈ " if figures.approximate else ""
+    loaded = plan.loaded_bytes(figures.estimate, figures.job)
+    held = f", {gibibytes(loaded)} of it loaded already" if loaded else ""
     others = figures.estimate.elsewhere
     more = "".join(f"; {gibibytes(figures.estimate.memory[item])} for {item} on {others[item]}" for item in others)
-    return f"{about}{gibibytes(_here(figures))}; {beside}{more}"
+    return f"{about}{gibibytes(_here(figures))}{held}; {beside}{more}"
 
 
 def _here(figures: Figures) -> int:
@@ -58,11 +61,11 @@ def _here(figures: Figures) -> int:
 
 
 def bar(figures: Figures) -> tuple[int, int] | None:
-    """Predicted peak and free memory in bytes; None where either is not known."""
+    """What is needed beside what is loaded already, and free memory, in bytes; None where either is not known."""
     free = available_bytes(figures.job.device)
     if free is None or figures.unmeasured or figures.job.model.kind == "endpoint" or not figures.estimate.memory:
         return None
-    return _here(figures), free
+    return max(0, _here(figures) - plan.loaded_bytes(figures.estimate, figures.job)), free
 
 
 def remarks(figures: Figures) -> list[str]:

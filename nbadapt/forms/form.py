@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from nbadapt import models, registry, request
-from nbadapt.errors import DataError, ModelError, NbadaptError, OutOfMemoryError, RequestError
+from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError
 from nbadapt.forms import cell
 from nbadapt.forms.estimator import Estimator, Figures
 from nbadapt.forms.fields import FormField, option_fields, setting_fields, value_of
@@ -44,7 +44,7 @@ class State:
     Attributes:
         cell: the equivalent cell; placeholders stand where something is missing. "" while a value is not allowed.
         errors: name of a field -> what is wrong with it; the key "" is what is wrong with the form as a whole.
-        figures: None where it cannot be estimated.
+        figures: None where it cannot be estimated; beside an error where it would not fit into memory.
     """
 
     cell: str
@@ -163,16 +163,33 @@ class Form:
 
     def state(self) -> State:
         """What all of it comes to, with what can be estimated at once."""
+        self._let_go()
         seen = self.glance()
         if not seen.ready:
             return seen
         text, settings = seen.cell, self._validated()[0]
         try:
-            return State(text, figures=self.estimator.quick(self._asked(settings, text)))
+            return self.costing(text, self.estimator.quick(self._asked(settings, text)))
         except NbadaptError as error:
             return State(text, {self._place(error): str(error)})
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is told, and the form stays
             return State(text, {WHOLE: f"{self.method.name} could not be estimated: {type(error).__name__}: {error}"})
+
+    @staticmethod
+    def costing(text: str, figures: Figures) -> State:
+        """A cell and what it costs; what does not fit into memory is an error beside its figures."""
+        return State(text, {WHOLE: figures.problem} if figures.problem else {}, figures)
+
+    def _let_go(self) -> None:
+        """Keep no table that is not the notebook's any more."""
+        there = [self.namespace[word] for word in self._words() if word in self.namespace]
+        if any(all(table is not other for other in there) for table in self.estimator.tables):
+            self.estimator.forget()
+            self._last_key, self._last = (), None
+
+    def _words(self) -> list[str]:
+        """The values of the options; some name a variable."""
+        return [self.raw.get(shown.name, "") for shown in self.options]
 
     def request(self, text: str) -> Request:
         """What a cell asks for.
@@ -186,8 +203,7 @@ class Form:
 
     def _asked(self, settings: Mapping[str, Any], text: str) -> Request:
         """The request of `text`; where nothing but settings changed since the last one, without reading it all."""
-        words = (self.raw.get(shown.name, "") for shown in self.options)
-        key = (self._cell({}), *(id(self.namespace[word]) for word in words if word in self.namespace))
+        key = (self._cell({}), *(id(self.namespace[word]) for word in self._words() if word in self.namespace))
         if self.verb == "prompt" or key != self._last_key:  # a prompt's variables may be others by now
             self._last_key, self._last = key, self.request(text)
         assert self._last is not None  # set with its key
@@ -234,8 +250,6 @@ class Form:
         flags = {shown.name for shown in self.options}
         if isinstance(error, ModelError):
             return "--model"
-        if isinstance(error, OutOfMemoryError):
-            return WHOLE
         named: str | None = next((flag for flag in _FLAG.findall(str(error).partition(":")[0]) if flag in flags), None)
         if named:
             return named

@@ -2,9 +2,13 @@
 
 ::
 
-    %finetune ──> open ──┬── a front end is there:  widget [slot 1]      Run: the widget gives way to the cell as text,
-                         │                          (empty) [slot 2]          the dashboard works in slot 2
-                         └── none: the cell and its estimate as text, and the notebook goes on
+    %finetune ──> open ──┬── a front end is there:  widget               Run: goes
+                         │                          picture                   the cell as text
+                         │                          (empty)                   the dashboard, then the result
+                         └── none: the picture alone, and the notebook goes on
+
+The picture is the cell with its costs as text, which a saved notebook keeps; a live page hides it. A page that was
+reloaded knows the widget, but none of these displays any more: there the form stays, with the dashboard below it.
 
 The exact memory is worked out in a thread only while no cell runs: it touches what a whole process shares, such as the
 state of torch's random numbers. A cell that starts ends it first.
@@ -16,7 +20,6 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import registry
@@ -25,7 +28,9 @@ from nbadapt.forms import figures as shown
 from nbadapt.forms.estimator import Cancelled
 from nbadapt.forms.fields import described
 from nbadapt.forms.form import METHOD, PROMPT, WHOLE, Form, State, groups
-from nbadapt.widgets.report import ANSWER, CELL, FRAME
+from nbadapt.forms.picture import static
+from nbadapt.forms.places import Places
+from nbadapt.widgets.texts import sent
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -65,36 +70,12 @@ def _show_text(form: Form, shell: InteractiveShell) -> None:
     state = form.state()
     if state.figures is not None:
         with contextlib.suppress(NbadaptError):
-            state = State(state.cell, state.errors, form.estimator.exact(form.request(state.cell)))
+            state = form.costing(state.cell, form.estimator.exact(form.request(state.cell)))
     bundle = static(state, "A form needs a notebook that is open in a browser. This cell does the same:")
     if getattr(shell, "kernel", None) is None:
         print(bundle["text/plain"])  # noqa: T201 - on the main thread, of the cell
     else:
         display(bundle, raw=True)  # type: ignore[no-untyped-call]  # IPython's
-
-
-def static(state: State, line: str) -> dict[str, str]:
-    """A form as it stays in a saved notebook: its cell, and what it would cost or what is missing."""
-    facts = shown.rows(state.figures) if state.figures is not None else []
-    facts += [("missing" if name else "note", text) for name, text in state.errors.items()]
-    text = state.cell or "(a value is not allowed)"
-    cells = "".join(f'<tr><td style="{CELL}">{_text(k)}</td><td style="{CELL}">{_text(v)}</td></tr>' for k, v in facts)
-    html = (
-        f'<div style="{FRAME}"><div>{_text(line)}</div><pre style="{ANSWER};font-family:monospace">{_text(text)}</pre>'
-        f'<table style="margin:4px 0;border-collapse:collapse">{cells}</table></div>'
-    )
-    width = max((len(k) for k, _ in facts), default=0)
-    plain = "\n".join([line, "", text, "", *(f"  {k:<{width}}  {v}" for k, v in facts)]).rstrip()
-    return {"text/html": _sent(html), "text/plain": _sent(plain)}
-
-
-def _text(text: str) -> str:
-    return escape(text, quote=False)
-
-
-def _sent(text: str) -> str:
-    """A text without lone surrogates, which no message can carry."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Session:
@@ -105,9 +86,9 @@ class Session:
 
         self.form, self._shell, self._before = form, shell, before
         self.widget = FormWidget(self._on_message)
-        self._handle: Any = None
-        self._slot: Any = None
-        self._state: State | None = None
+        self._places = Places(form.verb)
+        self._dashboard = ""  # model id of the dashboard of the run that was started here
+        self._state = State("")
         self._cell_runs = True  # the one that opens the form
         self._last: Mapping[str, Any] = {}  # the message that the page waits for an answer to
         self._stop = threading.Event()
@@ -117,25 +98,20 @@ class Session:
     # ------------------------------------------------------------------ display
 
     def show(self) -> None:
-        """Display the widget, and below it the empty place of a run."""
-        from IPython.display import display
-
-        title = f"The form of %{self.form.verb} needs a running kernel."
-        fallback = static(self.form.glance(), f"{title} This cell does the same:")
+        """Display the widget, and below it its picture and the empty place of a run."""
         content, _ = self.widget._repr_mimebundle_() or ({}, {})
-        self._handle = display({**content, **fallback}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
-        self._slot = display({"text/html": "", "text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        self._state = self.form.glance()
+        self._places.show(content, self._state)
         self._shell.events.register("pre_execute", self._on_cell)
         self._shell.events.register("post_execute", self._on_rest)
 
-    def close(self, line: str) -> None:
-        """Put the equivalent cell in the place of the widget, and take that out of the front end's models."""
+    def close(self) -> None:
+        """Take the widget out of the front end's models, and with it its state out of a saved notebook."""
         self._cancel()
         self._closed = True
         for name, function in (("pre_execute", self._on_cell), ("post_execute", self._on_rest)):
             with contextlib.suppress(ValueError):
                 self._shell.events.unregister(name, function)
-        self._handle.update(static(State(self._state.cell if self._state else ""), line), raw=True)
         self.widget.layout.close()
         self.widget.close()
 
@@ -145,17 +121,22 @@ class Session:
         if self._closed:
             return
         self._cell_runs = False  # or nobody would have handed it over
-        self._last = message
+        self._last = message if "seq" in message else self._last
         try:
             match message.get("type"):
                 case "hello":
-                    self._tell_form()
+                    self._tell_form(message.get("view"))
                     self._tell(self.form.glance(), pending=True)  # the first estimate imports torch: seconds
                     self._renew()
+                    self._tell_run()
                 case "set" if self._take(message):
                     self._renew()
                 case "offers":
                     self.widget.tell({"type": "offers", "offers": self._offers()})
+                case "settle":
+                    self._places.draw(self._state)
+                case "stop":
+                    self._stop_run()
                 case "run" if self._take(message):
                     self._run()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is told in the form, which stays
@@ -166,7 +147,7 @@ class Session:
         method, values = self.form.raw[METHOD], message.get("values", {})
         self._cancel()
         try:
-            self.form.set({str(name): _sent(str(value)) for name, value in values.items()})
+            self.form.set({str(name): sent(str(value)) for name, value in values.items()})
         except NbadaptError as error:
             self._tell(State(self.form.glance().cell, {WHOLE: str(error)}))
             return False
@@ -188,13 +169,13 @@ class Session:
             self._tell(self.form.state())
             self._refine_later()
         else:
-            self._tell(
-                State(self.form.glance().cell, {WHOLE: f"the run {busy.id} is at work: wait for it, or stop it"})
-            )
+            error = f"the run {busy.id} is at work: wait for it, or stop it"
+            self._tell(State(self.form.glance().cell, {WHOLE: error}), busy=True)
 
     # ------------------------------------------------------------------ what the page is told
 
-    def _tell_form(self) -> None:
+    def _tell_form(self, view: Any = None) -> None:
+        """Tell what the form is made of; `view`: the page that asked, where others have it already."""
         form = self.form
         menu = [
             {
@@ -206,7 +187,9 @@ class Session:
         self.widget.tell(
             {
                 "type": "form",
+                "view": view,
                 "id": self.widget.model_id,
+                "token": self._places.token,
                 "verb": form.verb,
                 "menu": menu,
                 "method": form.raw[METHOD],
@@ -225,8 +208,8 @@ class Session:
         values = {field.name: form.value(field) for field in form.fields}
         return values if form.verb == "finetune" else {**values, PROMPT: form.raw.get(PROMPT, "")}
 
-    def _tell(self, state: State, *, pending: bool = False) -> None:
-        """Tell what the form comes to; `pending`: figures follow at once."""
+    def _tell(self, state: State, *, pending: bool = False, busy: bool = False) -> None:
+        """Tell what the form comes to; `pending`: figures follow at once, `busy`: a run is at work."""
         self._state = state
         found = state.figures
         bar = shown.bar(found) if found is not None else None
@@ -241,6 +224,7 @@ class Session:
                 "errors": state.errors,
                 "reason": reason,
                 "ready": state.ready and not pending,
+                "busy": busy,
                 "pending": state.ready and pending,
                 "cell": state.cell,
                 "figures": shown.rows(found) if found is not None else [],
@@ -254,7 +238,7 @@ class Session:
 
     def _refine_later(self) -> None:
         state = self._state
-        if self._cell_runs or self._closed or state is None or state.figures is None or not state.figures.approximate:
+        if self._cell_runs or self._closed or state.figures is None or not state.figures.approximate:
             return
         self._stop = threading.Event()
         work = contextvars.copy_context()
@@ -271,7 +255,7 @@ class Session:
             return
         try:
             exact = self.form.estimator.exact(request, _checker(stop))
-            found = State(state.cell, state.errors, exact)
+            found = self.form.costing(state.cell, exact)
         except Cancelled:
             return
         except NbadaptError as error:
@@ -304,6 +288,9 @@ class Session:
         from nbadapt import foreground, runner
         from nbadapt.plan import prepare
 
+        if runner.current() is not None:
+            self._renew()  # which tells so
+            return
         self._cancel()
         state = self.form.state()
         if not state.ready:
@@ -318,9 +305,32 @@ class Session:
         self._state = state
         if request.name is not None:
             self._shell.user_ns[request.name] = run
-        self.close(f"A form of %{self.form.verb} started the run {run.id}. This cell does the same:")
+        self._places.give_way(state, f"A form of %{self.form.verb} started the run {run.id}. This cell does the same:")
+        self._dashboard = ""
+        if self.widget.hello > 1:
+            self._renew()  # the form stays, and nothing can be started with it now
         with contextlib.suppress(NbadaptError):  # the view says why a run failed, or that it was left
-            foreground.hold(run, slot=self._slot)
+            foreground.hold(run, slot=self._places.slot(self._take_dashboard), keep=self.widget.hello > 1)
+        if self.widget.hello > 1:  # also where a page was reloaded while the run went on
+            self._renew()
+        else:
+            self.close()
+
+    def _take_dashboard(self, model_id: str) -> None:
+        self._dashboard = model_id
+        self._tell_run()
+
+    def _tell_run(self) -> None:
+        """Tell which dashboard belongs below the form; only a page that was reloaded still shows the form."""
+        if self._dashboard:
+            self.widget.tell({"type": "run", "dashboard": self._dashboard})
+
+    def _stop_run(self) -> None:
+        from nbadapt import runner
+
+        run = runner.current()
+        if run is not None:
+            run.control.stop()
 
 
 def _checker(stop: threading.Event) -> Callable[[], None]:

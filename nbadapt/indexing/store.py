@@ -227,6 +227,9 @@ def kind(name: str) -> type[Store]:
             f"the store {name!r} of {owner} was written for contract version {found.contract}, and this nbadapt speaks "
             f"version {CONTRACT}: update or uninstall it"
         )
+    fault = registry.requires_fault(found.requires)
+    if fault:
+        raise PluginError(f"the store {name!r} of {owner} {fault}: update or uninstall it")
     missing = [module for module in found.requires if not registry.installed(module)]
     if missing:
         install = registry.install_of(missing, owner if point.dist else None)

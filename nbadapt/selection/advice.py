@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nbadapt.selection.entry import TOO_LATE
 from nbadapt.widgets.summary import duration
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ def _no_answer(contest: Contest) -> str:
         return f"There is no answer: {contest.error}."
     if contest.state in {"stopped", "starting", "comparing"}:
         return "There is no answer yet: run the same cell again, and it goes on from here."
-    return "There is no answer: no candidate came through all training rows; raise the budget, or see the reasons."
+    needs = [entry.needs for entry in contest.entries if entry.state == TOO_LATE and entry.needs is not None]
+    told = f" (the quickest of them needs about {duration(max(1, round(min(needs))))})" if needs else ""
+    return (
+        f"There is no answer: no candidate came through all training rows; raise the budget{told}, or see the reasons."
+    )
 
 
 def _what(contest: Contest, found: Verdict, best: Place) -> str:
@@ -96,11 +101,12 @@ def _what_if(contest: Contest, found: Verdict, best: Place) -> str:
     """More rows, more memory or time, or quicker answers."""
     parts = [_more_rows(contest, found)]
     large = [one.label for one in contest.prepared.left_out]
-    late = [e.label for e in contest.entries if e.state == "out of time"]
-    if large:
-        parts.append(f"with more memory {listed(large)} could be tried")
-    if late:
-        parts.append(f"with more time {listed(late)} could be")
+    late = [e.label for e in contest.entries if e.state == TOO_LATE]
+    parts += [
+        f"with more {what} {listed(names)} could be tried"
+        for what, names in (("memory", large), ("time", late))
+        if names
+    ]
     parts.append(_quicker(found, best))
     text = "; ".join(part for part in parts if part)
     return f"{text[0].upper()}{text[1:]}."

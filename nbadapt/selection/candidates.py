@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nbadapt.selection.asked import Asked, Budget
 
 TRUST = 2.0  # a rough time may be so much too long
+BASELINE = 0.25  # of the time budget, that a baseline which nobody named may take
 DEFAULT_METRIC = {"classification": "accuracy", "generation": "bits_per_byte"}
 METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("bits_per_byte", "exact_match")}
 
@@ -61,6 +62,14 @@ class Candidate:
     def prompts(self) -> bool:
         """Whether it asks the rows, and trains on none."""
         return self.method.verb == "prompt"
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether weights of the base model are loaded here: not where all there is was fitted without gradients."""
+        if self.job.model.kind == "endpoint":
+            return False
+        own = self.estimate.total <= self.estimate.trainable and "gradients" not in self.estimate.memory
+        return self.prompts or not own
 
 
 @dataclass(frozen=True)
@@ -108,24 +117,55 @@ def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[C
             raise RequestError(f"no method here can be tried on {asked.sources.get('model', asked.model)}: name some")
         methods = ", ".join(candidate.method.name for candidate in found)
         notices.append(f"nothing was named to compare: one method of each family was taken ({methods})")
-    there = {candidate.method.name for candidate in found}
-    for method in registry.methods():
-        if method.baseline and parts.training.task in method.tasks and method.name not in there:
-            candidate = _with_any_model(asked, parts, method, found, installed=False)
-            if candidate is None:
-                notices.append(
-                    f"the baseline {method.name} was left out: no model of this comparison can do it; one that can is "
-                    f"named as  {method.name}: {{model: NAME}}"
-                )
-            else:
-                found.append(candidate)
+    unasked = _baselines(asked, parts, found, notices)
+    found += unasked
     names = writing.labels([candidate.spec for candidate in found])
+    reasons = [
+        _too_large(one, asked.budget) or (_too_dear(one, asked.budget) if one in unasked else "") for one in found
+    ]
     found = [dataclasses.replace(one, label=name) for one, name in zip(found, names, strict=True)]
-    left_out = [LeftOut(one.label, reason) for one in found if (reason := _too_large(one, asked.budget))]
-    gone = {one.label for one in left_out}
-    kept = [one for one in found if one.label not in gone]
+    left_out = [LeftOut(one.label, reason) for one, reason in zip(found, reasons, strict=True) if reason]
+    kept = [one for one, reason in zip(found, reasons, strict=True) if not reason]
     check_budget(kept, found, asked.budget)
+    unknown = [one.label for one in kept if one.seconds is None]
+    if asked.budget.seconds is not None and unknown:
+        notices.append(
+            f"how long {', '.join(unknown)} will take cannot be told before: what the budget ends says how far it came"
+        )
     return kept, left_out, notices
+
+
+def _baselines(asked: Asked, parts: Parts, found: Sequence[Candidate], notices: list[str]) -> list[Candidate]:
+    """The baselines that nobody named; where a notice says so, on a model of their own."""
+    there = {candidate.method.name for candidate in found}
+    added = []
+    for method in registry.methods():
+        if not method.baseline or parts.training.task not in method.tasks or method.name in there:
+            continue
+        candidate = _with_any_model(asked, parts, method, found, installed=parts.training.task == "classification")
+        if candidate is None:
+            notices.append(
+                f"the baseline {method.name} was left out: no model of this comparison can do it; one that can is "
+                f"named as  {method.name}: {{model: NAME}}"
+            )
+            continue
+        if candidate.spec.model_name and all(candidate.spec.model != other.spec.model for other in found):
+            notices.append(
+                f"the baseline {method.name} asks {candidate.spec.model_name}, which is installed here: no model of "
+                "this comparison can do it"
+            )
+        added.append(candidate)
+    return added
+
+
+def _too_dear(candidate: Candidate, budget: Budget) -> str:
+    """Why there is no time for a baseline that nobody asked for; empty where there is."""
+    if budget.seconds is None or candidate.seconds is None or candidate.seconds / TRUST <= BASELINE * budget.seconds:
+        return ""
+    return (
+        f"a baseline that takes about {candidate.seconds:,.0f} s, too much of the budget of {budget.seconds:,.0f} s; "
+        "named in the cell it is tried all the same"
+    )
 
 
 def look_up_one(asked: Asked, parts: Parts, spec: Spec, others: Sequence[Candidate]) -> Candidate:

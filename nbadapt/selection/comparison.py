@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import RequestError, RunError, StoreError
 from nbadapt.selection.advice import sentences
 from nbadapt.selection.candidates import Candidate
-from nbadapt.selection.contest import Contest, Entry
+from nbadapt.selection.contest import Contest
+from nbadapt.selection.entry import Entry
 from nbadapt.selection.verdict import Verdict, verdict
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbadapt.run import Run
+    from nbadapt.selection.trials import Trial
 
+VALIDATION = ("validation", "validation_low", "validation_high")
 COSTS = ("seconds", "inference", "memory", "trainable", "artifact", "tokens", "forgotten")
 
 
@@ -127,13 +130,14 @@ class MethodComparison:
 def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
     """A record for each candidate: those with figures on the test rows first, best first, then how far others came.
 
-    "validation" is measured on the validation rows after "rows" training rows, the metric on the test rows. Costs are
-    in seconds, bytes, parameters and tokens; what is unknown is None.
+    "validation" is measured on the validation rows after "rows" training rows, the metric on the test rows; beside each
+    stand the ends of its 95 % interval, and where there are several seeds the worst and the best one. Costs are in
+    seconds, bytes, parameters and tokens; what is unknown is None.
     """
     placed = {place.label: place for place in found.places}
     ranked = [place.entry for place in found.places]
     others = [entry for entry in contest.entries if entry.label not in placed]
-    others.sort(key=lambda entry: -_validation(contest, entry)[1])
+    others.sort(key=lambda entry: _standing(contest, entry), reverse=True)
     records = []
     for entry in [*ranked, *others]:
         place, last = placed.get(entry.label), entry.last
@@ -144,7 +148,9 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
                 contest.measure.name: None if place is None else place.value,
                 "low": None if place is None else place.low,
                 "high": None if place is None else place.high,
-                "validation": _validation(contest, entry)[0],
+                "lowest_seed": None if place is None or place.seeds is None else place.seeds[0],
+                "highest_seed": None if place is None or place.seeds is None else place.seeds[1],
+                **dict(zip(VALIDATION, validation(contest, last) if last is not None else [None] * 3, strict=True)),
                 "rows": last.rows if last is not None else None,
                 "seeds": len(entry.test) or None,
                 **{name: costs.get(name) for name in COSTS},
@@ -161,13 +167,19 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
     return records
 
 
-def _validation(contest: Contest, entry: Entry) -> tuple[float | None, float]:
-    """The figure on the validation rows, and the same turned so that larger is better, for sorting."""
+def validation(contest: Contest, trial: Trial) -> tuple[float | None, float | None, float | None]:
+    """A trial's figure on the validation rows that it was asked, with its 95 % interval; None without answers."""
+    if trial.said is None:
+        return None, None, None
+    return contest.measure.figure([trial.said]), *contest.measure.interval([trial.said])
+
+
+def _standing(contest: Contest, entry: Entry) -> tuple[float, float]:
+    """How far a candidate came, and how good it was there: a sort key, the larger the better."""
     last = entry.last
     if last is None or last.said is None:
-        return None, float("-inf")
-    value = contest.measure.figure([last.said])
-    return value, last.rows + contest.measure.better(value)
+        return 0.0, 0.0
+    return last.rows, contest.measure.better(contest.measure.figure([last.said]))
 
 
 class ComparisonPlan:
@@ -184,21 +196,28 @@ class ComparisonPlan:
 
     @property
     def seconds(self) -> float | None:
-        """A rough time for all rungs; None where a candidate's is not known."""
-        from nbadapt.selection import rungs
-
-        parts = self.prepared.parts
-        total = 0.0
+        """A rough time for all rungs, further seeds and the test rows; None where a candidate's is not known."""
         groups: dict[str, list[Candidate]] = {}
         for one in self.candidates:
             groups.setdefault(one.group, []).append(one)
-        for kin in groups.values():
-            if any(one.seconds is None for one in kin):
-                return None
-            each = sum(one.seconds or 0.0 for one in kin) / len(kin)
-            plan = rungs.schedule(len(kin), len(parts.training), len(parts.training.labels))
-            total += each * rungs.cost(plan, len(parts.training))
-        return total
+        costs = [self._cost(kin) for kin in groups.values()]
+        return None if None in costs else sum(cost or 0.0 for cost in costs)
+
+    def _cost(self, kin: Sequence[Candidate]) -> float | None:
+        """Seconds for the candidates of one group, of which one comes to the end; None where one is not known."""
+        from nbadapt.selection import rungs
+
+        parts = self.prepared.parts
+        if any(one.seconds is None for one in kin):
+            return None
+        rows, asked = len(parts.training), len(parts.validation)
+        each = sum(one.seconds or 0.0 for one in kin) / len(kin)
+        plan = rungs.schedule(len(kin), rows, len(parts.training.labels))
+        seeds, test = self.prepared.asked.seeds, 0.0
+        runs = rungs.cost(plan, rows)
+        if kin[0].prompts:
+            runs, test = rungs.asking_cost(plan, rows, asked), len(parts.test) / asked
+        return float(each * (runs + seeds - 1 + test * seeds))
 
     def _page(self) -> Any:
         from nbadapt.memory import gibibytes
@@ -219,7 +238,9 @@ class ComparisonPlan:
             notes=[f"{left.label} is left out: {left.reason}" for left in self.prepared.left_out],
         )
         seconds = self.seconds
-        told = "" if seconds is None else f"All rungs take roughly {duration(round(seconds))} (to a factor of three). "
+        seeds = f" and {self.prepared.asked.seeds} seeds" if self.prepared.asked.seeds > 1 else ""
+        told = f"All rungs{seeds} take roughly {duration(round(seconds or 0))} (to a factor of three). "
+        told = "" if seconds is None else told
         title = f"Dry run: {len(self.candidates)} candidates; nothing was trained or written"
         return Page(title, rows, told + "; ".join(self.prepared.notices))
 

@@ -14,73 +14,36 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import gc
 import hashlib
 import importlib
 import json
+import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models, runner, store
+from nbadapt import models
 from nbadapt.capture import Capture
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, Stopped, StoreError, drop_frames, first_line
-from nbadapt.plan import Plan
-from nbadapt.selection import measuring, rungs
+from nbadapt.selection import rungs, specs
+from nbadapt.selection.bases import base_of
 from nbadapt.selection.candidates import Candidate, Prepared, look_up_one
+from nbadapt.selection.entry import FINISHED, TOO_LATE, Entry
 from nbadapt.selection.figures import Measure
-from nbadapt.selection.forgetting import forgotten
-from nbadapt.selection.trials import Said, Trial, Trials, failed, key
+from nbadapt.selection.trials import Trial, Trials, failed
+from nbadapt.selection.trying import Trying, done_share
 
 if TYPE_CHECKING:
-    from nbadapt.data import Examples
     from nbadapt.method import Job
     from nbadapt.run import Run
     from nbadapt.selection.specs import Spec
 
-POLL_SECONDS = 0.1
 TELLING = 1.0  # seconds of a rough time, from which on the measured one says how rough it is
 UNMEASURED = 0.3  # of a rough time, which may be three times too long, before anything was timed
-TOO_LATE = "out of time"
-FINISHED = "in the last rung"
-
-
-@dataclass
-class Entry:
-    """A candidate in a contest.
-
-    Attributes:
-        state: "waiting", "running", "dropped", `FINISHED`, "failed", "stopped" or "out of time".
-        reason: why it is no longer in.
-        trials: what is done, in the order of its rungs; further seeds at the end.
-        test: what it said to the test rows, one for each of its trials on all rows.
-    """
-
-    candidate: Candidate
-    state: str = "waiting"
-    reason: str = ""
-    trials: list[Trial] = field(default_factory=list)
-    test: list[Said] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """Its short name."""
-        return self.candidate.label
-
-    @property
-    def last(self) -> Trial | None:
-        """The trial on the most rows, of the first seed."""
-        first = [trial for trial in self.trials if trial.seed == self.trials[0].seed]
-        return max(first, key=lambda trial: trial.rows, default=None)
-
-    def full(self, rows: int) -> list[Trial]:
-        """The trials on all rows, one a seed."""
-        return [trial for trial in self.trials if trial.rows == rows]
 
 
 class Contest:
@@ -95,18 +58,42 @@ class Contest:
         self.control = Control()
         self.state = "starting"
         self.error: NbadaptError | None = None
-        self.run: Run | None = None
         self.current: Entry | None = None
         self.log: list[str] = []  # a line for each thing that was done
         self.name = _name(prepared)
+        self._trying = Trying(prepared, self.trials, self.control, lambda: self.left, self.notices.append)
         self._lock = threading.Lock()
         self._closed = False  # whether no candidate is taken in any more
         self._thread: threading.Thread | None = None
-        self._base: Any = None
-        self._parts: dict[int, Examples] = {}
         self._rates: list[float] = []  # measured seconds for each rough one
         self._began = self._ended = 0.0
         self._before = self.trials.spent(self.name)
+        self._stopped: list[str] = []  # labels
+        self._added: list[str] = []  # lines of the cell
+        self._recall()
+
+    def _recall(self) -> None:
+        """Take up what was added and stopped in a kernel that is gone."""
+        changes = self.trials.changes(self.name)
+        for text in changes["added"]:
+            try:
+                for spec in specs.specs(specs.read(text), self.prepared.asked.namespace):
+                    self.entries.append(Entry(self._look_up(spec)))
+            except NbadaptError as error:
+                self.notices.append(f"{text}, which was added while it worked, is left out: {error}")
+            else:
+                self._added.append(text)
+        for entry in self.entries:
+            if entry.label in changes["stopped"]:
+                entry.state, entry.reason = "stopped", "stopped by the user"
+                self._stopped.append(entry.label)
+        if self._added:
+            self.notices.append(f"added while it worked: {'; '.join(self._added)}")
+        if self._stopped:
+            self.notices.append(
+                f"stopped while it worked, and not tried again: {', '.join(self._stopped)}; add one in the dashboard, "
+                "and it is tried after all"
+            )
 
     # ------------------------------------------------------------------ from outside
 
@@ -132,24 +119,47 @@ class Contest:
         """End after the step that is at work; what is done is kept, and the same cell goes on from there."""
         self.control.stop(reason)
 
+    @property
+    def run(self) -> Run | None:
+        """The run at work."""
+        return self._trying.run
+
     def stop_candidate(self, label: str) -> None:
         """Take one candidate out; the others go on."""
         for entry in self.entries:
             if entry.label == label and entry.state in {"waiting", "running"}:
                 entry.state, entry.reason = "stopped", "stopped by the user"
+                self._stopped.append(label)
+                self._keep_changes()
 
     def add(self, spec: Spec) -> None:
-        """Take a candidate in; it is tried when those that are there are through.
+        """Take a candidate in, or one that was stopped; it is tried when those that are there are through.
 
         Raises:
             NbadaptError: it cannot be tried.
         """
-        others = [entry.candidate for entry in self.entries]
-        candidate = look_up_one(self.prepared.asked, self.prepared.parts, spec, others)
+        again = next((e for e in self.entries if e.state == "stopped" and e.candidate.spec == spec), None)
+        candidate = None if again is not None else self._look_up(spec)
         with self._lock:
             if self._closed:
                 raise RequestError("the comparison has ended: add the candidate to its cell, and run that again")
-            self.entries.append(Entry(candidate))
+            if again is not None:
+                again.state, again.reason = "waiting", ""
+                self._stopped.remove(again.label)
+            if candidate is not None:
+                self.entries.append(Entry(candidate))
+                self._added.append(specs.line(spec))
+        self._keep_changes()
+
+    def _look_up(self, spec: Spec) -> Candidate:
+        others = [entry.candidate for entry in self.entries]
+        return look_up_one(self.prepared.asked, self.prepared.parts, spec, others)
+
+    def _keep_changes(self) -> None:
+        try:
+            self.trials.keep_changes(self.name, self._added, self._stopped)
+        except StoreError as error:  # what was asked for is done all the same
+            self.notices.append(f"what was added and stopped is lost with this kernel: {error}")
 
     @property
     def elapsed(self) -> float:
@@ -167,7 +177,7 @@ class Contest:
     def _work(self) -> None:
         try:
             self.trials.folder.mkdir(parents=True, exist_ok=True)
-            with Capture(self.trials.folder / f"{self.name}.log"):
+            with Capture(self.trials.folder / f"{self.name}.log"), models.remembering(self._trying.kept):
                 self._compare()
             self.state = "stopped" if self.control.stopping else "done"
         except Stopped:
@@ -182,9 +192,9 @@ class Contest:
             drop_frames(error)
         finally:
             self._ended = time.monotonic()
-            self.run = self.current = None
+            self.current = None
             self._closed = True
-            self._let_go()
+            self._trying.let_go()
 
     def _compare(self) -> None:
         self.state = "comparing"
@@ -200,9 +210,9 @@ class Contest:
         cheap = [entry.candidate for entry in self.entries if entry.candidate.baseline and not entry.candidate.prompts]
         if cheap:
             fewest = min(len(self.prepared.parts.training), rungs.FEWEST_ROWS)
-            self._prepare_parts([fewest])
+            self._trying.prepare_parts([fewest])
             with tempfile.TemporaryDirectory(prefix="nbadapt-warm-") as folder, contextlib.suppress(Exception):
-                job = dataclasses.replace(cheap[-1].job, data=self._parts[fewest], directory=Path(folder))
+                job = dataclasses.replace(cheap[-1].job, data=self._trying.part(fewest), directory=Path(folder))
                 cheap[-1].method.load(cheap[-1].method.run(job, lambda _: None), job)
 
     def _through(self, waiting: Sequence[Entry]) -> None:
@@ -211,12 +221,21 @@ class Contest:
         while waiting:
             self._heat(waiting)
             waiting = [] if self.control.stopping else [e for e in self.entries if e.state == "waiting"]
-        for seed in range(1, self.prepared.asked.seeds):
-            for entry in self._ranked(self._finalists()):
-                self._try(entry, rows, self.prepared.asked.seed + seed)
+        self._train_again(rows)
         self._look_back()
         if not self.control.stopping:
             self._look_at_the_test()
+
+    def _train_again(self, rows: int) -> None:
+        """Train the last ones with further seeds, as far as the budget goes."""
+        asked = self.prepared.asked
+        for seed in range(asked.seed + 1, asked.seed + asked.seeds):
+            last = self._ranked(self._finalists())
+            for entry in sorted(last, key=lambda entry: self._trying.bases.order(entry.candidate)):
+                self._try(entry, rows, seed)
+        short = [entry.label for entry in self.entries if entry.seeds_left_out]
+        if short:
+            self.notices.append(f"the budget left no time for all {asked.seeds} seeds of {', '.join(short)}")
 
     def _waiting(self) -> list[Entry]:
         """The candidates that were not tried yet; where there are none, no further one is taken in."""
@@ -234,26 +253,29 @@ class Contest:
             groups.setdefault(entry.candidate.group, []).append(entry)
         plans = {name: rungs.schedule(len(kin), total, len(parts.training.labels)) for name, kin in groups.items()}
         levels = max(len(plan) for plan in plans.values())
-        self._prepare_parts([rung.rows for plan in plans.values() for rung in plan])
+        self._trying.prepare_parts([rung.rows for plan in plans.values() for rung in plan])
         for level in range(levels):
-            ready = [name for name in groups if level >= levels - len(plans[name])]
-            for name in sorted(ready, key=lambda name: self._order(groups[name])):
+            ready = [name for name, kin in groups.items() if kin and level >= levels - len(plans[name])]
+            for name in sorted(ready, key=lambda name: self._order(groups, name)):
                 plan = plans[name]
                 rung = plan[level - levels + len(plan)]
                 self._rung(groups, name, rung, last=level == levels - 1)
 
-    def _prepare_parts(self, sizes: Sequence[int]) -> None:
-        parts = self.prepared.parts
-        missing = [size for size in sizes if size not in self._parts]
-        if missing:
-            self._parts |= rungs.parts(parts.training, [*self._parts, *missing], self.prepared.asked.seed)
+    def _order(self, groups: dict[str, list[Entry]], name: str) -> tuple[Any, ...]:
+        """What a group's turn is decided by: one base model after the other, so that each is read once.
 
-    def _order(self, kin: Sequence[Entry]) -> tuple[bool, float, str]:
-        """Baselines first, then what is quick: where time runs out, as many as possible are through."""
-        seconds = [entry.candidate.seconds or 0.0 for entry in kin]
-        model = kin[0].candidate.job.model.path if kin else ""
-        limited = self.prepared.asked.budget.seconds is not None
-        return not (kin and kin[0].candidate.baseline), min(seconds, default=0.0) if limited else 0.0, model
+        Where time may run out, the baselines and the quick ones come first, so that as many as possible are through.
+        """
+        one = groups[name][0].candidate
+        place = self._trying.bases.order(one)
+        if self.prepared.asked.budget.seconds is None:
+            return (*place, not one.baseline)
+        quickest: dict[str, float] = {}  # by base model
+        for kin in filter(None, groups.values()):
+            path = base_of(kin[0].candidate)
+            quickest[path] = min(quickest.get(path, math.inf), _rough(kin))
+        path = base_of(one)
+        return not one.baseline, quickest[path], path, _rough(groups[name])
 
     def _rung(self, groups: dict[str, list[Entry]], name: str, rung: rungs.Rung, *, last: bool) -> None:
         """Try the candidates of a group that are still in, and drop the weaker ones."""
@@ -269,10 +291,16 @@ class Contest:
         keep = 1 if last else max(1, -(-len(ranked) // rungs.KEEP))
         for entry in ranked[keep:]:
             best = ranked[0].label
-            entry.state, entry.reason = "dropped", f"behind {best} after {rung.rows:,} rows"
+            entry.state, entry.reason = "dropped", f"behind {best} {self._seen(entry, rung.rows)}"
         groups[name] = ranked[:keep]
         for entry in groups[name]:
             entry.state = FINISHED if last else "waiting"
+
+    def _seen(self, entry: Entry, rows: int) -> str:
+        """What a figure rests on, in words."""
+        if not entry.candidate.prompts:
+            return f"after {rows:,} rows"
+        return f"on {len(self._trying.asked(entry.candidate, rows)):,} validation rows"
 
     def _ranked(self, entries: Sequence[Entry]) -> list[Entry]:
         """Best first on the validation rows; among equals the cheaper one."""
@@ -295,7 +323,7 @@ class Contest:
         if not found or found[0].candidate.baseline or len({t.rows for t in found[0].trials}) > 1:
             return
         if fewer >= rungs.FEWEST_ROWS:
-            self._prepare_parts([fewer])
+            self._trying.prepare_parts([fewer])
             self._try(found[0], fewer, self.prepared.asked.seed)
 
     # ------------------------------------------------------------------ one trial
@@ -304,52 +332,46 @@ class Contest:
         """Train a candidate on so many rows and measure it; whether there is a figure now."""
         if self.control.stopping:
             return False
-        if entry.candidate.prompts and entry.candidate.job.examples is None:
-            rows = len(self.prepared.parts.training)  # it is shown none of them: every rung is the same trial
-        if any((trial.rows, trial.seed) == (rows, seed) for trial in entry.trials):
+        if entry.trial(rows, seed) is not None:
             return True  # for those that came before a candidate that was added
-        job = self._job(entry.candidate, rows, seed, self.prepared.parts.validation)
-        name = key(job, self.prepared.parts.validation, self.prepared.metric)
+        candidate = entry.candidate
+        job = self._trying.job(candidate, rows, seed, self._trying.asked(candidate, rows))
+        name = self._trying.name(candidate, job, rows)
         trial = self.trials.find(name)
         if trial is None or trial.state != "done" or trial.rows != rows:
             if not self._affords(entry, rows):
-                if entry.state != FINISHED:
-                    entry.state, entry.reason = TOO_LATE, f"the budget leaves no time for {rows:,} rows"
                 return False
             trial = self._tried(entry, job, name, rows, seed, trial)
         if trial is None or trial.state != "done":
             return False
         entry.trials.append(trial)
         assert trial.said is not None  # it is done
-        self._say(f"{entry.label}: {self.measure.text(trial.said)} after {rows:,} rows")
+        self._say(f"{entry.label}: {self.measure.text(trial.said)} {self._seen(entry, rows)}")
         return True
 
-    def _job(self, candidate: Candidate, rows: int, seed: int, asked: Examples) -> Job:
-        """The candidate's job on so many of the training rows."""
-        parts, training = self.prepared.parts, self._parts[rows]
-        if not candidate.prompts:
-            return dataclasses.replace(candidate.job, data=training, seed=seed)
-        if candidate.own_prompt:
-            asked, training = parts.with_columns(asked), parts.with_columns(training)
-        if self.prepared.metric == "bits_per_byte":  # one answer, and then likelihoods
-            asked = dataclasses.replace(asked, rows=asked.rows[:1])
-        shown = training if candidate.job.examples is not None else None
-        return dataclasses.replace(candidate.job, data=asked, examples=shown, seed=seed)
-
     def _affords(self, entry: Entry, rows: int) -> bool:
-        """Whether the budget has time for a trial, and for the test of what is through by then."""
-        left = self.left
+        """Whether the budget has time for a trial, and for the test of what is through by then; else it is out."""
+        left, needed = self.left, self._predicted(entry, rows)
         if left is None:
             return True
         test, total = len(self.prepared.parts.test) / 1000, len(self.prepared.parts.training)
         reserved = sum(t.costs.get("inference", 0.0) * test for e in self._finalists() for t in e.full(total))
-        return (self._predicted(entry, rows) or 0.0) <= left - reserved
+        if (needed or 0.0) <= left - reserved:
+            return True
+        if entry.state == FINISHED:
+            entry.seeds_left_out += 1
+        else:
+            told = "" if needed is None else f": they need about {needed:,.0f} s"
+            entry.out_of_time(f"the budget leaves no time for {rows:,} rows{told}", needed)
+        return False
 
     def _predicted(self, entry: Entry, rows: int) -> float | None:
         """Seconds for a trial: from those of the same group on other rows, else by rule of thumb."""
         kin = [t for e in self.entries if e.candidate.group == entry.candidate.group for t in e.trials]
-        share = self._share(entry.candidate, rows)
-        known = [t.costs["wall"] * share / self._share(entry.candidate, t.rows) for t in kin if t.costs.get("wall")]
+        share = self._trying.share(entry.candidate, rows)
+        known = [
+            t.costs["wall"] * share / self._trying.share(entry.candidate, t.rows) for t in kin if t.costs.get("wall")
+        ]
         if known:
             return min(known)
         rough = entry.candidate.seconds
@@ -358,23 +380,19 @@ class Contest:
         rate = sorted(self._rates)[len(self._rates) // 2] if self._rates else UNMEASURED
         return rough * share * rate
 
-    def _share(self, candidate: Candidate, rows: int) -> float:
-        """The part of its rough time that a trial takes: what prompts asks the same rows at every rung."""
-        return 1.0 if candidate.prompts else rows / len(self.prepared.parts.training)
-
     def _tried(self, entry: Entry, job: Job, name: str, rows: int, seed: int, before: Trial | None) -> Trial | None:
         """Run a trial, or go on with one that was broken off; None where it was stopped."""
         before_state, self.current, entry.state = entry.state, entry, "running"
         start = time.monotonic()
         trial = Trial(name, entry.label, rows, seed, "")
         try:
-            self._make_room(entry.candidate)
-            run = self._run(entry, job, lambda run_id: self.trials.keep(dataclasses.replace(trial, run=run_id)), before)
+            keep = self.trials.keep
+            run = self._trying.work(entry, job, lambda run_id: keep(dataclasses.replace(trial, run=run_id)), before)
             trial = dataclasses.replace(trial, run=run.id)
             if run.state != "done":
                 return self._broken_off(entry, run, trial, before_state)
             seconds = max(time.monotonic() - start, run.log.elapsed)  # of one that went on: all of its work
-            trial = self._measured(entry.candidate, run, trial, seconds)
+            trial = self._trying.measured(entry.candidate, run, trial, seconds)
         except NbadaptError as error:
             return self._failed(entry, trial, error, before_state)
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
@@ -382,10 +400,10 @@ class Contest:
             drop_frames(error)
             return self._failed(entry, trial, line, before_state)
         finally:
-            self.current = self.run = None
+            self.current = self._trying.run = None
             self.trials.keep_spent(self.name, self.elapsed)
         entry.state = before_state if entry.state == "running" else entry.state
-        rough = (entry.candidate.seconds or 0.0) * self._share(entry.candidate, rows)
+        rough = (entry.candidate.seconds or 0.0) * self._trying.share(entry.candidate, rows)
         if rough >= TELLING:
             self._rates.append(trial.costs["wall"] / rough)
         return self.trials.keep(trial)
@@ -407,76 +425,20 @@ class Contest:
             return self._failed(entry, trial, run.error, before)
         if entry.state == "running":
             entry.state = before
-            if before != FINISHED and self.left is not None and self.left <= 0:
-                entry.state, entry.reason = TOO_LATE, f"the budget ended while it worked on {trial.rows:,} rows"
+            if self.left is not None and self.left <= 0:
+                self._budget_ended(entry, run, trial)
         return None
 
-    def _run(
-        self, entry: Entry, job: Job, keep: Callable[[str], object], before: Trial | None, *, limited: bool = True
-    ) -> Run:
-        """The run of a job, ended; `limited` where the budget may end it."""
-        run = self._unfinished(before)
-        if run is not None:
-            self.run = run
-            if run.state != "done":
-                runner.go_on(run)
-        else:
-            estimate = entry.candidate.estimate
-            run = self.run = runner.start(Plan(job, entry.candidate.method, estimate, (), ""))
-            run.tags = ["compare"]
-        keep(run.id)
-        while run.alive:
-            run.join(POLL_SECONDS)
-            if run.control.stopping:
-                continue
-            if self.control.stopping:
-                run.control.stop(self.control.reason)
-            elif entry.state == "stopped":
-                run.control.stop("stopped by the user")
-            elif limited and self.left is not None and self.left <= 0:
-                run.control.stop("the budget ended")
-        return run
-
-    def _unfinished(self, before: Trial | None) -> Run | None:
-        """The run of a trial that was broken off, where there is something to go on from."""
-        if before is None or before.state != "running" or not before.run:
-            return None
-        run = self.trials.run(before)
-        resumable = run.state in {"killed", "stopped"} and store.last_checkpoint(run.directory) is not None
-        return run if resumable or run.state == "done" else None  # done: it was killed while it was measured
-
-    def _measured(self, candidate: Candidate, run: Run, trial: Trial, seconds: float) -> Trial:
-        """The trial with what the run says to the validation rows, and what it costs."""
-        rows = self.prepared.parts.validation
-        said = measuring.said(candidate, run, self._written(candidate, rows), self.prepared.metric)
-        costs, what = {"wall": seconds}, ""
-        if trial.rows == len(self.prepared.parts.training):
-            costs |= measuring.costs(candidate, run, rows, said)
-            change = None if trial.seed != self.prepared.asked.seed else self._forgotten(candidate, run)
-            if change is not None:
-                costs["forgotten"], what = change
-        run.forget()
-        return dataclasses.replace(trial, state="done", said=said, costs=costs, forgotten=what)
-
     @staticmethod
-    def _forgotten(candidate: Candidate, run: Run) -> tuple[float, str] | None:
-        return forgotten(candidate, run.adapted()) if not candidate.prompts else forgotten(candidate, None)
-
-    def _make_room(self, candidate: Candidate) -> None:
-        """Let go of a base model that this candidate has no use for, so that no two are in memory."""
-        base = models.base_ref(candidate.job.model) if candidate.job.model.kind != "endpoint" else None
-        if self._base is not None and base != self._base:
-            self._let_go()
-        self._base = base
-        if candidate.job.device.startswith("cuda"):
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(candidate.job.device)
-
-    @staticmethod
-    def _let_go() -> None:
-        gc.collect()
-        models.free()
+    def _budget_ended(entry: Entry, run: Run, trial: Trial) -> None:
+        """The budget broke a trial off: of one that is through already, a further seed."""
+        if entry.state == FINISHED:
+            entry.seeds_left_out += 1
+            return
+        share = done_share(run)
+        needed = run.log.elapsed / share if share else None
+        told = "" if needed is None else f": {100 * share:.0f} % were done, all need about {needed:,.0f} s"
+        entry.out_of_time(f"the budget ended while it worked on {trial.rows:,} rows{told}", needed)
 
     # ------------------------------------------------------------------ the end
 
@@ -485,12 +447,12 @@ class Contest:
         self.state = "looking at the test rows"
         total = len(self.prepared.parts.training)
         todo = {e.label: [t for t in e.full(total) if self.trials.test(t.key) is None] for e in self._finalists()}
-        new = sum(1 for trials in todo.values() if trials)
+        new = [trial.key for trials in todo.values() for trial in trials]
         if new:
-            self.trials.add_look(time.time(), new)
-        for entry in self._finalists():
+            self.trials.add_look(time.time(), new, sum(1 for trials in todo.values() if trials))
+        for entry in sorted(self._finalists(), key=lambda entry: self._trying.bases.order(entry.candidate)):
             try:
-                entry.test = [self._test(entry.candidate, trial) for trial in entry.full(total)]
+                entry.test = [self._trying.test(entry.candidate, trial) for trial in entry.full(total)]
             except NbadaptError as error:
                 entry.state, entry.reason = "failed", f"on the test rows: {error}"
                 drop_frames(error)
@@ -504,33 +466,13 @@ class Contest:
                 "their figures are worth"
             )
 
-    def _test(self, candidate: Candidate, trial: Trial) -> Said:
-        """What a trial's model says to the test rows.
-
-        Raises:
-            NbadaptError: it cannot answer them.
-        """
-        known = self.trials.test(trial.key)
-        if known is not None:
-            return known
-        self._make_room(candidate)
-        rows = self.prepared.parts.test
-        run = self.trials.run(trial)
-        if candidate.prompts and self.prepared.metric != "bits_per_byte":
-            job = self._job(candidate, trial.rows, trial.seed, rows)
-            run = self._run(Entry(candidate), job, lambda _: None, None, limited=False)
-            if run.state != "done":
-                raise run.error or Stopped(self.control.reason)
-        said = measuring.said(candidate, run, self._written(candidate, rows), self.prepared.metric)
-        run.forget()
-        return self.trials.keep_test(trial.key, said)
-
-    def _written(self, candidate: Candidate, rows: Examples) -> Examples:
-        """The rows with all columns, where the candidate's own prompt may name them."""
-        return self.prepared.parts.with_columns(rows) if candidate.own_prompt else rows
-
     def _say(self, line: str) -> None:
         self.log.append(line)
+
+
+def _rough(kin: Sequence[Entry]) -> float:
+    """The rough seconds of the quickest of some candidates."""
+    return min((entry.candidate.seconds or 0.0 for entry in kin), default=0.0)
 
 
 def _name(prepared: Prepared) -> str:

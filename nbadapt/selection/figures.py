@@ -38,7 +38,7 @@ class Measure:
 
     Args:
         name: one of `nbadapt.selection.asked.MEASURES`.
-        rows: those that were asked, for their labels.
+        rows: those that were asked, for their labels; who was asked fewer was asked the first ones.
     """
 
     def __init__(self, name: str, rows: Examples) -> None:
@@ -53,7 +53,7 @@ class Measure:
 
     def _one(self, said: Said) -> float:
         if self.name == "macro_f1":
-            return metrics.macro_f1(said.answers, self._expected)
+            return metrics.macro_f1(said.answers, self._expected[: len(said.answers)])
         return sum(said.values) / len(said.values)
 
     def better(self, value: float) -> float:
@@ -61,10 +61,14 @@ class Measure:
         return value if self.larger else -value
 
     def interval(self, said: Sequence[Said]) -> tuple[float, float]:
-        """The 95 % interval of `figure` for other rows of this kind; that other seeds differ too is not in it."""
+        """The 95 % interval of `figure` for other rows of this kind; that other seeds differ too is not in it.
+
+        That is told beside it, as the lowest and the highest figure of the seeds: `nbadapt.selection.verdict.Place`.
+        """
         if self.name == "macro_f1":
             if len(said) == 1:
-                return metrics.macro_f1_interval(said[0].answers, self._expected, self._seed)
+                answers = said[0].answers
+                return metrics.macro_f1_interval(answers, self._expected[: len(answers)], self._seed)
             return metrics.interval(lambda rows: self._on(said, rows), len(self._expected), self._seed)
         if len(said) == 1 and self.name != "bits_per_byte":
             return metrics.wilson_interval(self.figure(said), len(said[0].values))
@@ -89,34 +93,50 @@ class Measure:
         """The share of random swaps of the rows' answers that make so large a difference, or a larger one."""
         import numpy as np
 
-        names = list(dict.fromkeys(name for each in (*first, *second) for name in each.answers if name))
-        names = list(dict.fromkeys([*names, *self._expected]))
-        swaps = np.random.default_rng(self._seed).integers(0, 2, (SWAPS + 1, len(self._expected)))  # (S + 1, n)
-        swaps[0] = 0  # as it was
         count = min(len(first), len(second))  # the seeds that both have
-        difference = np.zeros(SWAPS + 1)
-        for a, b in zip(first[:count], second[:count], strict=True):
-            difference += self._macro(a, b, swaps, names) - self._macro(b, a, swaps, names)
-        reached = np.abs(difference[1:]) >= abs(difference[0]) - 1e-12
-        return float((1 + reached.sum()) / (1 + SWAPS))
+        names = list(dict.fromkeys(name for each in (*first, *second) for name in each.answers if name))
+        codes = {name: i for i, name in enumerate(dict.fromkeys([*names, *self._expected]))}
+        coded = [[np.array([codes.get(a, -1) for a in each.answers]) for each in said] for said in (first, second)]
+        expected = np.array([codes[name] for name in self._expected])
+        n = len(expected)
+        generator = np.random.default_rng(self._seed)
 
-    def _macro(self, ours: Said, theirs: Said, swaps: np.ndarray[Any, Any], names: list[Any]) -> np.ndarray[Any, Any]:
-        """Macro F1 (S + 1,) of `ours`, with the answers of `theirs` where a row is swapped."""
-        import numpy as np
+        def difference(swaps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            total = np.zeros(len(swaps))
+            for a, b in zip(coded[0][:count], coded[1][:count], strict=True):
+                total += _macro_f1(a, b, expected, swaps, len(codes)) - _macro_f1(b, a, expected, swaps, len(codes))
+            return total
 
-        a, b, expected = (np.array(list(x), dtype=object) for x in (ours.answers, theirs.answers, self._expected))
-        total, used = np.zeros(len(swaps)), np.zeros(len(swaps))
-        for name in names:
-            said_a, said_b, there = (a == name).astype(int), (b == name).astype(int), (expected == name).astype(int)
-            said = said_a.sum() + swaps @ (said_b - said_a)  # (S + 1,)
-            hits = (said_a * there).sum() + swaps @ ((said_b - said_a) * there)
-            both = said + there.sum()
-            total += 2 * hits / np.maximum(both, 1)
-            used += both > 0
-        return total / used
+        (as_it_was,) = difference(np.zeros((1, n), dtype=np.int64))
+        at_once = max(1, metrics.CELLS // n)
+        reached = 0
+        for start in range(0, SWAPS, at_once):
+            swaps = generator.integers(0, 2, (min(at_once, SWAPS - start), n))
+            reached += int((np.abs(difference(swaps)) >= abs(as_it_was) - 1e-12).sum())
+        return (1 + reached) / (1 + SWAPS)
 
     def text(self, said: Said | Sequence[Said]) -> str:
         """The figure with its interval: "accuracy 0.812 (0.781 to 0.839)"."""
         many = [said] if not isinstance(said, Sequence) else list(said)
         low, high = self.interval(many)
         return f"{self.label} {self.figure(many):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _macro_f1(
+    ours: np.ndarray[Any, Any],
+    theirs: np.ndarray[Any, Any],
+    expected: np.ndarray[Any, Any],
+    swaps: np.ndarray[Any, Any],
+    classes: int,
+) -> np.ndarray[Any, Any]:
+    """Macro F1 (S,) of our answers (n,), with theirs where a row is swapped: swaps (S, n); -1 is no answer."""
+    import numpy as np
+
+    total, used = np.zeros(len(swaps)), np.zeros(len(swaps))
+    for name in range(classes):
+        said, other, there = ((part == name).astype(int) for part in (ours, theirs, expected))
+        both = said.sum() + swaps @ (other - said) + there.sum()  # (S,)
+        hits = (said * there).sum() + swaps @ ((other - said) * there)
+        total += 2 * hits / np.maximum(both, 1)
+        used += both > 0
+    return total / used

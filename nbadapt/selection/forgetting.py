@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbadapt.errors import first_line
+
 if TYPE_CHECKING:
     import torch
 
@@ -33,8 +35,8 @@ def passages() -> list[str]:
     return [part.strip() for part in TEXT.read_text(encoding="utf-8").split("\n\n") if part.strip()]
 
 
-def forgotten(candidate: Candidate, adapted: Adapted | None) -> tuple[float, str] | None:
-    """The change, and what it measures; None where there is no language model or its inside is not known.
+def forgotten(candidate: Candidate, adapted: Adapted | None) -> tuple[float, str] | str | None:
+    """The change, and what it measures; None where there is no language model; a text: why it cannot be measured.
 
     Args:
         candidate: which says what was trained.
@@ -51,8 +53,8 @@ def forgotten(candidate: Candidate, adapted: Adapted | None) -> tuple[float, str
         return None
     try:
         return _change(candidate.job, model)
-    except Exception:  # noqa: BLE001 - a model that is built otherwise: then there is no figure
-        return None
+    except Exception as error:  # noqa: BLE001 - a model that is built otherwise: no comparison ends for that
+        return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _change(job: Job, model: Any) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import tempfile
 import time
@@ -10,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import answer_cache, models
 from nbadapt.errors import NbadaptError, RunError
+from nbadapt.events import Event, Progress, Stage
+from nbadapt.memory import measure
 from nbadapt.selection.trials import Said
+from nbadapt.timing import embeddings_in
 
 if TYPE_CHECKING:
     from nbadapt.data import Examples
@@ -19,7 +24,8 @@ if TYPE_CHECKING:
     from nbadapt.run import Run
     from nbadapt.selection.candidates import Candidate
 
-TIMED = 64  # rows
+TIMED = 64  # rows that a classifier is timed on
+WRITTEN = 16  # rows that are timed where each is answered by a text, or by a prompt
 COUNTED = 20  # rows whose tokens are counted
 LONGEST_ANSWER = 512  # tokens
 
@@ -39,8 +45,7 @@ def said(candidate: Candidate, run: Run, rows: Examples, metric: str) -> Said:
     table = run.answers
     if len(table) != len(rows):
         raise RunError(f"the run {run.id} answered {len(table):,} of {len(rows):,} rows")
-    rate = _examples_a_second(run)
-    return Said(tuple(map(str, table["output"])), tuple(map(float, table["correct"])), 1000 / rate if rate else None)
+    return Said(tuple(map(str, table["output"])), tuple(map(float, table["correct"])))
 
 
 def answered(adapted: Adapted, rows: Examples) -> Said:
@@ -52,11 +57,13 @@ def answered(adapted: Adapted, rows: Examples) -> Said:
         labels = adapted.predict(texts).labels
         return Said(tuple(labels), tuple(float(a == row["label"]) for a, row in zip(labels, rows.rows, strict=True)))
     expected = [row["completion"] for row in rows.rows]
-    most = min(LONGEST_ANSWER, 4 + max(len(text.encode("utf-8", "replace")) for text in expected))  # a token a byte
-    start = time.perf_counter()
-    given = adapted.generate([row["prompt"] for row in rows.rows], max_new_tokens=most)
-    seconds = 1000 * (time.perf_counter() - start) / len(expected)
-    return Said(tuple(given), tuple(float(same(a, e)) for a, e in zip(given, expected, strict=True)), seconds)
+    given = adapted.generate([row["prompt"] for row in rows.rows], max_new_tokens=_longest(expected))
+    return Said(tuple(given), tuple(float(same(a, e)) for a, e in zip(given, expected, strict=True)))
+
+
+def _longest(answers: Sequence[str]) -> int:
+    """Tokens that are enough for any of these answers: a token a byte."""
+    return min(LONGEST_ANSWER, 4 + max(len(text.encode("utf-8", "replace")) for text in answers))
 
 
 def _likelihoods(candidate: Candidate, run: Run, rows: Examples) -> Said:
@@ -65,13 +72,11 @@ def _likelihoods(candidate: Candidate, run: Run, rows: Examples) -> Said:
     if "score" not in adapted.abilities:
         raise RunError(f"{candidate.method.name} gives no likelihoods: use --metric exact_match")
     values = []
-    start = time.perf_counter()
     for prompt, row in zip(_inputs(candidate, rows), rows.rows, strict=True):
         answer = row["completion"]
         nats = -float(adapted.score([prompt], [answer])[0, 0])
         values.append(nats / math.log(2) / len(answer.encode("utf-8", "replace")))
-    seconds = time.perf_counter() - start
-    return Said(("",) * len(values), tuple(values), 1000 * seconds / len(values))
+    return Said(("",) * len(values), tuple(values))
 
 
 def _inputs(candidate: Candidate, rows: Examples) -> list[Any]:
@@ -88,82 +93,140 @@ def _inputs(candidate: Candidate, rows: Examples) -> list[Any]:
 # ------------------------------------------------------------------------------------------------ what it costs
 
 
-def costs(candidate: Candidate, run: Run, rows: Examples, measured: Said) -> dict[str, float]:
+class Peak:
+    """The most memory that a trial takes: what the process, or the accelerator, grows by, and its base's weights.
+
+    The weights are counted also where the base was in memory before, for another candidate: so that the figure does not
+    depend on the order of the trials. Other bases and what earlier trials left behind are not counted.
+    """
+
+    def __init__(self, candidate: Candidate) -> None:
+        job = candidate.job
+        self._device = job.device
+        self._held = 0
+        if candidate.reads_model and models.is_loaded(job.model, job.device, job.dtype):
+            self._held = candidate.estimate.memory.get("weights", 0)
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._start = self._most = self._now()
+
+    def _now(self) -> int:
+        memory = measure(self._device)
+        return memory.ram if memory.vram is None else memory.vram
+
+    def look(self) -> None:
+        """Measure again; called while the trial works."""
+        self._most = max(self._most, self._now())
+
+    def bytes(self, run: Run) -> int:
+        """The peak, with what the run itself has measured."""
+        told = run.log.memory
+        peaks = [] if told is None else [told.ram_peak if told.vram_peak is None else told.vram_peak]
+        return max(0, max(self._most, *peaks, self._start) - self._start) + self._held
+
+
+def costs(candidate: Candidate, run: Run, rows: Examples, peak: Peak | None) -> dict[str, float]:
     """Figures of a finished run; what cannot be measured is left out.
 
-    "seconds" of work before answers, "memory" (peak of the process, or of the accelerator, in bytes), "trainable" and
-    "total" parameters, "artifact" (bytes on disk), "inference" (seconds for a thousand rows), "tokens" a call.
+    "seconds" of work before answers, "memory" (bytes, see `Peak`), "trainable" and "total" parameters, "artifact"
+    (bytes on disk), "inference" (seconds for a thousand answers), "tokens" a call. What earlier runs computed of these
+    rows makes neither seconds nor inference smaller.
     """
     history = run.log
-    found: dict[str, float] = {"seconds": _seconds(candidate, run), "artifact": _bytes(run.directory)}
+    found: dict[str, float] = {"artifact": _bytes(run.directory)}
     if history.parameters is not None:
         found |= {"trainable": history.parameters.trainable, "total": history.parameters.total}
     elif candidate.prompts:
         found |= {"trainable": 0, "total": candidate.estimate.total}
-    if history.memory is not None:
-        found["memory"] = history.memory.vram_peak or history.memory.ram_peak
-    inference = measured.seconds if measured.seconds is not None else _inference(candidate, run, rows)
+    if peak is not None:
+        found["memory"] = peak.bytes(run)
+    inference = _inference(candidate, run, rows)
     tokens = _tokens(candidate, run, rows)
+    found["seconds"] = _seconds(candidate, run, inference)
     return {**found, **{k: v for k, v in (("inference", inference), ("tokens", tokens)) if v is not None}}
 
 
-def _seconds(candidate: Candidate, run: Run) -> float:
-    """The work up to the first answer: of a finetuning all of it."""
-    from nbadapt.events import Stage
+def _seconds(candidate: Candidate, run: Run, inference: float | None) -> float:
+    """The work up to the first answer: of a finetuning all of it.
 
-    began = [t for t, event in run.events if isinstance(event, Stage) and event.text == "answering"]
-    if not candidate.prompts or not began:
+    A classifier on a frozen model's vectors reads every training row once: rows whose vectors an earlier run has kept
+    are charged at the rate at which it reads new ones.
+    """
+    from nbadapt.engines.classify import FeatureClassifier
+
+    stages = [(t, event.text) for t, event in run.events if isinstance(event, Stage)]
+    began = [t for t, text in stages if text == "answering"]
+    if candidate.prompts:
+        return max(0.0, began[-1] - run.events[0][0]) if began else run.log.elapsed
+    ends = [t for t, _ in stages[1:]] + [run.events[-1][0]]
+    reading = [end - t for (t, text), end in zip(stages, ends, strict=True) if text.startswith("embedding")]
+    if inference is None or not reading or not isinstance(run.adapted(), FeatureClassifier):
         return run.log.elapsed
-    return max(0.0, began[-1] - run.events[0][0])
+    assert candidate.job.data is not None  # it was trained
+    return run.log.elapsed + max(0.0, len(candidate.job.data) * inference / 1000 - sum(reading))
 
 
 def _bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in (directory / "artifacts").rglob("*") if path.is_file())
 
 
-def _examples_a_second(run: Run) -> float | None:
-    """Rows that a prompting run answered in a second; None where all its answers were known.
-
-    Between its batches, or where there was one alone, from the moment on at which it began to answer.
-    """
-    from nbadapt.events import Notice, Progress, Stage
-    from nbadapt.widgets.summary import average_rates
-
-    rate = average_rates(run.events).get("examples")
-    if rate is not None or any(isinstance(e, Notice) and "asked before" in e.text for _, e in run.events):
-        return rate
-    began = [t for t, event in run.events if isinstance(event, Stage) and event.text == "answering"]
-    done = [(t, event.examples) for t, event in run.events if isinstance(event, Progress)]
-    if not began or not done or done[-1][0] <= began[-1]:
-        return None
-    return done[-1][1] / (done[-1][0] - began[-1])
-
-
 def _inference(candidate: Candidate, run: Run, rows: Examples) -> float | None:
-    """Seconds for a thousand rows, from a few validation rows; nothing is taken from what was computed before."""
-    from nbadapt.timing import embeddings_in
-
-    if candidate.prompts or rows.task != "classification":
-        return None
-    texts = [row["text"] for row in rows.rows[:TIMED]]
+    """Seconds for a thousand answers, from those to a few validation rows; nothing is taken from what was kept."""
+    if candidate.prompts:
+        known = _answering(run.events) if len(run.answers) == len(rows) else None
+        return known if known is not None else _asked_anew(candidate, run, rows)
     adapted = run.adapted()
     with tempfile.TemporaryDirectory(prefix="nbadapt-timing-") as folder, embeddings_in(folder):
-        adapted.predict([f"{text} " for text in texts[:4]])  # what is made once
+        if rows.task == "classification":
+            texts = [row["text"] for row in rows.rows[:TIMED]]
+            adapted.predict([f"{text} " for text in texts[:4]])  # what is made once
+            start = time.perf_counter()
+            adapted.predict(texts)
+            return 1000 * (time.perf_counter() - start) / len(texts)
+        few = rows.rows[:WRITTEN]
+        if "generate" not in adapted.abilities:
+            return None
         start = time.perf_counter()
-        adapted.predict(texts)
-        return 1000 * (time.perf_counter() - start) / len(texts)
+        adapted.generate([r["prompt"] for r in few], max_new_tokens=_longest([r["completion"] for r in few]))
+        return 1000 * (time.perf_counter() - start) / len(few)
+
+
+def _answering(events: Sequence[tuple[float, Event]]) -> float | None:
+    """Seconds for a thousand answers, from what a prompting run told; None where all of them were kept ones."""
+    began = [t for t, event in events if isinstance(event, Stage) and event.text == "answering"]
+    done = [(t, event.examples or 0) for t, event in events if isinstance(event, Progress)]
+    if not began:
+        return None
+    kept = max((count for t, count in done if t < began[0]), default=0)
+    end, count = max(((t, count) for t, count in done if t > began[0]), default=(0.0, 0))
+    return 1000 * (end - began[0]) / (count - kept) if count > kept else None
+
+
+def _asked_anew(candidate: Candidate, run: Run, rows: Examples) -> float | None:
+    """The same where all answers were kept ones, or none was asked for: a few rows are asked now.
+
+    None of an endpoint, which is paid.
+    """
+    if candidate.job.model.kind == "endpoint":
+        return None
+    events: list[tuple[float, Event]] = []
+    with tempfile.TemporaryDirectory(prefix="nbadapt-timing-") as folder, embeddings_in(folder), answer_cache.unused():
+        few = dataclasses.replace(rows, rows=rows.rows[:WRITTEN])
+        job = dataclasses.replace(run.job(tables=True), data=few, directory=Path(folder))
+        candidate.method.run(job, lambda event: events.append((time.time(), event)))
+    return _answering(events)
 
 
 def _tokens(candidate: Candidate, run: Run, rows: Examples) -> float | None:
     """Tokens that the model reads for a row, the mean of a few; None where it reads none, or elsewhere."""
-    from nbadapt import models
-
     job = candidate.job
     if job.model.kind == "endpoint":
         paid = _metrics(run).get("prompt_tokens")
         return None if paid is None else paid / len(rows)
-    if candidate.estimate.total <= candidate.estimate.trainable and not candidate.prompts:
-        return None  # it does without the language model
+    if not candidate.reads_model:
+        return None
     with contextlib.suppress(NbadaptError):
         count = min(COUNTED, len(rows))
         texts = _read(candidate, run, rows, count)

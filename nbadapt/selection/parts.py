@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ class Parts:
 
     Attributes:
         training: to learn from.
-        validation: by which candidates are dropped and the best one is chosen.
+        validation: by which candidates are dropped and the best one is chosen; its first rows stand for all of them.
         test: looked at once, at the end.
         written: a row -> the same with all of its table's columns, for prompts that name them.
         notices: what the user should know.
@@ -77,11 +78,22 @@ def split(asked: Asked) -> Parts:
         raise DataError(f"{rows.source} leaves {len(rest)} rows to train on and to choose by: give {FEWEST} or more")
     held = min(MOST_VALIDATION, max(FEWEST // 4, round(SHARE * len(rest))))
     training, validation = data.split(rest, held / len(rest), asked.seed)
+    validation = _mixed(validation, asked.seed)
     told = (
         f"{len(training):,} rows to train on, {len(validation):,} to choose by, {len(test):,} locked up until the end "
         f"(seed {asked.seed})"
     )
     return Parts(training, validation, test, written, (told, *notices))
+
+
+def _mixed(rows: Examples, seed: int) -> Examples:
+    """The rows in a drawn order, of which the first ones of any number hold the classes in their shares."""
+    rng = random.Random(seed)  # noqa: S311 - a reproducible choice, no secret
+    classes: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rng.sample(rows.rows, len(rows)):
+        classes.setdefault(str(row.get("label", "")) if rows.task == "classification" else "", []).append(row)
+    placed = [((i + 0.5) / len(kin), row) for kin in classes.values() for i, row in enumerate(kin)]
+    return replace(rows, rows=tuple(row for _, row in sorted(placed, key=lambda pair: pair[0])))
 
 
 def _input(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,10 @@
 Each rung trains anew on its rows: every score is that of a finished model, so that rungs are points of a learning
 curve, and a result does not depend on the rungs before. Eight candidates cost 8/12.25 + 2/3.5 + 1 = 2.2 full runs.
 Groups do not fight each other before the last rung: what learns quickly from few rows is not what is best on all.
+
+What trains nothing costs what it asks, so that its rungs ask growing parts of the m validation rows: m/6.25, m/2.5, m
+of them. Few rows tell less than a model that was trained on few and asked all, which is why these parts grow by
+`ASKED_GROWTH` only: eight candidates cost 8/6.25 + 2/2.5 + 1 = 3.1 passes over all of them.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ KEEP = 4  # one in so many goes on
 GROWTH = 3.5  # of the rows
 FEWEST_ROWS = 48  # of the first rung
 ROWS_A_LABEL = 8
+ASKED_GROWTH = 2.5  # of the rows that are asked
+FEWEST_ASKED = 16  # in the first rung
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,26 @@ def schedule(candidates: int, rows: int, labels: int = 0) -> tuple[Rung, ...]:
     )
 
 
+def asked(rows: int, total: int, validation: int) -> int:
+    """How many of the validation rows a candidate that trains nothing is asked in a rung.
+
+    Args:
+        rows: of the rung.
+        total: all training rows.
+        validation: all validation rows.
+    """
+    share: float = (rows / total) ** (math.log(ASKED_GROWTH) / math.log(GROWTH))
+    return min(validation, max(FEWEST_ASKED, math.ceil(validation * share - 1e-9)))
+
+
 def cost(rungs: Sequence[Rung], rows: int) -> float:
     """What the rungs cost in full runs."""
     return sum(rung.candidates * rung.rows for rung in rungs) / rows
+
+
+def asking_cost(rungs: Sequence[Rung], total: int, validation: int) -> float:
+    """The same of candidates that train nothing: in passes over all validation rows."""
+    return sum(rung.candidates * asked(rung.rows, total, validation) for rung in rungs) / validation
 
 
 def parts(training: Examples, sizes: Sequence[int], seed: int) -> dict[int, Examples]:

@@ -15,6 +15,7 @@ A setting that may be a list itself takes a list of lists for a grid.
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,3 +182,18 @@ def _names(kin: Sequence[Spec]) -> list[str]:
 def label(spec: Spec, settings: Mapping[str, Any]) -> str:
     """The method and some settings: "lora r=4 learning_rate=0.0002"."""
     return " ".join([spec.method, *(f"{name}={shown(value)}" for name, value in settings.items())])
+
+
+def line(spec: Spec) -> str:
+    """A candidate as a line of the cell."""
+    parts = [f"{name}: {_yaml(value)}" for name, value in spec.settings.items()]
+    parts += [f"model: {spec.model_name}"] if spec.model_name else []
+    parts += [f"prompt: {json.dumps(spec.prompt, ensure_ascii=False)}"] if spec.prompt else []
+    return f"{spec.method}: {{{', '.join(parts)}}}"
+
+
+def _yaml(value: Any) -> str:
+    """A setting as YAML within braces; JSON is YAML, but writes small rates in a form that YAML reads as text."""
+    if isinstance(value, list):  # a list spans a grid: one in it is a value
+        return f"[{json.dumps(value, ensure_ascii=False, default=str)}]"
+    return shown(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)

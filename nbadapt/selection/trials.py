@@ -5,6 +5,9 @@
     nbadapt_runs/comparisons/<split>/        the rows of a comparison, by their content
       <trial>.json                           a candidate on a part of the training rows with a seed; see `Trial`
       <trial>.test.json                      what it said to the test rows, once they were looked at
+      looks.json                             when they were looked at, and for which trials
+      <cell>.spent.json                      how long the comparison of a cell has worked
+      <cell>.changes.json                    which candidates were added to it and stopped while it worked
 
 A trial stands under what decides its result: method, settings, model and its files, prompt, rows, seed, number type.
 A comparison that was killed, or that gets a further candidate, finds here what is done. A record is written whole.
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +37,10 @@ class Said:
     Attributes:
         answers: one a row.
         values: how good each is: 1 for right and 0 for wrong, or the bits for each byte of the expected answer.
-        seconds: for a thousand rows; None where it was not measured.
     """
 
     answers: tuple[str, ...]
     values: tuple[float, ...]
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,27 @@ class Trials:
         record = self._read("looks.json") or {}
         return list(record.get("looks", []))
 
-    def add_look(self, when: float, candidates: int) -> None:
-        """Note that the test rows are looked at now."""
-        self._write("looks.json", {"looks": [*self.looks(), {"when": when, "candidates": candidates}]})
+    def add_look(self, when: float, keys: Sequence[str], candidates: int) -> None:
+        """Note that the test rows are looked at now, for the trials of these keys.
+
+        A look that was broken off and is gone on with is one look: trials that are among an earlier one make no other.
+        """
+        looks = self.looks()
+        before = {key for look in looks for key in look.get("keys", [])}
+        if not before.issuperset(keys):
+            self._write("looks.json", {"looks": [*looks, {"when": when, "candidates": candidates, "keys": [*keys]}]})
+
+    def changes(self, name: str) -> dict[str, list[str]]:
+        """What was asked of the comparison of this name while it worked.
+
+        "added": candidates as lines of the cell; "stopped": labels.
+        """
+        record = self._read(f"{name}.changes.json") or {}
+        return {what: [str(text) for text in record.get(what, [])] for what in ("added", "stopped")}
+
+    def keep_changes(self, name: str, added: Sequence[str], stopped: Sequence[str]) -> None:
+        """Write down what was asked of it."""
+        self._write(f"{name}.changes.json", {"added": [*added], "stopped": [*stopped]})
 
     def spent(self, name: str) -> float:
         """Seconds of work that earlier kernels put into the comparison of this name."""
@@ -177,7 +196,7 @@ class Trials:
 
 
 def _said(record: Mapping[str, Any]) -> Said:
-    return Said(tuple(record["answers"]), tuple(record["values"]), record.get("seconds"))
+    return Said(tuple(record["answers"]), tuple(record["values"]))
 
 
 def failed(trial: Trial, error: str) -> Trial:

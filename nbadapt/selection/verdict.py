@@ -1,7 +1,7 @@
 """What the figures of a comparison allow to say: who beats whom, who is on the Pareto front, what to use and why.
 
 "Beats" is said only where a paired test on the test rows holds at 5 % after Holm's correction over all pairs that are
-compared. The best is chosen on the validation rows: the test rows choose nothing.
+compared. The best is chosen on the validation rows, among equals by its cost: the test rows choose nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from nbadapt.engines.racing import LEVEL, told_apart
 from nbadapt.selection.figures import Measure
 
 if TYPE_CHECKING:
-    from nbadapt.selection.contest import Contest, Entry
+    from nbadapt.selection.contest import Contest
+    from nbadapt.selection.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,24 @@ def verdict(contest: Contest) -> Verdict:
         return Verdict(measure)
     places = [_place(measure, entry) for entry in finalists]
     places = front(places, measure)
+    best = min(places, key=lambda place: _preference(contest, place.entry)).label
     places.sort(key=lambda place: -measure.better(place.value))
+    chosen = next(place for place in places if place.label == best)
     pairs = _pairs(measure, places)
-    chosen = max(places, key=lambda place: contest.measure.better(_validated(contest, place.entry)))
     beaten = tuple(pair.second for pair in pairs if pair.differs and pair.first == chosen.label)
     found = Verdict(measure, tuple(places), pairs, chosen, beaten=beaten)
     return _with_curve(contest, found)
+
+
+def _preference(contest: Contest, entry: Entry) -> tuple[float, float, float]:
+    """A sort key without the test rows: the validation figure, and among equals the cheaper one to make and to keep."""
+    costs = entry.last.costs if entry.last is not None else {}
+    unknown = float("inf")
+    return (
+        -contest.measure.better(_validated(contest, entry)),
+        costs.get("seconds", unknown),
+        costs.get("trainable", unknown),
+    )
 
 
 def _validated(contest: Contest, entry: Entry) -> float:

@@ -16,9 +16,9 @@ from typing import Any
 
 from nbadapt.errors import NbadaptError, RequestError, Stopped, first_line
 from nbadapt.events import Checkpoint, Event, Memory, Metric, Parameters, Progress, Sample, StateChange, to_json
-from nbadapt.method import Adapted, Job, Method, Outcome
+from nbadapt.method import Adapted, Method, Outcome
 from nbadapt.testing import fresh
-from nbadapt.testing.subject import Subject, Trial
+from nbadapt.testing.subject import Subject, Trial, bare
 
 QUICK = 10.0  # seconds for the estimate of a tiny job
 LAST = "the last event"
@@ -202,6 +202,10 @@ def deterministic(subject: Subject) -> Iterator[str]:
                 yield f"{task}: {figure} is {a} and then {b}"
         if _samples(first) != _samples(again):
             yield f"{task}: the samples differ"
+        here, there = (fresh.answers(subject.load(trial)) for trial in (first, again))
+        for ability, said in here.items():
+            if not alike(said, there.get(ability)):
+                yield f"{task}: {ability} gives {short(said)} and then {short(there.get(ability))}"
 
 
 def _samples(trial: Trial) -> list[Event]:
@@ -229,7 +233,7 @@ def stop(subject: Subject) -> Iterator[str]:
             if trial.outcome is not None and (trial.outcome.artifacts or subject.method.verb == "prompt"):
                 yield from (f"{where}: {fault}" for fault in _outcome_faults(trial) if fault not in known)
                 try:
-                    subject.method().load(trial.outcome, bare(job))
+                    subject.load(trial)
                 except Exception as error:  # noqa: BLE001 - any failure is the finding
                     yield f"{where}: the outcome does not load: {type(error).__name__}: {first_line(error)}"
 
@@ -253,15 +257,10 @@ class _Stopper:
                 raise Stopped("stopped by the conformance kit")
 
 
-def bare(job: Job) -> Job:
-    """The job as it is given to `load`: without tables."""
-    return dataclasses.replace(job, data=None, evaluation=None, examples=None)
-
-
 def abilities(subject: Subject) -> Iterator[str]:
     """The loaded model does what its abilities say, and refuses the rest with a RequestError."""
     for task, trial in subject.trials():
-        adapted = loaded(subject, trial)
+        adapted = subject.load(trial)
         if not isinstance(adapted, Adapted):
             yield f"{task}: load gave {type(adapted).__name__} back, not an Adapted"
             continue
@@ -270,12 +269,6 @@ def abilities(subject: Subject) -> Iterator[str]:
             yield f"{task}: the abilities are {sorted(adapted.abilities)}"
         for ability in sorted(ABILITIES):
             yield from (f"{task}: {fault}" for fault in _ability_faults(adapted, ability))
-
-
-def loaded(subject: Subject, trial: Trial) -> Adapted:
-    """What the method loads from a trial's artifacts."""
-    assert trial.outcome is not None  # trial has one
-    return subject.method().load(trial.outcome, bare(trial.job))
 
 
 def _ability_faults(adapted: Adapted, ability: str) -> Iterator[str]:
@@ -310,7 +303,7 @@ def load_elsewhere(subject: Subject) -> Iterator[str]:
     """The result loads in another process, without the data, and answers the same."""
     for task, trial in subject.trials():
         assert trial.outcome is not None  # trial has one
-        here = fresh.answers(loaded(subject, trial))
+        here = fresh.answers(subject.load(trial))
         try:
             there = fresh.elsewhere(subject.method, trial.outcome, bare(trial.job))
         except NbadaptError as error:

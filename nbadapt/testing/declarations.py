@@ -162,19 +162,24 @@ def config_names(subject: Subject) -> Iterator[str]:
 
 
 def light_import(subject: Subject) -> Iterator[str]:
-    """Importing the method brings no heavy library, and prints nothing."""
-    yield from import_faults(subject.method)
+    """Importing the method brings no heavy library, none that it requires, and prints nothing."""
+    yield from import_faults(subject.method, subject.method.requires)
 
 
-def import_faults(kind: type, heavy: Sequence[str] = HEAVY) -> Iterator[str]:
-    """What is wrong with importing a class in a process of its own."""
+def import_faults(kind: type, requires: Sequence[str]) -> Iterator[str]:
+    """What is wrong with importing a class in a process of its own; what nbadapt itself needs does no harm."""
+    named = requires if isinstance(requires, tuple | list) else ()  # otherwise: the rule requires
+    heavy = list(dict.fromkeys((*HEAVY, *map(str, named))))
     code = (
         "import contextlib, importlib, io, json, sys\n"
+        "import nbadapt.method, nbadapt.provider, nbadapt.indexing.store\n"
+        "there = set(sys.modules)\n"
         "said = io.StringIO()\n"
         "with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):\n"
         f"    found = importlib.import_module({kind.__module__!r})\n"
         f"for name in {kind.__qualname__!r}.split('.'): found = getattr(found, name)\n"
-        f"print(json.dumps([[name for name in {tuple(heavy)!r} if name in sys.modules], said.getvalue()]))"
+        f"brought = [name for name in {heavy!r} if name in sys.modules and name not in there]\n"
+        "print(json.dumps([brought, said.getvalue()]))"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(  # noqa: S603 - this interpreter, and a class that is already imported here

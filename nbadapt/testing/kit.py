@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from nbadapt.method import Method
 
-Status = Literal["passed", "failed", "skipped", "expected"]
+Status = Literal["passed", "failed", "skipped", "untried", "expected"]
 Rule = Callable[[Any], Iterator[str]]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,12 +21,17 @@ _SHOWN: Mapping[str, tuple[str, str, str]] = {
     "passed": ("✓", "ok", "inherit"),
     "failed": ("✗", "FAILED", "var(--jp-error-color1,#d32f2f)"),
     "skipped": ("-", "skipped", "inherit"),
+    "untried": ("?", "untried", "var(--jp-warn-color1,#b26a00)"),
     "expected": ("!", "expected", "var(--jp-warn-color1,#b26a00)"),
 }
 
 
 class UnusableError(Exception):
-    """A check cannot be applied: what it looks at did not come about."""
+    """A check does not apply: to this kind of plugin, or because another check tells what is wrong."""
+
+
+class UntriedError(UnusableError):
+    """A check could not be tried here: something is missing; the line says what, and how to check all the same."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Check:
             failures.extend(self.function(subject))
         except UnusableError as error:
             if not failures:
-                return Result(self, "skipped", (str(error),))
+                return Result(self, "untried" if isinstance(error, UntriedError) else "skipped", (str(error),))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its failure, not the kit's
             failures.append(_told(error))
         return Result(self, "failed" if failures else "passed", tuple(failures))
@@ -58,7 +63,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """How one check came out; `reasons` are the failures, or why it was skipped or expected to fail."""
+    """How one check came out; `reasons` are the failures, or why it was skipped, not tried or expected to fail."""
 
     check: Check
     status: Status
@@ -82,18 +87,29 @@ class Report:
         return [result for result in self.results if result.status == "failed"]
 
     @property
+    def untried(self) -> list[Result]:
+        """The checks that could not be tried here."""
+        return [result for result in self.results if result.status == "untried"]
+
+    @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
-        return not self.failures
+        """Whether every rule that applies was tried, and none failed."""
+        return not self.failures and not self.untried
 
     @property
     def summary(self) -> str:
         """One line that says how it came out."""
-        count, total = len(self.failures), len(self.results)
+        count, missed, total = len(self.failures), len(self.untried), len(self.results)
         others = {status: sum(result.status == status for result in self.results) for status in ("skipped", "expected")}
         more = "".join(f", {number} {_SHOWN[status][1]}" for status, number in others.items() if number)
         broken = ", ".join(result.check.name for result in self.failures)
         said = f"breaks {count} of {total} rules ({broken})" if count else "keeps the contract"
+        if missed:
+            reasons = "; ".join(dict.fromkeys(reason for result in self.untried for reason in result.reasons))
+            left = f"{missed} of {total} rules could not be tried: {reasons}"
+            return (
+                f"{self.name} {said}{more}; {left}" if count else f"{self.name} was not checked in full{more}; {left}"
+            )
         return f"{self.name} {said}{more}"
 
     def __repr__(self) -> str:
@@ -203,10 +219,11 @@ def check(
 
     Raises:
         TypeError: it is no plugin.
-        ValueError: a name in `only` or `expected_failures` that is no check.
+        ValueError: a name in `only` or `expected_failures` that is no check, or an expected failure without a reason.
     """
     kind, expected = kind_of(plugin), expected_failures or {}
-    _known(kind, [*(only or ()), *expected])
+    _known(kind, only or ())
+    _excused(kind, expected)
     chosen = [c for c in checks(kind) if only is None or c.name in only]
     results = []
     with _subject(plugin, settings) as subject:
@@ -221,15 +238,23 @@ def _name(plugin: Any) -> str:
     return plugin.__name__ if inspect.isclass(plugin) else str(plugin.name)
 
 
-def _known(kind: str, names: Sequence[str]) -> None:
+def _known(kind: str, names: Iterable[str]) -> None:
     valid = {c.name for c in checks(kind)}
     for name in names:
         if name not in valid:
             raise ValueError(f"no check is named {name!r}: {', '.join(sorted(valid))}")
 
 
+def _excused(kind: str, expected: Mapping[str, str]) -> None:
+    """Refuse expected failures of no check, and those that nobody gave a reason for."""
+    _known(kind, expected)
+    for name, reason in expected.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"the expected failure {name!r} has no reason: say why the plugin may break the rule")
+
+
 def _settled(result: Result, excuse: str | None) -> Result:
-    if excuse is None or result.status == "skipped":
+    if excuse is None or result.status in {"skipped", "untried"}:
         return result
     if result.status == "failed":
         return Result(result.check, "expected", (excuse,))
@@ -248,6 +273,10 @@ def parametrize_with_checks(
         plugins: classes of methods, stores and providers, and packaged models.
         settings: method name -> settings for its runs.
         expected_failures: name -> check name -> why it may fail; strict, as pytest's xfail.
+
+    Raises:
+        TypeError: one is no plugin.
+        ValueError: an expected failure of no check, or without a reason.
     """
     import pytest
 
@@ -255,7 +284,7 @@ def parametrize_with_checks(
     cases = []
     for plugin in plugins:
         kind, name = kind_of(plugin), getattr(plugin, "name", None) or _name(plugin)
-        _known(kind, list(excuses.get(name, {})))
+        _excused(kind, excuses.get(name, {}))
         subject = _subject(plugin, (settings or {}).get(name))
         for one in checks(kind):
             excuse = excuses.get(name, {}).get(one.name)
@@ -275,7 +304,7 @@ class _Bound:
         import pytest
 
         result = self._check(self._subject)
-        if result.status == "skipped":
+        if result.status in {"skipped", "untried"}:
             pytest.skip("; ".join(result.reasons))
         if result.status == "failed":
             pytest.fail(repr(result), pytrace=False)

@@ -15,7 +15,7 @@ from nbadapt.errors import NbadaptError, first_line
 from nbadapt.guard import CODE
 from nbadapt.method import ModelRef
 from nbadapt.packaged_models import PackagedModel
-from nbadapt.testing.kit import UnusableError
+from nbadapt.testing.kit import UntriedError, UnusableError
 from nbadapt.testing.watching import connections
 
 
@@ -37,7 +37,8 @@ class ModelSubject:
         """Where the model is.
 
         Raises:
-            UnusableError: its package is not installed, or does not hold it; the rule `found` tells.
+            UntriedError: its package is not installed.
+            UnusableError: its package does not hold it; the rule `found` tells.
         """
         output = io.StringIO()
         with connections() as tried, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -47,7 +48,7 @@ class ModelSubject:
                 raise UnusableError(first_line(error)) from None
         self.printed, self.connections = output.getvalue(), tried
         if found is None:
-            raise UnusableError(f"not installed: {self.model.install}")
+            raise UntriedError(f"not installed; check again after  {self.model.install}")
         return Path(found)
 
     @property
@@ -89,7 +90,7 @@ def found(subject: ModelSubject) -> Iterator[str]:
     try:
         distribution(subject.model.distribution)
     except PackageNotFoundError:
-        raise UnusableError(f"not installed: {subject.model.install}") from None
+        raise UntriedError(f"not installed; check again after  {subject.model.install}") from None
     try:
         first, again = subject.model.folder(), subject.model.folder()
     except NbadaptError as error:

@@ -1,6 +1,6 @@
 """Rules for a provider of models (entry-point group ``nbadapt.providers``), against a server on this machine.
 
-`Provider.trial_reply` says what the service would send back; without it the rules about answers are skipped.
+`Provider.trial_reply` says what the service would send back; without it the rules about answers cannot be tried.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nbadapt import registry
 from nbadapt.errors import first_line
 from nbadapt.method import ModelRef
 from nbadapt.provider import CONTRACT, Answer, Connection, FaultError, Provider, Question
-from nbadapt.testing.declarations import HEAVY, LONGEST_SUMMARY, import_faults
-from nbadapt.testing.kit import UnusableError
+from nbadapt.testing.declarations import LONGEST_SUMMARY, import_faults
+from nbadapt.testing.kit import UntriedError
 from nbadapt.testing.server import Manner, Server
 from nbadapt.testing.watching import connections
 
@@ -52,15 +52,18 @@ class ProviderSubject:
         return self.provider.trial_reply(body, text)
 
     def check_usable(self, *, answers: bool = True) -> None:
-        """Raises UnusableError where nothing can be asked."""
+        """Raises UntriedError where nothing can be asked."""
         missing = [name for name in self.provider.requires if not registry.installed(name)]
         if missing:
-            raise UnusableError(f"not installed: {', '.join(missing)}")
+            install = registry.install_of(missing, None)
+            raise UntriedError(f"not installed: {', '.join(missing)}; check again after  {install}")
         if answers:
             try:
                 self.reply(b"", "text")
             except NotImplementedError:
-                raise UnusableError("it has no trial_reply") from None
+                raise UntriedError(
+                    "it has no trial_reply: give it one, which says what its service sends back"
+                ) from None
 
     def talk(self, url: str, work: Callable[[Connection], Awaitable[Any]]) -> Any:
         """What `work` gives with a connection to `url`, in an event loop of its own, as when prompts are asked."""
@@ -175,7 +178,7 @@ def requires(subject: ProviderSubject) -> Iterator[str]:
 
 def light_import(subject: ProviderSubject) -> Iterator[str]:
     """Importing the provider brings no heavy library, none that it requires, and prints nothing."""
-    yield from import_faults(subject.provider, (*HEAVY, *subject.provider.requires))
+    yield from import_faults(subject.provider, subject.provider.requires)
 
 
 # ------------------------------------------------------------------------------------------------ behaviour

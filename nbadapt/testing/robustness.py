@@ -14,13 +14,14 @@ from nbadapt.errors import NbadaptError, Stopped, drop_frames, first_line
 from nbadapt.events import Event, Progress
 from nbadapt.method import Job
 from nbadapt.testing import fresh
-from nbadapt.testing.behaviour import alike, loaded, short
+from nbadapt.testing.behaviour import alike, short
 from nbadapt.testing.kit import UnusableError
 from nbadapt.testing.memory import allocated_peak
 from nbadapt.testing.subject import LABELS, Interrupt, Subject, Trial
 from nbadapt.testing.watching import Held
 
-SPARE = 64  # bytes that may stay in memory: a library's constants
+SPARE = 64  # bytes of tensors that may stay in memory: a library's constants
+SPARE_ARRAYS = 1024  # bytes of arrays
 MOST, LEAST = 1.5, 0.5  # of the predicted peak, what may be measured
 WIDE = (128, 4)  # of the model whose memory is measured: beside a tinier one what libraries take would count
 LONG = " ".join(f"word {i}" for i in range(2_000))  # several times a tiny model's context
@@ -33,7 +34,7 @@ def silent(subject: Subject) -> Iterator[str]:
         said = {
             "estimate": _printed(lambda: subject.estimate(subject.job(task))),  # noqa: B023 - called at once
             "run": trial.printed,
-            "load": _printed(lambda: loaded(subject, trial)),  # noqa: B023 - called at once
+            "load": _printed(lambda: subject.load(trial)),  # noqa: B023 - called at once
         }
         yield from (f"{task}: {what} prints {short(text.strip())}" for what, text in said.items() if text.strip())
 
@@ -46,10 +47,15 @@ def _printed(work: Callable[[], Any]) -> str:
 
 
 def offline(subject: Subject) -> Iterator[str]:
-    """A run on a local model reaches for no other machine."""
+    """Estimate, run and load on a local model reach for no other machine."""
     for task, trial in subject.trials():
+        subject.estimate(subject.job(task))
+        subject.load(trial)
         if trial.connections:
-            yield f"{task}: {', '.join(sorted(set(trial.connections)))}"
+            yield f"{task}: run reaches for {', '.join(sorted(set(trial.connections)))}"
+    for what, names in subject.reached.items():
+        if names:
+            yield f"{what} reaches for {', '.join(sorted(names))}"
 
 
 def odd_rows(subject: Subject) -> Iterator[str]:
@@ -134,7 +140,7 @@ def _differences(subject: Subject, whole: Trial, again: Trial) -> Iterator[str]:
         a, b = (metrics.get(figure, math.nan) for metrics in ends)
         if not math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-5):
             yield f"{figure} is {b}, and {a} without the stop"
-    answers = fresh.answers(loaded(subject, whole)), fresh.answers(loaded(subject, again))
+    answers = fresh.answers(subject.load(whole)), fresh.answers(subject.load(again))
     for ability, said in answers[0].items():
         if not alike(said, answers[1].get(ability)):
             yield f"{ability} gives {short(answers[1].get(ability))}, and {short(said)} without the stop"
@@ -177,22 +183,32 @@ def estimate_measured(subject: Subject) -> Iterator[str]:
 
 def memory_released(subject: Subject) -> Iterator[str]:
     """Nothing of a run stays in memory after its end, a failure or an interrupt, and the base weights are as before."""
-    for number, (task, _) in enumerate(subject.trials()):
-        held = Held()
-        for what, error in _ENDS.items():
-            if number and error is not None:  # how it is left does not depend on the task
-                continue
-            trial = subject.observe(subject.job(task), _RaiseAt(error) if error is not None else None)
-            changed = trial.weights_changed
-            if trial.error is not None:
-                drop_frames(trial.error)  # as the runner does
-            del trial
-            count, size = held.since()
-            if size > SPARE:
-                yield f"{task}: after {what} {size:,} bytes in {count} tensors stay in memory"
-                held = Held()  # each is told once
-            if changed and error is not None:  # without one: the rule base_unchanged
-                yield f"{task}: after {what} the shared base weights are changed"
+    for number, (task, first) in enumerate(subject.trials()):
+        with Held() as held:
+            for what, error in _ENDS.items():
+                if number and error is not None:  # how it is left does not depend on the task
+                    continue
+                trial = subject.observe(subject.job(task), _RaiseAt(error) if error is not None else None)
+                changed = trial.weights_changed
+                if trial.error is not None:
+                    drop_frames(trial.error)  # as the runner does
+                del trial
+                yield from (f"{task}: after {what} {fault}" for fault in _kept(held))
+                if changed and error is not None:  # without one: the rule base_unchanged
+                    yield f"{task}: after {what} the shared base weights are changed"
+            subject.load(first)
+            yield from (f"{task}: after its result was loaded and let go {fault}" for fault in _kept(held))
+
+
+def _kept(held: Held) -> list[str]:
+    """What stays in memory of what came since the last look."""
+    (count, size), arrays = held.tensors(), held.arrays()
+    faults = [f"{size:,} bytes in {count} tensors stay in memory"] if size > SPARE else []
+    if arrays > SPARE_ARRAYS:
+        faults.append(f"{arrays:,} bytes in arrays stay in memory")
+    if faults:
+        held.mark()  # each is told once
+    return faults
 
 
 _ENDS: Mapping[str, BaseException | None] = {

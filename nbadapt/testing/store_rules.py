@@ -20,8 +20,8 @@ from typing import Any
 
 from nbadapt import registry
 from nbadapt.indexing.store import Store
-from nbadapt.testing.declarations import HEAVY, import_faults
-from nbadapt.testing.kit import UnusableError
+from nbadapt.testing.declarations import import_faults
+from nbadapt.testing.kit import UntriedError, UnusableError
 
 _TESTS = """
 import pytest
@@ -53,14 +53,16 @@ class StoreSubject:
         """Test -> what failed of it; run once.
 
         Raises:
-            UnusableError: they cannot be run here.
+            UntriedError: they cannot be run here.
         """
         missing = [name for name in self.store.requires if not registry.installed(name)]
         if missing:
-            raise UnusableError(f"not installed: {', '.join(missing)}")
+            install = registry.install_of(missing, None)
+            raise UntriedError(f"not installed: {', '.join(missing)}; check again after  {install}")
         if self.store.place.__func__ is not Store.place.__func__:  # type: ignore[attr-defined]  # classmethods
-            raise UnusableError(
-                "it is behind a server: let a test class derive from StoreContract, and make it a place"
+            raise UntriedError(
+                "it is behind a server: with pytest, let a class derive from nbadapt.testing.stores.StoreContract, "
+                "whose fixture path names a place on it"
             )
         with tempfile.TemporaryDirectory(prefix="nbadapt-kit-") as room:
             return _tested(self.store, Path(room))
@@ -80,7 +82,7 @@ def _tested(store: type[Store], room: Path) -> dict[str, list[str]]:
         env={**os.environ, "PYTHONPATH": path},
     )
     if not (room / "report.xml").exists():
-        raise UnusableError(f"pytest does not run: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        raise UntriedError(f"pytest does not run: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
     found: dict[str, list[str]] = {}
     for case in ET.parse(room / "report.xml").iter("testcase"):  # noqa: S314 - pytest's own report
         name, _, which = str(case.get("name")).partition("[")
@@ -113,7 +115,7 @@ def requires(subject: StoreSubject) -> Iterator[str]:
 
 def light_import(subject: StoreSubject) -> Iterator[str]:
     """Importing the store brings no heavy library, none that it requires, and prints nothing."""
-    yield from import_faults(subject.store, (*HEAVY, *subject.store.requires))
+    yield from import_faults(subject.store, subject.store.requires)
 
 
 def _rule(test: str) -> Callable[[StoreSubject], Iterator[str]]:
@@ -142,7 +144,7 @@ def _tests() -> list[str]:
 def behaviour(subject: StoreSubject) -> Iterator[str]:
     """The tests of the contract can be run."""
     if importlib.util.find_spec("pytest") is None:
-        raise UnusableError("the tests of the contract need pytest: pip install pytest")
+        raise UntriedError("the tests of the contract need pytest; check again after  pip install pytest")
     _ = subject.failures
     yield from ()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
+import dataclasses
 import io
-import os
 import shutil
 import tempfile
 import weakref
@@ -15,20 +14,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbadapt import named
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.estimating import LateError, NoEstimateError, within
 from nbadapt.events import Event
-from nbadapt.method import Estimate, Job, Method, ModelRef, Outcome
-from nbadapt.testing.kit import UnusableError
+from nbadapt.method import Adapted, Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.testing.kit import UntriedError, UnusableError
 from nbadapt.testing.tiny import Architecture, tiny_model
-from nbadapt.testing.watching import connections
-
-if TYPE_CHECKING:
-    from nbadapt.models import Head
+from nbadapt.testing.watching import BaseWeights, Places, connections
 
 LABELS = ("negative", "positive")
 ROWS = 40
@@ -74,10 +70,14 @@ class Subject:
     Args:
         method: the class.
         settings: its settings for the runs; None for its defaults.
+
+    Attributes:
+        reached: the other machines that its estimates and its loading reached for so far.
     """
 
     def __init__(self, method: type[Method], settings: Mapping[str, Any] | None = None) -> None:
         self.method, self.settings = method, dict(settings or {})
+        self.reached: dict[str, set[str]] = {"estimate": set(), "load": set()}
         self._trials: dict[str, Trial] = {}
         self._count = 0
         self._late = False
@@ -102,13 +102,14 @@ class Subject:
         """The tasks that the method declares, in alphabetical order.
 
         Raises:
-            UnusableError: nothing of it can run: a library is missing.
+            UntriedError: nothing of it can run: a library is missing.
         """
         from nbadapt import registry
 
         missing = registry.missing_requirements(self.method)
         if missing:
-            raise UnusableError(f"not installed: {', '.join(missing)}")
+            install = registry.install_command(self.method)
+            raise UntriedError(f"not installed: {', '.join(missing)}; check again after  {install}")
         return sorted(self.method.tasks)
 
     # ------------------------------------------------------------------ jobs
@@ -120,14 +121,16 @@ class Subject:
         that the method does not refuse. `wide` is its width and its number of layers, where it is not the tiniest.
 
         Raises:
-            UnusableError: the method's Config has no defaults.
+            UntriedError: the method's Config has no defaults that fit.
         """
         try:
             given = {**self.method.trial(self._room), **self.settings}
             settings, functions = named.resolve(self.method, given)
             config = self.method.Config(**settings)
         except ValueError:
-            raise UnusableError("its settings have no defaults that fit") from None
+            raise UntriedError(
+                "its settings have no defaults that fit: give some with settings=, or in trial"
+            ) from None
         self._count += 1
         rows = tuple(_row(task, i) for i in range(ROWS))
         labels = LABELS if task == "classification" else ()
@@ -179,8 +182,11 @@ class Subject:
         return folder if folder.exists() else tiny_model(architecture, folder, wide=wide)
 
     def base_bytes(self, job: Job) -> int:
-        """What the shared base weights of a job take in memory."""
-        return sum(weights.nbytes for weights in _base_weights(job, self.method.head(job.task)))
+        """What the shared base weights that runs on the job's model loaded take in memory."""
+        from nbadapt import models
+
+        bases = models.loaded(job.model).values()
+        return sum({id(p): p.nbytes for base in bases for p in base.parameters()}.values())  # two heads share a body
 
     # ------------------------------------------------------------------ runs
 
@@ -191,11 +197,27 @@ class Subject:
             NoEstimateError: nothing came in time, now or earlier: a method that hangs is waited for once.
         """
         if not self._late:
-            try:
-                return within(LATE, lambda: self.method().estimate(job))
-            except LateError:
-                self._late = True
+            with self._alone("estimate"):
+                try:
+                    return within(LATE, lambda: self.method().estimate(job))
+                except LateError:
+                    self._late = True
         raise NoEstimateError(f"the estimate gave no answer within {LATE:g} s")
+
+    def load(self, trial: Trial) -> Adapted:
+        """What the method loads from the artifacts of a trial that has an outcome."""
+        assert trial.outcome is not None  # the caller looked
+        with self._alone("load"):
+            return self.method().load(trial.outcome, bare(trial.job))
+
+    @contextlib.contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Inside, no other machine can be reached; what was tried is noted."""
+        with connections() as tried:
+            try:
+                yield
+            finally:
+                self.reached[what].update(tried)
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """An undisturbed run of each task, made on first use; tasks that fail are left out.
@@ -223,8 +245,7 @@ class Subject:
         """
         trial = Trial(job)
         job.directory.mkdir(parents=True, exist_ok=True)  # there when a stopped run goes on
-        before, weights = _frozen(job), _base_weights(job, self.method.head(job.task))
-        digest = _digest(weights)
+        before, bases = _frozen(job), BaseWeights(job.model)
 
         def tell(event: Event) -> None:
             trial.events.append(event)
@@ -233,7 +254,7 @@ class Subject:
 
         output = io.StringIO()
         with (
-            self._elsewhere(job) as strays,
+            Places(self._room, job) as places,
             connections() as trial.connections,
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(output),
@@ -246,39 +267,10 @@ class Subject:
                 if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupt):
                     raise
                 trial.error = error
-        trial.printed, trial.strays = output.getvalue(), strays
+        trial.printed, trial.strays = output.getvalue(), places.strays
         trial.job_changed = [name for name, value in _frozen(job).items() if value != before[name]]
-        trial.weights_changed = _digest(weights) != digest
+        trial.weights_changed = bases.changed()
         return trial
-
-    @contextlib.contextmanager
-    def _elsewhere(self, job: Job) -> Iterator[list[str]]:
-        """Work in an empty folder, with an empty folder for temporary files; at the end tells what was written.
-
-        Nothing is embedded or answered beforehand either, so that the same job tells the same events each time.
-        """
-        strays: list[str] = []
-        places = [Path(tempfile.mkdtemp(prefix="place-", dir=self._room)) for _ in range(2)]
-        watched = [*places, Path(job.model.path)]
-        before = [_files(place) for place in watched]
-        home, temporary = Path.cwd(), tempfile.tempdir
-        caches = {name: os.environ.get(name) for name in ("NBADAPT_EMBEDDINGS", "NBADAPT_ANSWERS")}
-        os.chdir(places[0])
-        tempfile.tempdir = str(places[1])
-        os.environ.update({name: tempfile.mkdtemp(prefix="kept-", dir=self._room) for name in caches})
-        try:
-            yield strays
-        finally:
-            os.chdir(home)
-            tempfile.tempdir = temporary
-            for name, value in caches.items():
-                del os.environ[name]
-                if value is not None:
-                    os.environ[name] = value
-        names = ("the working directory", "the folder of temporary files", "the model's folder")
-        for name, place, old in zip(names, watched, before, strict=True):
-            new = _files(place)
-            strays += [f"{path} in {name}" for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
 
 
 def _row(task: str, i: int) -> dict[str, Any]:
@@ -303,9 +295,12 @@ def _examples(task: str) -> Examples:
     return Examples(task, tuple(rows), LABELS if task == "classification" else (), "examples")  # type: ignore[arg-type]  # see `job`
 
 
-def _with(job: Job, **parts: Any) -> Job:
-    import dataclasses
+def bare(job: Job) -> Job:
+    """The job as it is given to `load`: without tables."""
+    return dataclasses.replace(job, data=None, evaluation=None, examples=None)
 
+
+def _with(job: Job, **parts: Any) -> Job:
     return dataclasses.replace(job, **parts)
 
 
@@ -313,27 +308,3 @@ def _frozen(job: Job) -> dict[str, Any]:
     """Every part of a job, in copies that a method cannot reach."""
     parts = {name: copy.deepcopy(value) for name, value in vars(job).items() if name != "config"}
     return {**parts, "config": job.config.model_dump()}
-
-
-def _files(folder: Path) -> dict[str, str]:
-    """Relative path -> digest of every file."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def _base_weights(job: Job, head: Head) -> list[Any]:
-    """The very tensors of the base model that all runs share."""
-    from nbadapt import models
-
-    if head == "causal":
-        model = models.load(job.model, job.device, job.dtype)[0]
-    else:
-        model = models.load_classifier(job.model, job.labels or ("one",), job.device, job.dtype, job.seed)[0]
-    return [parameter for parameter in model.parameters() if not parameter.requires_grad]
-
-
-def _digest(tensors: list[Any]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,6 +1,9 @@
 // The method form, an anywidget module that follows fields.js. widgets/form.py says what the messages are.
 // Data reaches the page through textContent and values of inputs only, never as HTML.
 
+const SETTLE_MS = 1500; // of quiet before the picture for the saved notebook is drawn anew
+const FIND_MS = 500; // between two looks for a dashboard that this page may not know yet
+const MOST_LOOKS = 20;
 const WIDGET = "application/vnd.jupyter.widget-view+json";
 const METHOD = "method";
 const PROMPT = "prompt-text";
@@ -11,6 +14,8 @@ function build() {
   ui.root.className = "nbadapt nbadapt-form";
   keepKeys(ui.root);
   ui.root.setAttribute("aria-label", "Method form");
+  ui.hider = document.createElement("style"); // hides the static picture for as long as this view is there
+  ui.below = make("div", "run-below"); // the dashboard, where the page has lost the place of it
   ui.head = make("div", "form-head");
   ui.methodLabel = make("label", "", "method");
   ui.method = make("select");
@@ -35,6 +40,8 @@ function build() {
   buildCosts(ui);
   ui.acts = make("div", "acts");
   ui.run = button("run", "Run");
+  ui.stop = button("stop-run", "Stop the run");
+  ui.stop.hidden = true;
   ui.insert = button("insert", "Insert cell");
   ui.copy = button("copy", "Copy cell");
   ui.insert.hidden = true;
@@ -42,14 +49,14 @@ function build() {
   ui.said = make("div", "said");
   ui.said.setAttribute("role", "status");
   ui.said.textContent = "connecting …";
-  ui.acts.append(ui.run, ui.insert, ui.copy, ui.said);
+  ui.acts.append(ui.run, ui.stop, ui.insert, ui.copy, ui.said);
   ui.cellBox = make("details");
   ui.cell = make("pre", "cell");
   ui.cell.tabIndex = 0;
   ui.cell.setAttribute("aria-label", "The cell that does the same");
   ui.cellBox.open = true;
   ui.cellBox.append(make("summary", "", "The cell that does the same"), ui.cell);
-  ui.root.append(ui.head, ui.mainOptions, ui.prompt, ui.mainSettings, ui.moreSettings, ui.moreOptions);
+  ui.root.append(ui.hider, ui.head, ui.mainOptions, ui.prompt, ui.mainSettings, ui.moreSettings, ui.moreOptions);
   ui.root.append(ui.hint, ui.costs, ui.acts, ui.cellBox);
   return ui;
 }
@@ -82,6 +89,7 @@ const PROMPT_FIELD = {
 // ---------------------------------------------------------------------------------------------- messages
 
 function drawForm(ui, message, onInput) {
+  ui.hider.textContent = `.nbadapt-form-${message.token.replace(/[^0-9a-f]/g, "")} { display: none; }`;
   ui.verb = message.verb;
   ui.id = message.id;
   ui.root.setAttribute("aria-label", `Form of %${message.verb}`);
@@ -122,6 +130,8 @@ function drawState(ui, message) {
     if (error && made.field.advanced) made.box.closest("details").open = true;
   }
   ui.run.disabled = !message.ready;
+  ui.stop.hidden = !message.busy || ui.below.hasChildNodes(); // a dashboard has its own
+  ui.stop.disabled = false;
   ui.said.textContent = message.pending ? "Working out what it will cost …" : message.reason;
   ui.cell.textContent = message.cell || "It appears when the marked fields are mended.";
   ui.insert.disabled = ui.copy.disabled = !message.cell;
@@ -163,6 +173,21 @@ function insertCell(notebook, id, source) {
   notebook.insertCell(at < 0 ? notebook.cells.length : at + 1, { cell_type: "code", source, metadata: {} });
 }
 
+/** Show the dashboard of a run below the form; false where the host gives no way to. */
+async function showRun(model, ui, id, looks = MOST_LOOKS) {
+  const manager = model.widget_manager;
+  if (typeof manager?.get_model !== "function" || typeof manager.create_view !== "function") return false;
+  try {
+    const view = await manager.create_view(await manager.get_model(id));
+    ui.below.replaceChildren(view.el);
+    return true;
+  } catch {
+    if (!looks) return false; // a page that was just loaded learns of its widgets one by one
+    await new Promise((resolve) => setTimeout(resolve, FIND_MS));
+    return showRun(model, ui, id, looks - 1);
+  }
+}
+
 async function copyText(ui) {
   try {
     await navigator.clipboard.writeText(ui.cell.textContent);
@@ -178,9 +203,9 @@ async function copyText(ui) {
 
 function render({ model, el }) {
   const ui = build();
-  el.append(ui.root);
+  el.append(ui.root, ui.below);
   const view = `${Date.now()}-${Math.random()}`; // of several pages that show this form
-  const sent = { seq: 0, waiting: false, changes: {}, timer: 0, told: false };
+  const sent = { seq: 0, waiting: false, changes: {}, timer: 0, told: false, settle: 0, run: "" };
 
   const flush = () => {
     clearTimeout(sent.timer);
@@ -203,6 +228,7 @@ function render({ model, el }) {
   const onMessage = (message) => {
     sent.told = true;
     if (message.type === "form") {
+      if (message.view && message.view !== view && ui.id) return; // another page has just come
       drawForm(ui, message, onInput);
     } else if (message.type === "offers") {
       for (const [name, words] of Object.entries(message.offers)) {
@@ -214,6 +240,13 @@ function render({ model, el }) {
       drawState(ui, message);
       if (!sent.waiting) takeValues(message.values);
       flush();
+      clearTimeout(sent.settle);
+      if (!message.pending) sent.settle = setTimeout(() => model.send({ type: "settle" }), SETTLE_MS);
+    } else if (message.type === "run" && message.dashboard !== sent.run) {
+      sent.run = message.dashboard;
+      showRun(model, ui, message.dashboard).then((there) => {
+        if (there) ui.stop.hidden = true;
+      });
     }
   };
   ui.root.addEventListener("focusin", (event) => {
@@ -238,6 +271,10 @@ function render({ model, el }) {
     sent.changes = {};
     sent.waiting = true;
   });
+  ui.stop.addEventListener("click", () => {
+    ui.stop.disabled = true;
+    model.send({ type: "stop" });
+  });
   ui.insert.addEventListener("click", () => {
     const notebook = notebookOf(model);
     if (notebook) insertCell(notebook, ui.id, ui.cell.textContent);
@@ -261,6 +298,7 @@ function render({ model, el }) {
   return () => {
     clearTimeout(silent);
     clearTimeout(sent.timer);
+    clearTimeout(sent.settle);
     theme.disconnect();
     model.off("msg:custom", onMessage);
   };

@@ -2,8 +2,8 @@
 
 ::
 
-    page ──hello, set {name: raw}, run, offers──> on_message          form.js draws and holds nothing but what is typed
-         <──form (fields, values), state (errors, figures, cell)──
+    page ──hello, set {name: raw}, run, stop, offers, settle──> on_message     form.js draws, and holds nothing but
+         <──form (fields, values), state (errors, figures, cell), run──        what is typed
 
 Nothing but the code is in synced state, so a notebook that saves widget state stays small.
 """
@@ -16,11 +16,11 @@ from typing import Any
 
 import anywidget
 
-from nbadapt.widgets.texts import clip
+from nbadapt.widgets.texts import clip, sent
 
 HERE = Path(__file__).parent
-TEXT_BYTES = 2_000  # of one text in a message
-CELL_BYTES = 20_000
+TEXT_BYTES = 2_000  # of one text that is told
+WHOLE = frozenset({"values", "offers", "cell"})  # what the user wrote, and will run: never cut
 
 
 class FormWidget(anywidget.AnyWidget):
@@ -52,10 +52,11 @@ class FormWidget(anywidget.AnyWidget):
         self.send(_clean(message))
 
 
-def _clean(part: Any) -> Any:
-    """The same with every text cut to what a message may hold, and fit for one."""
+def _clean(part: Any, whole: bool = False) -> Any:
+    """The same with every text fit for a message, and cut where it is not the user's own."""
     if isinstance(part, str):
-        return clip(part, CELL_BYTES if "\n" in part else TEXT_BYTES)
+        text = sent(part)
+        return text if whole else clip(text, TEXT_BYTES)
     if isinstance(part, Mapping):
-        return {str(key): _clean(value) for key, value in part.items()}
-    return [_clean(value) for value in part] if isinstance(part, list | tuple) else part
+        return {sent(str(key)): _clean(value, whole or key in WHOLE) for key, value in part.items()}
+    return [_clean(value, whole) for value in part] if isinstance(part, list | tuple) else part

@@ -188,6 +188,7 @@ function drawState(ui, message) {
 function render({ model, el }) {
   const ui = build();
   el.append(ui.root);
+  const view = `${Date.now()}-${Math.random()}`; // of several pages that show this playground
   const shown = { seq: 0, silent: 0, checked: 0, told: false };
 
   const say = (message) => {
@@ -232,8 +233,11 @@ function render({ model, el }) {
     if (message.seq < shown.seq) return;
     shown.seq = message.seq;
     clearTimeout(shown.silent);
-    if (message.type === "page") drawPage(ui, message, onInput, (place) => say({ type: "best", place }));
-    else if (message.type === "column") drawColumn(ui, message);
+    if (message.type === "page") {
+      if (message.view !== view && ui.columns.length) return; // another page has come: what is typed here stays
+      drawPage(ui, message, onInput, (place) => say({ type: "best", place }));
+    }
+    if (message.type === "column") drawColumn(ui, message);
     else if (message.type === "state") drawState(ui, message);
   };
   const recolour = () => followTheme(ui);
@@ -242,7 +246,7 @@ function render({ model, el }) {
   for (const element of [document.documentElement, document.body]) theme.observe(element, { attributes: true });
   model.on("msg:custom", onMessage);
   followTheme(ui);
-  say({ type: "hello" });
+  say({ type: "hello", view });
   return () => {
     clearTimeout(shown.silent);
     clearTimeout(shown.checked);

@@ -30,11 +30,10 @@ from nbadapt.playing.session import Playground
 from nbadapt.playing.settings import Settings
 from nbadapt.widgets.play_columns import LINE_BYTES, NAME_BYTES, column, legend
 from nbadapt.widgets.play_report import bundle
-from nbadapt.widgets.texts import clip
+from nbadapt.widgets.texts import clip, sent
 
 HERE = Path(__file__).parent
 PUSH_SECONDS = 0.1  # between two messages about an answer that grows
-PROMPT_BYTES = 12_000
 DEAD = "The playground is live while its kernel runs."
 
 
@@ -114,16 +113,17 @@ class PlayWidget(anywidget.AnyWidget):
             self._sequence += 1
             self.send({"type": kind, "seq": self._sequence, **content})
 
-    def _tell_page(self) -> None:
-        """What does not change, and what a page that comes later has to begin with."""
+    def _tell_page(self, view: Any) -> None:
+        """What does not change, and what `view`, a page that has just come, begins with; others have it already."""
         asked = self._playground.round
         self._tell(
             "page",
             {
+                "view": view,
                 "token": self._token,
                 "fields": [described(field) for field in self._fields],
                 "values": self._raw,
-                "prompt": clip(self._prompt if asked is None else asked.prompt, PROMPT_BYTES),
+                "prompt": sent(self._prompt if asked is None else asked.prompt),  # whole: it will be asked again
                 "players": [
                     {"name": clip(p.name, NAME_BYTES), "about": clip(p.about, NAME_BYTES), "kind": p.kind}
                     for p in self._playground.players
@@ -200,7 +200,7 @@ class PlayWidget(anywidget.AnyWidget):
         match message:
             case {"type": "hello"}:
                 self.hello += 1
-                self._tell_page()
+                self._tell_page(message.get("view"))
                 self._push_columns()
             case {"type": "check", "values": dict(values)}:
                 self._take(values)
@@ -209,7 +209,7 @@ class PlayWidget(anywidget.AnyWidget):
                 if found is not None:
                     self._said = self._kept = ""
                     self._prompt = prompt
-                    playground.ask(prompt.encode("utf-8", "replace").decode("utf-8"), found)
+                    playground.ask(sent(prompt), found)
                     self._push_columns()
             case {"type": "stop"}:
                 playground.stop()

@@ -3,6 +3,7 @@
 
 const POLL_MS = 1000; // while some run goes on
 const READ_MS = 30; // while a long log is read, piece by piece
+const SEARCH_MS = 200; // of rest after a key, before the kernel looks for older runs too
 const SETTLE_MS = 1500; // of quiet before the picture for the saved notebook is drawn anew
 const SILENT_MS = 4000; // without an answer by then, say so
 
@@ -33,7 +34,8 @@ function drawChosen(ui, state, untick) {
   ui.qualityBox.hidden = !qualities.length;
   fill(ui.curve, curves.map((name) => [name, plain(name)]), state.ui.curve);
   fill(ui.cost, costs, state.ui.cost);
-  ui.actions.hidden = ui.charts.hidden = !ticked.length;
+  ui.charts.hidden = !ticked.length;
+  ui.actions.hidden = !ticked.length || state.closed;
   ui.ticked.textContent = ticked.length === 1 ? "1 ticked: tick another to compare" : `${ticked.length} ticked`;
   ui.edit.disabled = ticked.length !== 1;
   ui.edit.title = ticked.length === 1 ? "" : "for one ticked run";
@@ -158,10 +160,11 @@ function wireCurves(ui, overlay) {
 /** Messages to the kernel, one poll at a time, and what is said while it does not answer. */
 class Line {
   constructor(model, ui) {
-    Object.assign(this, { model, ui, silent: 0, poll: 0, settle: 0, waiting: 0, live: false });
+    Object.assign(this, { model, ui, silent: 0, poll: 0, search: 0, settle: 0, waiting: 0, live: false, closed: false });
   }
 
   say(message) {
+    if (this.closed) return;
     this.waiting += 1;
     clearTimeout(this.silent);
     this.silent = setTimeout(() => this.problem("Waiting for the kernel: a cell is running, or it is gone."), SILENT_MS);
@@ -181,13 +184,22 @@ class Line {
   /** Ask again soon, if something goes on and the page is seen. */
   follow(live, reading) {
     clearTimeout(this.poll);
-    if (!live) return;
+    if (!live || this.closed) return;
     const ask = () => (document.hidden || this.waiting ? this.follow(true, false) : this.say({ type: "poll" }));
     this.poll = setTimeout(ask, reading ? READ_MS : POLL_MS);
   }
 
   stop() {
-    for (const timer of [this.silent, this.poll, this.settle]) clearTimeout(timer);
+    for (const timer of [this.silent, this.poll, this.search, this.settle]) clearTimeout(timer);
+  }
+
+  /** The kernel has let the table go: what is there can be sorted, filtered and read. */
+  end() {
+    this.closed = true;
+    this.stop();
+    const { ui } = this;
+    for (const part of [ui.editor, ui.question, ui.refresh, ui.close]) part.hidden = true;
+    this.problem("The table is closed.");
   }
 }
 
@@ -200,7 +212,7 @@ function render({ model, el }) {
   const scatter = new Scatter(ui.scatter, ui.root);
   const tick = (id, on) => line.say({ type: "tick", id, on });
   const rows = new Rows(ui, state, tick);
-  let [question, table] = [null, { lines: [], more: 0 }];
+  let [question, opened, table] = [null, {}, { lines: [], more: 0 }]; // `opened`: what the editor began with
 
   const settle = () => {
     clearTimeout(line.settle);
@@ -225,6 +237,8 @@ function render({ model, el }) {
   ui.filter.addEventListener("input", () => {
     state.search = ui.filter.value;
     draw();
+    clearTimeout(line.search);
+    line.search = setTimeout(() => line.say({ type: "search", search: state.search }), SEARCH_MS);
     settle();
   });
   for (const what of ["quality", "curve", "cost"])
@@ -247,7 +261,7 @@ function render({ model, el }) {
   });
   ui.editor.addEventListener("submit", (event) => {
     event.preventDefault();
-    line.say({ type: "write", id: ui.editor.dataset.id, note: ui.note.value, tags: ui.tags.value });
+    line.say({ type: "write", id: ui.editor.dataset.id, note: ui.note.value, tags: ui.tags.value, opened });
   });
   for (const [part, back] of [[ui.editor, ui.edit], [ui.question, ui.remove]])
     part.addEventListener("keydown", (event) => event.key === "Escape" && fold(part, back));
@@ -257,10 +271,17 @@ function render({ model, el }) {
     state.sequence = null;
     line.say({ type: "hello" });
   };
-  const onAnswer = ({ answer, reading, problem, edit, written, question: asked }) => {
+  const onAnswer = ({ answer, reading, problem, edit, written, opened: newer, question: asked, closed }) => {
     line.answered();
+    if (closed) {
+      state.closed = true;
+      draw();
+      return line.end();
+    }
     line.problem(problem ?? "");
+    if (newer) opened = newer;
     if (edit) {
+      opened = { note: edit.note, tags: edit.tags };
       [ui.note.value, ui.tags.value, ui.editor.dataset.id] = [edit.note, edit.tags, edit.id];
       ui.editTitle.textContent = state.called(edit.id);
       ui.editor.hidden = false;
@@ -274,7 +295,7 @@ function render({ model, el }) {
       ui.question.hidden = false;
       ui.no.focus();
     }
-    if (!["poll", "settle", "hello", "edit", "ask"].includes(answer)) settle();
+    if (!["poll", "search", "settle", "hello", "edit", "ask"].includes(answer)) settle();
     if (problem) draw(); // a box that was ticked in vain is unticked
     const live = [...state.rows.values()].some((row) => row.live);
     if (line.live && !live) settle(); // the last run has ended: the picture tells so
@@ -297,6 +318,7 @@ function render({ model, el }) {
       state.ui = message.ui;
     }
     if (message.more !== undefined) state.more = message.more;
+    if (message.found) state.found = message.found;
     if (message.ids) {
       state.ids = message.ids;
       const there = new Set(state.ids);

@@ -3,11 +3,12 @@
 ::
 
     overview ──> RunsFeed ──messages──> runs.js           sorting and filtering are the page's own
-                    <── hello, poll, tick, choose, edit, write, ask, delete, settle, close
+                    <── hello, poll, search, tick, choose, edit, write, ask, delete, settle, close
 
-The page asks: it polls once a second while some run goes on, at once while a long log is read in pieces, and never
-otherwise, so that an open table keeps no idle kernel awake. Below the widget stands a static picture, which a saved
-notebook keeps; a live page hides it.
+The page filters what it has; the kernel says the same of all runs, and sends older ones that fit. The page polls once a
+second while some run goes on, at once while a long log is read in pieces, and never otherwise, so that an open table
+keeps no idle kernel awake. Below the widget stands a static picture, which a saved notebook keeps; a live page hides
+it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from nbadapt.widgets.texts import clip
 HERE = Path(__file__).parent
 LINE_BYTES = 300
 QUESTION_BYTES = 6_000
+SEARCH_CHARACTERS = 400
 DEAD = "The table of runs is live while its kernel runs."
 
 
@@ -100,8 +102,10 @@ class RunsWidget(anywidget.AnyWidget):
             self._draw_picture()
             if self._place is not None:
                 self._place.update({"text/plain": "", "text/html": ""}, raw=True)
-        self.layout.close()
-        self.close()
+        self.send({"answer": "close", "closed": True})
+        if self.hello <= 1:  # a page that was reloaded knows the widget, but not the display that was replaced
+            self.layout.close()
+            self.close()
 
     def _draw_picture(self) -> None:
         if self._picture is not None:
@@ -123,6 +127,9 @@ class RunsWidget(anywidget.AnyWidget):
             if kind == "close":
                 self.retire()
                 return
+            if self.closed:
+                self.send({"answer": kind, "closed": True})
+                return
             said: dict[str, Any] = {}
             try:
                 said = self._obey(message)
@@ -140,6 +147,8 @@ class RunsWidget(anywidget.AnyWidget):
         match message:
             case {"type": "hello"}:
                 self.hello += 1
+            case {"type": "search", "search": str(search)}:
+                feed.sought = clip(search, SEARCH_CHARACTERS)
             case {"type": "tick", "id": str(run_id), "on": bool(on)}:
                 if not feed.tick(run_id, on):
                     raise RequestError(f"{MOST_RUNS} runs are ticked: untick one, or the curves cannot be told apart")
@@ -152,11 +161,9 @@ class RunsWidget(anywidget.AnyWidget):
             case {"type": "choose", "what": "cost", "value": str(value)} if value in COSTS:
                 feed.cost = value
             case {"type": "edit", "id": str(run_id)}:
-                run = self._run(run_id)
-                return {"edit": {"id": run_id, "note": run.note, "tags": " ".join(run.tags)}}
-            case {"type": "write", "id": str(run_id), "note": str(note), "tags": str(tags)}:
-                self._write(self._run(run_id), note, tags.split())
-                return {"written": run_id}
+                return {"edit": {"id": run_id, **_written(self._run(run_id))}}
+            case {"type": "write", "id": str(run_id), "note": str(), "tags": str(), "opened": dict()}:
+                return self._write(self._run(run_id), message)
             case {"type": "ask", "ids": list(ids)}:
                 return self._ask([str(run_id) for run_id in ids])
             case {"type": "delete", "token": str(token)}:
@@ -172,14 +179,20 @@ class RunsWidget(anywidget.AnyWidget):
             raise RequestError(f"there is no run {run_id} any more")
         return known.run
 
-    def _write(self, run: Run, note: str, tags: list[str]) -> None:
-        """Only what changed is written: another kernel may have changed the rest."""
-        before = run.tags
+    def _write(self, run: Run, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Write only what was changed since the editor was opened: the rest may be another one by now."""
+        opened, note = message["opened"], message["note"]
+        before, tags = str(opened.get("tags", "")).split(), message["tags"].split()
+        mine = note != opened.get("note", "")
+        if mine and run.note not in {note, opened.get("note", "")}:
+            problem = f"not saved: the note was changed elsewhere meanwhile, to {run.note!r}. Save again to replace it"
+            return {"problem": clip(problem, LINE_BYTES), "opened": _written(run)}
         notes.change_tags(
             run.directory, add=[t for t in tags if t not in before], remove=[t for t in before if t not in tags]
         )
-        if note != run.note:
+        if mine and note != run.note:
             run.note = note
+        return {"written": run.id}
 
     def _ask(self, ids: list[str]) -> dict[str, Any]:
         question = deletion.ask([self._run(run_id) for run_id in ids])
@@ -193,6 +206,11 @@ class RunsWidget(anywidget.AnyWidget):
             raise RequestError("nothing was deleted: ask again, for the runs have changed meanwhile")
         self._asked = ("", ())
         deletion.delete([self._run(run_id) for run_id in ids])
+
+
+def _written(run: Run) -> dict[str, str]:
+    """What an editor is opened with."""
+    return {"note": run.note, "tags": " ".join(run.tags)}
 
 
 def _chosen(feed: RunsFeed, search: str, sort: str) -> list[Any]:

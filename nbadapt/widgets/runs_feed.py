@@ -3,7 +3,8 @@
 A message holds ``seq``, ``full`` (forget everything before it) and some of:
 
 - ``ui``: what is chosen: ticked ids, curve, quality and cost, with what may be chosen
-- ``ids``: all runs that are shown, newest first; ``more``: how many are left out
+- ``ids``: all runs that the page has, newest first; ``more``: how many are left out
+- ``found``: {search, places, all}: where in ``ids`` those stand that the last search fits, and how many it fits in all
 - ``rows``: [{id, cells, keys, metrics, live}, ...]; cells are texts by `CELLS`, keys numbers by `KEYS`
 - ``table``: what differs between the ticked runs: {lines: [[group, label, [cell, ...], [best place, ...]], ...], more}
 - ``curves``: [[id, split, n], ...] with one binary buffer: for each, n buckets as `thin.pack` writes them
@@ -16,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nbadapt.comparing.columns import COLUMNS
+from nbadapt.comparing.columns import COLUMNS, fits
 from nbadapt.comparing.comparison import MOST_RUNS
 from nbadapt.comparing.differences import Difference, differences
 from nbadapt.comparing.facts import Facts, Known, Overview, is_quality, measures, smaller_is_better
@@ -47,6 +48,7 @@ class RunsFeed:
         curve: what is drawn by step: "loss", or a metric of the evaluation.
         quality: the metric of the column and of the scatter.
         cost: a key of `COSTS`.
+        sought: what the page filters by: older runs that fit come before newer ones that do not.
         facts: what is known of all runs, newest first.
     """
 
@@ -55,6 +57,7 @@ class RunsFeed:
         self.search, self.sort = search, sort
         self.ticked: list[str] = []
         self.curve, self.quality, self.cost = "loss", "", "time"
+        self.sought = search
         self.facts: list[Facts] = []
         self._sequence = 0
         self._told: dict[Any, Any] = {}  # section, or row by id -> what the front end shows
@@ -134,10 +137,15 @@ class RunsFeed:
         return found
 
     def _sections(self) -> Iterable[tuple[Any, Any]]:
-        shown = self.facts[:MOST_ROWS]
+        fitting = {facts.id for facts in self.facts if fits(facts, self.sought)}
+        wanted = sorted(self.facts, key=lambda facts: facts.id not in fitting)[:MOST_ROWS]  # a stable order
+        ids = {facts.id for facts in wanted}
+        shown = [facts for facts in self.facts if facts.id in ids]
         yield "ui", self._ui()
         yield "ids", [facts.id for facts in shown]
         yield "more", len(self.facts) - len(shown)
+        places = [place for place, facts in enumerate(shown) if facts.id in fitting]
+        yield "found", {"search": self.sought, "places": places, "all": len(fitting)}
         for facts in shown:
             before = self._rows.get(facts.id)
             if before is None or before[0] != facts:

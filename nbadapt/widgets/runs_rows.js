@@ -160,10 +160,12 @@ class State {
     this.ids = [];
     this.rows = new Map();
     this.more = 0;
+    this.found = null; // what the kernel says of the last search, among all runs
     this.ui = null;
     this.search = "";
     this.sort = ""; // a column, with a dash in front the other way round; "" the newest first
     this.sequence = null;
+    this.closed = false;
   }
 
   cell(id, name) {
@@ -193,6 +195,11 @@ class State {
     return place >= 0 ? this.rows.get(id).keys[place] : this.cell(id, name).toLowerCase() || null;
   }
 
+  /** How the kernel answers the present search; null where it has not yet. */
+  answer() {
+    return this.found?.search === this.search ? this.found : null;
+  }
+
   fits(id) {
     const words = this.rows.get(id).cells.join("\n").toLowerCase();
     return this.search.toLowerCase().split(/\s+/).filter(Boolean)
@@ -201,14 +208,16 @@ class State {
 
   /** The ids to show, in order; as `chosen` of columns.py. */
   shown() {
-    const fit = this.ids.filter((id) => this.rows.has(id) && this.fits(id));
+    const answer = this.answer();
+    const there = answer ? answer.places.map((place) => this.ids[place]) : this.ids;
+    const fit = there.filter((id) => this.rows.has(id) && (answer || this.fits(id)));
     const name = this.sort.replace(/^-/, "");
     if (!name) return fit;
     const turn = (this.sort[0] === "-" ? -1 : 1) * (DESCENDS.includes(name) ? -1 : 1);
     const known = fit.map((id) => [this.key(id, name), id]);
-    const there = known.filter(([key]) => key !== null);
-    there.sort(([a], [b]) => (a < b ? -turn : a > b ? turn : 0));
-    return [...there.map(([, id]) => id), ...known.filter(([key]) => key === null).map(([, id]) => id)];
+    const ranked = known.filter(([key]) => key !== null);
+    ranked.sort(([a], [b]) => (a < b ? -turn : a > b ? turn : 0));
+    return [...ranked.map(([, id]) => id), ...known.filter(([key]) => key === null).map(([, id]) => id)];
   }
 }
 
@@ -231,9 +240,10 @@ class Rows {
       if (ui.body.contains(focus)) focus.focus({ preventScroll: true });
     }
     ui.none.hidden = rows.length > 0 || !state.ids.length;
-    const hidden = state.ids.length - rows.length;
-    const older = state.more ? `, ${state.more} older ones not shown` : "";
-    ui.count.textContent = (hidden ? `${rows.length} of ${state.ids.length}` : `${rows.length}`) + older;
+    const all = state.ids.length + state.more;
+    const fitting = state.search ? (state.answer()?.all ?? rows.length) : all;
+    const older = fitting > rows.length ? `, ${fitting - rows.length} older ones not shown` : "";
+    ui.count.textContent = (state.search && fitting < all ? `${rows.length} of ${all}` : `${rows.length}`) + older;
     for (const head of ui.heads) {
       const name = head.firstChild.dataset.name;
       const on = state.sort.replace(/^-/, "") === name;
@@ -262,6 +272,7 @@ class Rows {
     const [box, place] = row.firstChild.children;
     const at = state.ui.ticked.indexOf(id);
     box.checked = at >= 0;
+    box.disabled = state.closed;
     box.setAttribute("aria-label", `compare ${state.called(id)}`);
     row.dataset.ticked = String(at >= 0);
     place.textContent = at >= 0 ? String(at + 1) : "";

@@ -101,7 +101,12 @@ function draw(ui, state, chosen) {
     ui.chart.replaceChildren(svg);
     return;
   }
-  const xs = lines.flatMap((l) => l.points.map((p) => p[0])), ys = lines.flatMap((l) => l.points.map((p) => p[1]));
+  const best = ordered(state)[0];
+  const kind = (c) => (c.label === chosen.label ? "chosen" : c.state === "running" ? "running"
+    : c === best ? "best" : c.baseline ? "baseline" : ["dropped", "failed", "stopped"].includes(c.state) ? "gone" : "other");
+  const named = ["best", "running", "chosen"]; // these have their names and intervals drawn
+  const xs = lines.flatMap((l) => l.points.map((p) => p[0]));
+  const ys = lines.flatMap((l) => l.points.flatMap((p) => (loss || l.c !== best ? [p[1]] : p.slice(1))));
   const scale = (v) => (loss ? v : Math.log(v));
   let [x0, x1] = loss ? [0, 1] : [scale(Math.min(...xs)), scale(Math.max(...xs, state.rows))];
   if (x0 === x1) x0 -= 1;
@@ -129,26 +134,28 @@ function draw(ui, state, chosen) {
   svg.append(shape("text", { x: 12, y: (MARGIN.top + bottom) / 2, "text-anchor": "middle",
     transform: `rotate(-90 12 ${(MARGIN.top + bottom) / 2})`, class: "nbadapt-compare-axis" },
     loss ? "training loss (nats)" : `${state.metric} on validation rows`));
-  const best = ordered(state)[0];
-  const kind = (c) => (c.label === chosen.label ? "chosen" : c.state === "running" ? "running"
-    : c === best ? "best" : c.baseline ? "baseline" : ["dropped", "failed", "stopped"].includes(c.state) ? "gone" : "other");
-  const named = [];
+  const labels = [];
   const order = ["gone", "other", "baseline", "best", "running", "chosen"];
   for (const { c, points } of [...lines].sort((a, b) => order.indexOf(kind(a.c)) - order.indexOf(kind(b.c)))) {
     const path = points.map((p, i) => `${i ? "L" : "M"}${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join("");
     svg.append(shape("path", { d: path, "data-kind": kind(c), class: "nbadapt-compare-line" }));
+    if (!loss && named.includes(kind(c))) for (const p of points.filter((p) => p.length > 2)) {
+      const inside = (v) => Math.min(bottom, Math.max(MARGIN.top, y(v)));
+      svg.append(shape("line", { x1: x(p[0]), x2: x(p[0]), y1: inside(p[2]), y2: inside(p[3]), "data-kind": kind(c),
+        class: "nbadapt-compare-interval" }));
+    }
     if (!loss) for (const p of points) {
       svg.append(shape("circle", { cx: x(p[0]), cy: y(p[1]), r: kind(c) === "gone" ? 2 : 3.2, "data-kind": kind(c),
         class: "nbadapt-compare-point" }));
     }
-    if (["best", "running", "chosen"].includes(kind(c))) {
+    if (named.includes(kind(c))) {
       const end = points[points.length - 1];
-      named.push({ c, at: [x(end[0]), y(end[1])] });
+      labels.push({ c, at: [x(end[0]), y(end[1])] });
     }
   }
-  named.sort((a, b) => a.at[1] - b.at[1]);
+  labels.sort((a, b) => a.at[1] - b.at[1]);
   let above = -Infinity;
-  for (const { c, at } of named) {
+  for (const { c, at } of labels) {
     above = Math.max(at[1] + 4, above + LABEL_PX);
     const text = c.label.length > NAME_LETTERS ? `…${c.label.slice(1 - NAME_LETTERS)}` : c.label;
     svg.append(shape("text", { x: at[0] + 8, y: above, "data-kind": kind(c), class: "nbadapt-compare-name" }, text));
@@ -163,6 +170,8 @@ function cell(row, className, text) {
 }
 
 function fill(ui, state, chosen, act) {
+  const focus = document.activeElement;
+  const kept = ui.table.contains(focus) ? focus.getAttribute("aria-label") : null;
   const head = make("tr");
   for (const name of ["candidate", "state", state.metric, "rows", ""]) head.append(make("th", "", name));
   ui.table.tHead.replaceChildren(head);
@@ -175,7 +184,11 @@ function fill(ui, state, chosen, act) {
     name.title = c.note;
     const share = c.share === null ? "" : ` ${Math.round(100 * c.share)} %`;
     cell(row, "state", c.state + share);
-    cell(row, "number", last(c) ? number(last(c)[1]) : "");
+    const score = cell(row, "number", last(c) ? number(last(c)[1]) : "");
+    if (last(c) && last(c).length > 2) {
+      score.append(make("span", "between", `${number(last(c)[2])} to ${number(last(c)[3])}`));
+      score.title = "on the validation rows, with the 95 % interval";
+    }
     cell(row, "number", last(c) ? last(c)[0].toLocaleString("en") : "");
     const actions = cell(row, "actions");
     const clone = button("clone", "Clone", `Clone ${c.label} with a change`);
@@ -187,6 +200,9 @@ function fill(ui, state, chosen, act) {
     return row;
   });
   ui.table.tBodies[0].replaceChildren(...rows);
+  if (kept === null) return;
+  const again = [...ui.table.querySelectorAll("button")].find((b) => b.getAttribute("aria-label") === kept);
+  if (again && !again.disabled) again.focus({ preventScroll: true });
 }
 
 function followTheme(root) {
@@ -199,7 +215,7 @@ const ENDED = ["done", "stopped", "failed"];
 function render({ model, el }) {
   const ui = build();
   const chosen = { label: null };
-  let state = null, silence = null;
+  let state = null, silence = null, pressed = false;
   el.append(ui.root);
   const quiet = () => {
     clearTimeout(silence);
@@ -227,14 +243,17 @@ function render({ model, el }) {
     ui.title.textContent = `compare · ${state.candidates.length} candidates`;
     ui.stop.disabled = ui.add.disabled = ui.input.disabled = over;
     if (state.said) ui.said.textContent = state.said;
-    const focused = ui.table.contains(document.activeElement); // a button that is about to be pressed stays
-    if (!focused || over) fill(ui, state, chosen, act);
+    if (!pressed || over) fill(ui, state, chosen, act); // a button that is being pressed stays
     draw(ui, state, chosen);
     quiet();
   };
   model.on("msg:custom", hear);
   ui.stop.onclick = () => model.send({ type: "stop" });
   ui.views.onchange = () => state && draw(ui, state, chosen);
+  const hold = () => (pressed = true);
+  const release = () => (pressed = false);
+  for (const name of ["pointerdown", "keydown"]) ui.table.addEventListener(name, hold);
+  for (const name of ["pointerup", "pointercancel", "keyup", "blur"]) window.addEventListener(name, release);
   ui.table.onmouseleave = () => state && act.choose(null);
   ui.form.onsubmit = (event) => {
     event.preventDefault();
@@ -252,6 +271,7 @@ function render({ model, el }) {
   model.send({ type: "hello" });
   quiet();
   return () => {
+    for (const name of ["pointerup", "pointercancel", "keyup", "blur"]) window.removeEventListener(name, release);
     theme.disconnect();
     size.disconnect();
     clearTimeout(silence);

@@ -10,7 +10,6 @@ The state is a few hundred bytes a candidate; nothing but the code is in synced 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,15 @@ import anywidget
 from nbadapt.errors import NbadaptError
 from nbadapt.events import Metric, Progress
 from nbadapt.selection import specs
-from nbadapt.selection.contest import FINISHED
-from nbadapt.settings import shown
+from nbadapt.selection.comparison import validation
+from nbadapt.selection.entry import FINISHED
 from nbadapt.widgets.summary import duration
 from nbadapt.widgets.texts import clip
 
 if TYPE_CHECKING:
-    from nbadapt.selection.contest import Contest, Entry
+    from nbadapt.selection.contest import Contest
+    from nbadapt.selection.entry import Entry
+    from nbadapt.selection.trials import Trial
 
 HERE = Path(__file__).parent
 MOST_POINTS = 48  # of the loss of one candidate
@@ -41,6 +42,7 @@ class ContestFeed:
         self._contest = contest
         self._losses: dict[str, list[tuple[float, float]]] = {}  # label -> (share done, loss), of its last run
         self._shares: dict[str, float] = {}
+        self._points: dict[str, tuple[float, ...]] = {}  # by trial
         self._run = ""
         self._seen = self._total = 0
         self._every = self._count = 1
@@ -63,7 +65,7 @@ class ContestFeed:
     def _candidate(self, place: int, entry: Entry) -> dict[str, Any]:
         contest = self._contest
         seed = entry.trials[0].seed if entry.trials else None
-        points = [(t.rows, contest.measure.figure([t.said])) for t in entry.trials if t.said and t.seed == seed]
+        points = [self._point(t) for t in entry.trials if t.said and t.seed == seed]
         now = contest.current is entry
         return {
             "place": place,
@@ -74,8 +76,15 @@ class ContestFeed:
             "points": sorted(points),
             "losses": self._losses.get(entry.label, []),
             "share": self._shares.get(entry.label) if now else None,
-            "text": clip(written(entry), TEXT_BYTES),
+            "text": clip(specs.line(entry.candidate.spec), TEXT_BYTES),
         }
+
+    def _point(self, trial: Trial) -> tuple[float, ...]:
+        """Training rows, the figure, and the ends of its interval, computed once."""
+        if trial.key not in self._points:
+            figures = (round(value, 5) for value in validation(self._contest, trial) if value is not None)
+            self._points[trial.key] = (trial.rows, *figures)
+        return self._points[trial.key]
 
     def _follow(self) -> None:
         """Take in what the run at work has told since the last look; of a long one every n-th loss."""
@@ -104,20 +113,6 @@ class ContestFeed:
         if len(losses) > MOST_POINTS:
             del losses[1::2]
             self._every *= 2
-
-
-def written(entry: Entry) -> str:
-    """A candidate as a line of the cell, to be changed and added."""
-    spec = entry.candidate.spec
-    parts = [f"{name}: {_yaml(value)}" for name, value in spec.settings.items()]
-    parts += [f"model: {spec.model_name}"] if spec.model_name else []
-    parts += [f"prompt: {json.dumps(spec.prompt, ensure_ascii=False)}"] if spec.prompt else []
-    return f"{spec.method}: {{{', '.join(parts)}}}"
-
-
-def _yaml(value: Any) -> str:
-    """A setting as YAML within braces; JSON is YAML, but writes small rates in a form that YAML reads as text."""
-    return shown(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 class ContestDashboard(anywidget.AnyWidget):

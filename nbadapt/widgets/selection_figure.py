@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import RequestError, did_you_mean
+from nbadapt.selection.comparison import validation
+from nbadapt.selection.verdict import front
 from nbadapt.widgets.figure import DPI, GRID, INK, PAPER
 
 if TYPE_CHECKING:
@@ -72,7 +75,8 @@ def _cost(place: Place, cost: str) -> float | None:
 
 def _draw_places(axes: Axes, found: Verdict, cost: str) -> None:
     _, label, unit = COSTS[cost]
-    points = [(place, x / unit) for place in found.places if (x := _cost(place, cost)) is not None]
+    places = front([replace(place, cost=_cost(place, cost)) for place in found.places], found.measure)
+    points = [(place, place.cost / unit) for place in places if place.cost is not None]
     if not points:
         axes.text(0.5, 0.5, "nothing to draw yet", color=INK, ha="center", transform=axes.transAxes)
     costs = [x for _, x in points]
@@ -91,28 +95,31 @@ def _draw_places(axes: Axes, found: Verdict, cost: str) -> None:
             color=ink, fontweight="bold", annotation_clip=False,
         )  # fmt: skip
     edge = sorted((x, place.value) for place, x in points if place.front)
-    if cost == "time" and len(edge) > 1:
+    if len(edge) > 1:
         axes.plot([x for x, _ in edge], [y for _, y in edge], color=FRONT, linewidth=1.2, alpha=0.6, zorder=0)
     axes.margins(0.16)
     better = "larger" if found.measure.larger else "smaller"
     _frame(axes, label, f"{found.measure.label} on test rows ({better} is better)")
-    if any(place.front for place, _ in points) and cost == "time":
+    if edge:
         axes.set_title("blue: Pareto front; diamond: advised; squares: baselines", color=INK, fontsize=8, loc="left")
 
 
 def _draw_curves(axes: Axes, contest: Contest, found: Verdict) -> None:
-    """Scores of finished models on growing shares of the rows; those that were dropped are pale."""
+    """Scores of finished models on growing shares of the rows, with intervals; those that were dropped are pale."""
     named = numbers(found)
     drawn = False
     for entry in contest.entries:
         seed = entry.trials[0].seed if entry.trials else None
-        points = sorted((t.rows, contest.measure.figure([t.said])) for t in entry.trials if t.said and t.seed == seed)
+        trials = sorted((t for t in entry.trials if t.said and t.seed == seed), key=lambda trial: trial.rows)
+        points = [(trial.rows, *validation(contest, trial)) for trial in trials]
         if not points:
             continue
         drawn = True
         there = entry.label in named
         ink = FRONT if found.best is not None and entry.label == found.best.label else OTHER if there else MUTED
-        xs, ys = [x for x, _ in points], [y for _, y in points]
+        xs, ys, low, high = map(list, zip(*points, strict=True))
+        if there:
+            axes.vlines(xs, low, high, color=ink, linewidth=0.9, alpha=0.55)
         axes.plot(xs, ys, color=ink, linewidth=1.4 if there else 0.9, marker="o", markersize=3.5 if there else 2.5)
         if there:
             axes.annotate(

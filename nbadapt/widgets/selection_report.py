@@ -27,9 +27,9 @@ MOST_NOTICES = 8
 _CELL = "text-align:left;vertical-align:top;padding:2px 10px 2px 0"
 _NUMBER = "text-align:right;vertical-align:top;padding:2px 10px 2px 0;white-space:nowrap"
 
-HEADINGS = ("", "candidate", "test", "95 % interval", "validation", "rows", "making, s", "1,000 answers, s",
-            "peak memory", "trained", "on disk", "tokens", "forgotten", "state")  # fmt: skip
-RIGHT = range(2, 13)
+HEADINGS = ("", "candidate", "test", "95 % interval", "seeds", "validation", "95 % interval", "rows", "making, s",
+            "1,000 answers, s", "memory", "trained", "on disk", "tokens", "forgotten", "state")  # fmt: skip
+RIGHT = range(2, 15)
 
 
 def bundle(contest: Contest, found: Verdict) -> dict[str, Any]:
@@ -84,7 +84,6 @@ def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
         label = record["candidate"]
         value = record.get(contest.measure.name)
         mark = "◆" if label == best else "●" if record.get("front") else ""
-        interval = "" if value is None else f"{record['low']:.3f} to {record['high']:.3f}"
         state = record["state"] or ""
         reason = clip(record["reason"] or "", REASON_BYTES)
         rows.append(
@@ -92,12 +91,14 @@ def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
                 f"{named.get(label, '')} {mark}".strip(),
                 clip(label, NAME_BYTES) + (" (baseline)" if record.get("baseline") else ""),
                 _figure(value),
-                interval,
+                _between(record.get("low"), record.get("high")),
+                _between(record.get("lowest_seed"), record.get("highest_seed")),
                 _figure(record.get("validation")),
+                _between(record.get("validation_low"), record.get("validation_high")),
                 _whole(record.get("rows")),
                 _seconds(record.get("seconds")),
                 _seconds(record.get("inference")),
-                gibibytes(record["memory"]) if record.get("memory") else "",
+                gibibytes(record["memory"]) if record.get("memory") is not None else "",
                 amount(record["trainable"]) if record.get("trainable") is not None else "",
                 gibibytes(record["artifact"]) if record.get("artifact") else "",
                 _whole(record.get("tokens")),
@@ -110,6 +111,10 @@ def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def _whole(value: float | None) -> str:
@@ -173,9 +178,13 @@ th, td {{ border-bottom: 1px solid #8884; }} img {{ max-width: 100%; border-radi
 """
 LEGEND = (
     "◆ is what is advised, chosen on the validation rows; ● lies on the Pareto front of test figure and time. "
-    "Validation figures of candidates that were dropped are from fewer training rows. Making: seconds of work up to "
-    "the first answer. Peak memory is that of the whole process, or of the accelerator. Forgotten: the change of the "
-    "loss on a general text, or where an encoder has no loss, the drift of its hidden states (0: none)."
+    "Validation figures of candidates that were dropped are from fewer training rows; those that prompt are asked "
+    "fewer validation rows instead. Intervals are for other rows of this kind, with the models that were trained "
+    "here; what other seeds make of it is in none of them: where several were tried, seeds has the lowest and the "
+    "highest figure. Making: seconds of work up to the first answer. Memory is the peak of what the trial took beyond "
+    "what was in use before it, its base model counted. 1,000 answers: timed on a few rows, without any kept answers "
+    "and vectors. Forgotten: the change of the loss on a general text, or where an encoder has no loss, the drift of "
+    "its hidden states (0: none)."
 )
 
 
@@ -209,7 +218,6 @@ def _pairs_table(pairs: Sequence[tuple[str, ...]]) -> str:
 def _how(contest: Contest) -> list[str]:
     from nbadapt.store import versions
 
-    asked = contest.prepared.asked
     tests = (
         "Paired tests on the test rows: exact McNemar for right and wrong, sign flips for other values, random swaps "
         "for macro F1; all pairs together at 5 % after Holm."
@@ -224,10 +232,23 @@ def _how(contest: Contest) -> list[str]:
         *contest.notices,
         "Each rung trains anew on a part of the training rows; a method's weaker settings are dropped on the way.",
         tests,
-        f"Seeds of the last candidates: {asked.seeds}. Budget: {_budget(contest)}.",
+        f"{_seeds(contest)} Budget: {_budget(contest)}.",
         *settings,
         f"{written}, {platform.machine()}, {named}",
     ]
+
+
+def _seeds(contest: Contest) -> str:
+    """How often the last candidates were trained, and what that says."""
+    asked = contest.prepared.asked.seeds
+    if asked == 1:
+        return "Seeds of the last candidates: 1, so that nothing is known of what another seed would change."
+    short = [f"{len(e.test)} of {e.label}" for e in contest.entries if e.test and len(e.test) < asked]
+    fewer = f" (only {', '.join(short)})" if short else ""
+    return (
+        f"Seeds of the last candidates: {asked}{fewer}. Figures are means over them; intervals and tests are about "
+        "other rows, and take the models as they are."
+    )
 
 
 def _budget(contest: Contest) -> str:

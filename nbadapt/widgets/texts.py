@@ -58,7 +58,7 @@ def clip(text: str, most: int) -> str:
 
     Lone surrogates, which no message can carry, become question marks.
     """
-    start = text[:most].encode("utf-8", "replace").decode("utf-8")
+    start = sent(text[:most])
     if len(start) == len(text) and _weight(start) <= most:
         return start
     low, high = 0, len(start)
@@ -66,6 +66,11 @@ def clip(text: str, most: int) -> str:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _weight(start[:middle]) <= most - 3 else (low, middle - 1)
     return start[:low].rstrip() + "…"
+
+
+def sent(text: str) -> str:
+    """The same with question marks for lone surrogates, which no message can carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _weight(text: str) -> int:

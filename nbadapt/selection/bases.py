@@ -1,0 +1,81 @@
+"""Base models in memory: each read once, as far as there is room for it beside the others.
+
+A comparison is to take no more than its largest candidate does, and a tenth (`SLACK`): within that, the budget and what
+is free, the bases of other candidates stay. Where they do not fit, all are let go, and what is read anew is kept small
+by the order of the work: see `Bases.order`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nbadapt import models
+from nbadapt.memory import available_bytes
+
+if TYPE_CHECKING:
+    from nbadapt.selection.candidates import Candidate
+
+SLACK = 1.1  # of the predicted peak of the largest candidate
+
+
+class Bases:
+    """The base models that a comparison has in memory.
+
+    Args:
+        candidates: all that take part.
+        limit: bytes that the comparison may take; None: no more than there are.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], limit: int | None) -> None:
+        self._largest = max((one.estimate.peak for one in candidates), default=0)
+        self._limit = limit
+        self._held: dict[str, int] = {}  # path of a base -> bytes of its weights
+        self._last = ""
+
+    def make_room(self, candidate: Candidate) -> None:
+        """Let go of the other bases where a candidate would not fit beside them."""
+        path = base_of(candidate)
+        if not path:
+            return
+        if path not in self._held and self._held and not self._fits(candidate):
+            self.let_go()
+        self._held[path] = max(self._held.get(path, 0), candidate.estimate.memory.get("weights", 0))
+        self._last = path
+
+    def _fits(self, candidate: Candidate) -> bool:
+        peak = candidate.estimate.peak
+        most = SLACK * max(self._largest, peak)
+        if self._limit is not None:
+            most = min(most, self._limit)
+        free = available_bytes(candidate.job.device)
+        return sum(self._held.values()) + peak <= most and (free is None or peak <= free)
+
+    def let_go(self) -> None:
+        """Let go of all of them."""
+        self._held = {}
+        gc.collect()
+        models.free()
+
+    def order(self, candidate: Candidate) -> tuple[int, str]:
+        """A sort key: what reads no model, then what is in memory, then one model after the other."""
+        path = base_of(candidate)
+        return (0 if not path else 1 if path == self._last else 2 if path in self._held else 3), path
+
+
+def base_of(candidate: Candidate) -> str:
+    """The path of the base model whose weights a candidate reads; "" where it reads none."""
+    return models.base_ref(candidate.job.model).path if candidate.reads_model else ""
+
+
+def give_back() -> None:
+    """Return what the C library holds of freed memory to the system: else the next peak would not show above it."""
+    gc.collect()
+    models.release_cached_memory()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+        if trim is not None:
+            trim(0)
