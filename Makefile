@@ -3,6 +3,7 @@
 # make test       set everything up, lint, run the tests        make test-slow   the tests that take minutes
 # make lint       style, formatting and types                   make clean       remove what was built
 # make docs       build the site into build/docs, with warnings as errors
+# make linkcheck  ask whether the addresses that the site links to still answer (needs a network)
 # make matrix     try every method on every architecture, and write docs/methods.md (minutes)
 # make screenshots   take the pictures of README anew, in JupyterLab in Chromium (minutes)
 #
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 NOTEBOOK := example_notebooks/01_quickstart.ipynb
 
-.PHONY: demo lab test test-slow lint docs matrix screenshots kernels clean setup
+.PHONY: demo lab test test-slow lint docs linkcheck matrix screenshots kernels clean setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -39,6 +40,10 @@ lint: setup
 # The pages of the methods are made from the plugins meanwhile.
 docs: setup
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
+
+# Not part of the tests: other people's servers decide.
+linkcheck: setup
+	$(BIN)/sphinx-build --quiet --keep-going --builder linkcheck docs build/linkcheck
 
 matrix: setup
 	$(BIN)/python -m nbadapt.testing.matrix

@@ -28,6 +28,9 @@ html_show_sphinx = False
 html_copy_source = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
+linkcheck_anchors = False  # pages of code hosts make theirs in the browser
+linkcheck_retries, linkcheck_timeout = 2, 20  # seconds
+
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"

@@ -4,29 +4,26 @@
 
     module docstring ──> what it is, diagram and equation, sizes, when to use it and when not
     Config           ──> settings          support.json ──> where it works
-    benchmarks/results/*.jsonl ──> what it costs beside the others
+    method_costs ──> what it costs beside the others
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import method_costs
+from method_costs import table
 
 from nbadapt import manual, registry, settings, support
 from nbadapt.method import Method
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 USE, NOT = "When to use it:", "When not:"
-BENCHMARKS = {
-    "classification": ("2,000 film reviews with MiniLM, on 2 cores", "accuracy", max),
-    "generation": ("128 rows of school mathematics with SmolLM2-135M, on 1 core", "loss", min),
-}
 
 
 class About(NamedTuple):
@@ -127,18 +124,25 @@ def page(method: type[Method]) -> str:
         f"**Use it** {_lower(found.use)}" if found.use else "",
         f"**Not** {_lower(found.avoid)}" if found.avoid else "",
         "## An example",
-        "```text\n" + manual.example_cell(method) + "\n```",
+        *_example(method),
         *_needs(method),
         "## Settings",
         _settings(method),
         "## Where it works",
         _support(method),
         "## What it costs",
-        _costs(method.name),
+        method_costs.of_method(method.name),
         "## Reference",
         f"<{method.reference}>",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _example(method: type[Method]) -> Iterator[str]:
+    shown = manual.example(method)
+    if shown.before:
+        yield f"```python\n{shown.before}\n```"
+    yield f"```text\n{shown.cell}\n```"
 
 
 def _lower(sentence: str) -> str:
@@ -190,57 +194,6 @@ def _support(method: type[Method]) -> str:
         return "Not tried yet."
     lead = "As found by trying it on a tiny model of each architecture; [all methods](../methods.md) side by side."
     return lead + "\n\n" + table(("architecture", "works for", "otherwise"), rows)
-
-
-def _costs(name: str) -> str:
-    """The method's figures, with those of the others around them, from the benchmarks."""
-    found = [costs(task, name) for task in BENCHMARKS if any(r["method"] == name for r in _records(task))]
-    return "\n\n".join(found) or "Nothing is trained, or no benchmark measures it beside others: `--dry-run` tells."
-
-
-def costs(task: str, name: str = "", up: str = "../") -> str:
-    """What all methods cost on a task, best first; that of one method is set off.
-
-    Args:
-        task: one of `BENCHMARKS`.
-        name: the method.
-        up: from the page to the root of the site.
-    """
-    what, figure, better = BENCHMARKS[task]
-    rows = [_cost_row(record, figure, record["method"] == name) for record in _sorted(_records(task), figure, better)]
-    head = ("method", figure, "trained parameters", "training, s", "memory, MiB", "on disk, KiB")
-    measured = f"[How it was measured]({up}measured/finetuning_methods_{task}.md)."
-    return f"On {what}, with each method's defaults. {measured}\n\n{table(head, rows)}"
-
-
-def _records(task: str) -> list[dict[str, Any]]:
-    """The runs of nbadapt itself that the benchmark's table shows: one of each method."""
-    path = RESULTS / f"finetuning_methods_{task}.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [r for r in found if r["side"] == "nbadapt" and r["seed"] == 0 and r["rows"] in {128, 2000}]
-    return list({record["method"]: record for record in found}.values())
-
-
-def _sorted(records: Sequence[Mapping[str, Any]], figure: str, better: Any) -> list[Mapping[str, Any]]:
-    return sorted(records, key=lambda record: record[figure], reverse=better is max)
-
-
-def _cost_row(record: Mapping[str, Any], figure: str, mine: bool) -> tuple[str, ...]:
-    cells = (
-        f"`{record['method']}`",
-        f"{record[figure]:.3f}",
-        f"{record['trainable']:,}",
-        f"{record['training']:.0f}",
-        f"{record['peak'] / 2**20:,.0f}",
-        f"{record['size'] / 2**10:,.0f}",
-    )
-    return tuple(f"**{cell}**" for cell in cells) if mine else cells
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the cells are Markdown already."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _code(text: str) -> str:

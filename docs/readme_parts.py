@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
-import method_pages
+import method_costs
+from sphinx.pycode import ModuleAnalyzer
 
 from nbadapt import origins, store
 
@@ -15,9 +18,11 @@ FOLDER = "_parts"
 
 
 def sections(text: str) -> dict[str, str]:
-    """Heading of the second level -> what stands below it."""
+    """Heading of the second level -> what stands below it; that of the third level alike, without what is above."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    lower = [each for section in found.values() for each in re.split(r"^### (.+)$", section, flags=re.MULTILINE)[1:]]
+    return {**found, **dict(zip(lower[::2], lower[1::2], strict=True))}
 
 
 def rebased(text: str) -> str:
@@ -49,11 +54,14 @@ def write(docs: Path) -> None:
     }
     parts["contributing"] = rebased((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     parts["changelog"] = rebased((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
-    for task in method_pages.BENCHMARKS:
-        parts[f"costs-{task}"] = method_pages.costs(task, up="")
+    for task in method_costs.BENCHMARKS:
+        parts[f"costs-{task}"] = method_costs.costs(task, up="")
+    parts["costs-prompting"] = method_costs.prompting(up="")
     _write_measured(docs / "measured", parts["measured"])
     parts["run-folder"] = _tree(store)
     parts["plugin-limit"] = _tree(origins)
+    for module in ("nbadapt.parts", "nbadapt_plugins.bases"):
+        parts[f"api-{module.rpartition('.')[2]}"] = _members(module)
     for name, text in parts.items():
         _write(folder / f"{name}.md", text)
 
@@ -66,7 +74,10 @@ def _write_measured(folder: Path, lead: str) -> None:
         text = re.sub(r"\]\(\.\./(\w+\.py)\)", r"](../../benchmarks/\1)", file.read_text(encoding="utf-8"))
         _write(folder / file.name, text)
         names.append(file.stem)
-    lead = lead.replace("](measured/", "](")
+    for old in folder.glob("*.md"):  # of a table that is gone
+        if old.stem not in {*names, "index"}:
+            old.unlink()
+    lead = lead.replace("](measured/", "](").replace("](../", "](../../")  # one folder further down
     toctree = "```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
     _write(folder / "index.md", f"# Measured\n\n{lead.strip()}\n\n{toctree}")
 
@@ -78,6 +89,21 @@ def _write(path: Path, text: str) -> None:
 
 def _slug(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def _members(module: str) -> str:
+    """Directives for the public names of a module whose homes are elsewhere, which `automodule` does not see."""
+    public = importlib.import_module(module)
+    lines = [f".. py:currentmodule:: {module}\n"]
+    for name in public.__all__:
+        value = getattr(public, name)
+        if callable(value):
+            lines.append(f".. auto{'class' if inspect.isclass(value) else 'function'}:: {module}.{name}\n")
+        else:
+            home, _, attribute = public._HOMES[name].partition(":")
+            said = ModuleAnalyzer.for_module(home).find_attr_docs()["", attribute]
+            lines.append(f".. py:data:: {name}\n\n" + textwrap.indent("\n".join(said), "   "))
+    return "```{eval-rst}\n" + "\n".join(lines) + "```\n"
 
 
 def _tree(module: object) -> str:

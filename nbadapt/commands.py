@@ -320,7 +320,7 @@ COMMANDS: Mapping[str, Command] = {
         Command(
             "rank",
             "--model M --prompts P --as NAME",
-            "choose between answers of models, blind: preferences for reward models, DPO and PPO",
+            "choose between answers of models, blind: preferences that others are trained on",
             parse=_rank,
         ),
         Command("check", "NAME", "whether a method, store, provider or model keeps the contract: every rule", _check),

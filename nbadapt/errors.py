@@ -78,7 +78,6 @@ class Stopped(BaseException):
     """The user asked to stop. Not an Exception, so that ``except Exception`` in a library cannot eat it."""
 
 
-# What other libraries and people call some settings.
 OTHER_NAMES = {
     "lr": "learning_rate",
     "bs": "batch_size",
@@ -92,7 +91,9 @@ OTHER_NAMES = {
     "max_seq_length": "max_length",
     "per_device_train_batch_size": "batch_size",
 }
-AS_NEAR = 0.15  # how much less alike than the nearest word a second one may be
+"""What other libraries and people call some settings -> what they are called here."""
+
+_AS_NEAR = 0.15  # how much less alike than the nearest word a second one may be
 
 
 def nearest(word: str, valid: Iterable[str], *, most: int = 3) -> list[str]:
@@ -106,7 +107,7 @@ def nearest(word: str, valid: Iterable[str], *, most: int = 3) -> list[str]:
         return [here]
     close = difflib.get_close_matches(word, words, n=most, cutoff=0.5)
     alike = [difflib.SequenceMatcher(None, other, word).ratio() for other in close]
-    return [other for other, ratio in zip(close, alike, strict=True) if ratio >= alike[0] - AS_NEAR]
+    return [other for other, ratio in zip(close, alike, strict=True) if ratio >= alike[0] - _AS_NEAR]
 
 
 def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str:

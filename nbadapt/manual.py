@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbadapt import origins, registry
-from nbadapt.method import ADVANCED
+from nbadapt.method import ADVANCED, Example
 from nbadapt.options import COLUMNS, options, setting_flag
 from nbadapt.settings import describe
 from nbadapt.tables import Code, Page, Table
@@ -15,6 +17,32 @@ if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
 
 NO_METHODS = "No method is installed."
+
+_NOTHING = {"", "none", '""'}
+_ASKED = ("Are you open on Sunday?", "Can I rent a tandem?", "My chain snapped. What now?", "Do you buy old bikes?")
+_ANSWERS = ("Yes, from 11 to 16.", "Yes, we have two of them.", "Bring it in, we mend it today.", "No, we only sell.")
+_PAIRS = tuple(
+    {"prompt": a, "chosen": b, "rejected": "Ask somebody else."} for a, b in zip(_ASKED, _ANSWERS, strict=True)
+)
+_ROWS = tuple({"prompt": a, "completion": b} for a, b in zip(_ASKED, _ANSWERS, strict=True))
+
+
+def _listed(name: str, rows: Iterable[Mapping[str, str]]) -> str:
+    """Python that binds a list of rows to a variable."""
+    return "\n".join([f"{name} = [", *(f"    {json.dumps(row)}," for row in rows), "]"])
+
+
+_TABLES = {
+    "classification": (
+        "minilm",
+        "messages",
+        'from nbadapt import datasets\n\nmessages = datasets.load("bicycle_shop")  # columns text and label',
+    ),
+    "preference": ("smollm2", "pairs", _listed("pairs", _PAIRS)),
+    "generation": ("smollm2", "answered", _listed("answered", _ROWS)),
+    "text": ("smollm2", "texts", _listed("texts", ({"text": text} for text in _ANSWERS))),
+}
+"""Task -> a packaged model for it, the variable with its rows, and a cell that makes them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,7 @@ def _status(method: type[Method]) -> str:
 
 
 def method_page(name: str) -> Page:
-    """What one method does, its settings and an example cell.
+    """What one method does, its settings and an example.
 
     Raises:
         RequestError: there is no such method.
@@ -89,24 +117,28 @@ def method_page(name: str) -> Page:
         empty="It has no settings.",
     )
     facts = f"Tasks: {', '.join(sorted(method.tasks))}. Reference: {method.reference}"
-    parts: list[str | Code | Table[Any]] = [facts, table, Code(example_cell(method))]
+    shown = example(method)
+    parts: list[str | Code | Table[Any]] = [facts, table, *(Code(cell) for cell in (shown.before, shown.cell) if cell)]
     if registry.missing_requirements(method):
         parts.insert(1, f"To use it, run:  {registry.install_command(method)}")
     return Page(f"%%{method.verb} {method.name}: {method.summary}", *parts)
 
 
-def example_cell(method: type[Method]) -> str:
-    """A cell that runs as it stands where the variables that it names are there."""
+def example(method: type[Method]) -> Example:
+    """The cell that a method declares, or one made of its settings for the first of its tasks in `_TABLES`."""
+    if method.example is not None:
+        return method.example
     settings = describe(method)
     if method.verb == "finetune":
+        model, name, before = next(_TABLES[task] for task in _TABLES if task in method.tasks)
         fields = method.Config.model_fields
-        telling = [s for s in settings if s.default != "none" and fields[s.name].json_schema_extra != ADVANCED]
-        body = "\n".join(f"{setting.name}: {setting.default}" for setting in telling[:3])
-        return f"%%finetune {method.name} --model smollm2 --data train_df --as tuned\n{body}"
-    first = settings[0] if settings else None
-    value = first.default if first and first.default not in {"", "none", '""'} else "NAME"
-    option = f" {setting_flag(first.name)} {value}" if first else ""
-    return f"%%prompt {method.name} --model smollm2{option}\nQuestion: {{{{question}}}}\nAnswer:"
+        telling = [s for s in settings if s.default not in _NOTHING and fields[s.name].json_schema_extra != ADVANCED]
+        body = "".join(f"\n{setting.name}: {setting.default}" for setting in telling[:3])
+        return Example(f"%%finetune {method.name} --model {model} --data {name} --as tuned{body}", before)
+    first = next((setting for setting in settings if setting.default not in _NOTHING), None)
+    option = f" {setting_flag(first.name)} {first.default}" if first else ""
+    cell = f"%%prompt {method.name} --model smollm2{option}\nQuestion: {{{{question}}}}\nAnswer:"
+    return Example(cell, 'question = "Why do bicycle chains wear out?"')
 
 
 def magic_page(verb: Verb) -> Page:

@@ -218,6 +218,19 @@ class Predictions:
         return len(self.probabilities)
 
 
+@dataclass(frozen=True)
+class Example:
+    """A cell that shows a method at work, for its help page; behind `before` it runs as it stands.
+
+    Attributes:
+        cell: the whole cell, its line and its body.
+        before: a cell of Python that makes what the first one names; "" where it names nothing.
+    """
+
+    cell: str
+    before: str = ""
+
+
 class Adapted:
     """A model as a run left it, in memory and ready to use. Methods return a subclass from `Method.load`.
 
@@ -319,6 +332,7 @@ class Method(ABC):
         baseline: whether it is so cheap that everything else should be held against it: ``%%compare`` always tries it.
         contract: the version of this contract that it was written for; 1 where it states none.
         exports: the formats that `export` can write.
+        example: a cell that shows it, for methods that need more than the one made of their settings; None: that one.
         Config: its settings.
     """
 
@@ -332,6 +346,7 @@ class Method(ABC):
     baseline: ClassVar[bool] = False
     contract: ClassVar[int] = 1  # the first one; not CONTRACT, or an old plugin would claim to be of today
     exports: ClassVar[frozenset[str]] = frozenset()
+    example: ClassVar[Example | None] = None
     Config: ClassVar[type[Config]] = Config
 
     @classmethod
@@ -374,7 +389,7 @@ class Method(ABC):
 
         `emit` blocks while the user pauses, and raises `Stopped` once when the user stops: at the first event
         that follows. The method then saves what it has and returns its outcome, or lets Stopped through.
-        Call it at least once a step. `nbadapt.steering.offer` lets the user do more while it works.
+        Call it at least once a step. `nbadapt.parts.offer_steering` lets the user do more while it works.
         """
 
     @abstractmethod

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _KEY = "names"
 RUN_OR_FUNCTION: dict[str, Any] = {_KEY: "run or function"}
+"""``json_schema_extra`` of a setting that names a run or a function of the notebook."""
+
 NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
 

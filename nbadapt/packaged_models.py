@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from nbadapt.errors import ModelError
+from nbadapt.errors import ModelError, PluginError
+
+CONTRACT = 1
+"""The version of this contract; a package states the one it was written for in ``PackagedModel.contract``."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class PackagedModel:
         install: the command that brings the package.
         inside: where it is in the package's site-packages: a transformers folder, or one GGUF file.
         generates: whether it writes text; a form offers those first that can do what is asked.
+        contract: the version of this contract that it was written for.
+
+    Raises:
+        PluginError: that is another version than this nbadapt speaks.
     """
 
     name: str
@@ -34,6 +41,14 @@ class PackagedModel:
     install: str
     inside: str
     generates: bool = True
+    contract: int = 1  # the first one, where a package states none
+
+    def __post_init__(self) -> None:
+        """Refuse another version of the contract: whoever loads the package says which one it is."""
+        if self.contract != CONTRACT:
+            raise PluginError(
+                f"it was written for contract version {self.contract}, and this nbadapt speaks version {CONTRACT}"
+            )
 
     def folder(self) -> Path | None:
         """A folder that transformers loads, or None where the package is not installed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -14,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_contract import public_names
 
-from nbadapt import registry, settings
+from nbadapt import manual, registry, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+ELSEWHERE = {
+    "measured",
+    "methods",
+    "when-something-is-wrong",
+    "your-own-method",
+}  # sections that have pages of their own
 METHODS = sorted(
     name for name, found in registry.entries().items() if {entry.distribution for entry in found} == {"nbadapt"}
 )
@@ -29,6 +37,12 @@ def method_pages() -> Iterator[Any]:
     sys.path.insert(0, str(DOCS))
     yield importlib.import_module("method_pages")
     sys.path.remove(str(DOCS))
+
+
+@pytest.fixture(scope="module")
+def parts(method_pages: Any) -> Any:
+    pytest.importorskip("sphinx")
+    return importlib.import_module("readme_parts")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -42,7 +56,7 @@ def test_a_method_has_a_whole_page(name: str, method_pages: Any) -> None:
     assert "```text" in found.body, "the docstring has a diagram and the equation"
     for setting in settings.describe(method):
         assert f"| `{setting.name}` |" in page
-    assert f"%%{method.verb} {name} --model" in page
+    assert manual.example(method).cell in page
     assert method.reference in page
     headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert headings == [
@@ -57,6 +71,49 @@ def test_costs_are_those_of_the_benchmarks(method_pages: Any) -> None:
     assert row
     cells = " | ".join(f"**{cell}**" for cell in ("`lora`", *row.groups()))
     assert f"| {cells} |" in page
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_measured_or_said_not_to_be(name: str, method_pages: Any) -> None:
+    """Its own row, with figures, stands in a table; or the page says that nothing measures it."""
+    costs = importlib.import_module("method_costs")
+    page = method_pages.page(registry.load(name))
+    section = page.partition("## What it costs\n")[2].partition("\n## ")[0].strip()
+    if section == costs.UNMEASURED:
+        return
+    named = re.compile(rf"\| (\*\*`?{name}\b|`%%\w+ {name} )", re.IGNORECASE)
+    rows = [line for line in section.splitlines() if named.match(line)]
+    assert rows
+    assert all(re.search(r"\d", line.partition(" | ")[2]) for line in rows)
+    heads = [line for line in section.splitlines() if line.startswith("| --- ")]
+    assert all(line.count(" | ") in {head.count(" | ") for head in heads} for line in rows)
+
+
+def test_every_built_in_method_is_measured(method_pages: Any) -> None:
+    costs = importlib.import_module("method_costs")
+    assert [name for name in METHODS if costs.of_method(name) == costs.UNMEASURED] == []
+    assert costs.of_method("another") == costs.UNMEASURED
+
+
+def test_a_run_of_a_notebook_is_read_from_its_summary(method_pages: Any, tmp_path: Path) -> None:
+    summary = (
+        "finetune mine · smollm2: done in 2 min 14 s\n  Step                18 / 18\n  Training loss       0.3958\n"
+        "  Accuracy            0.8235\n  Rows, 95 % interval  1 to 2\n  RAM                 2.96 GiB, peak 3.01 GiB\n"
+    )
+    cells = [
+        {"cell_type": "markdown", "source": ["%%finetune mine --model smollm2"]},
+        {
+            "source": ["%%finetune mine --model smollm2\n", "epochs: 1"],
+            "outputs": [{"data": {"text/plain": [summary]}}],
+        },
+        {"source": ["%nbadapt show mine"], "outputs": [{"data": {"text/plain": [summary]}}]},
+    ]
+    path = tmp_path / "01.ipynb"
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    (run,) = importlib.import_module("method_costs")._runs(path)
+    assert run[:4] == ("01.ipynb", "mine", "%%finetune mine --model smollm2 · epochs: 1", "2 min 14 s")
+    assert run.quality == "Accuracy 0.8235"
+    assert run.figures["RAM"] == "2.96 GiB, peak 3.01 GiB"
 
 
 def test_a_docstring_becomes_markdown(method_pages: Any) -> None:
@@ -114,14 +171,17 @@ class _Links(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
         self.anchors |= {value for key in ("id", "name") if (value := named.get(key))}
-        if tag == "a" and named.get("href"):
-            self.links.append(str(named["href"]))
+        target = named.get({"a": "href", "img": "src"}.get(tag, ""))
+        if target:
+            self.links.append(target)
 
 
-@pytest.mark.slow  # `make docs` builds it too, before the tests
-def test_the_site_builds_without_a_warning_and_its_links_hold(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, _Links]:
+    """The pages of a site that was built without a warning, in a folder of their own."""
     pytest.importorskip("sphinx")
-    source = tmp_path / "repository" / "docs"
+    room = tmp_path_factory.mktemp("site")
+    source = room / "repository" / "docs"
     for name in ("docs", "nbadapt", "plugins", "benchmarks", "example_notebooks", "tests"):
         shutil.copytree(ROOT / name, source.parent / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
     for file in ROOT.glob("*.*"):
@@ -130,20 +190,64 @@ def test_the_site_builds_without_a_warning_and_its_links_hold(tmp_path: Path) ->
     shutil.copy(ROOT / "LICENSE", source.parent)
     options = ["--quiet", "--fail-on-warning", "--keep-going", "--builder", "html"]
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", *options, str(source), str(tmp_path / "site")],
+        [sys.executable, "-m", "sphinx", *options, str(source), str(room / "site")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     pages = {}
-    for file in (tmp_path / "site").rglob("*.html"):
+    for file in (room / "site").rglob("*.html"):
         pages[file] = _Links()
         pages[file].feed(file.read_text(encoding="utf-8"))
-    for file, page in pages.items():
-        for link in page.links:
-            if re.match(r"[a-z]+:", link):
-                continue
-            path, _, anchor = link.partition("#")
-            target = (file.parent / path).resolve() if path else file
-            assert target.exists(), f"{file.name} -> {link}"
-            assert not anchor or target not in pages or anchor in pages[target].anchors, f"{file.name} -> {link}"
-    assert {f"{name}.html" for name in METHODS} <= {file.name for file in pages if file.parent.name == "methods"}
+    return pages
+
+
+@pytest.mark.slow  # `make docs` builds it too, before the tests
+def test_the_links_and_pictures_of_the_site_are_there(site: dict[Path, _Links]) -> None:
+    missing = [
+        f"{file.name} -> {link}" for file, page in site.items() for link in page.links if not _holds(file, link, site)
+    ]
+    assert missing == []
+    assert any(link.endswith("playground.png") for page in site.values() for link in page.links)
+    assert {f"{name}.html" for name in METHODS} <= {file.name for file in site if file.parent.name == "methods"}
+
+
+def _holds(file: Path, link: str, site: dict[Path, _Links]) -> bool:
+    if re.match(r"[a-z]+:", link):
+        return True  # `make linkcheck` asks those
+    path, _, anchor = link.partition("#")
+    target = (file.parent / path).resolve() if path else file
+    return target.exists() and (not anchor or target not in site or anchor in site[target].anchors)
+
+
+def test_a_picture_that_is_missing_is_found(tmp_path: Path) -> None:
+    page = _Links()
+    page.feed('<a href="a.html#b">to</a><img src="images/gone.png" alt="">')
+    assert page.links == ["a.html#b", "images/gone.png"]
+    assert not _holds(tmp_path / "page.html", "images/gone.png", {})
+
+
+@pytest.mark.slow
+def test_every_public_name_is_described_in_the_api(site: dict[Path, _Links]) -> None:
+    described = set().union(*(page.anchors for file, page in site.items() if file.parent.name == "api"))
+    public = {f"{home}.{name}" for home, names in public_names().items() for name in names}
+    assert public - described == set()
+
+
+def test_every_part_that_is_made_is_on_a_page(parts: Any, tmp_path: Path) -> None:
+    """A section that no page includes would be lost on the site; the page of a table that is gone is swept away."""
+    gone = tmp_path / "measured" / "gone.md"
+    gone.parent.mkdir()
+    gone.write_text("# Gone")
+    parts.write(tmp_path)
+    assert not gone.exists()
+    made = {file.stem for file in (tmp_path / "_parts").glob("*.md")}
+    included = set(re.findall(r"_parts/([\w-]+)\.md", "".join(file.read_text() for file in DOCS.rglob("*.md"))))
+    assert included <= made
+    assert made - included == ELSEWHERE
+
+
+@pytest.mark.parametrize("page", ["comparing", "playing"])
+def test_a_page_is_in_the_table_and_in_the_tree(page: str) -> None:
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert f"]({page}.md)" in text
+    assert re.search(rf"^{page}$", text, re.MULTILINE)

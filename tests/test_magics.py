@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import sys
 import weakref
@@ -17,7 +16,7 @@ import pytest
 from distributions import Site
 from IPython.core.error import UsageError
 from shells import Shell
-from tiny_models import folder, reviews, translations
+from tiny_models import folder, translations
 
 import nbadapt
 from nbadapt.errors import DataError, NbadaptError, RequestError
@@ -243,18 +242,6 @@ def test_help_of_a_method(shell: Shell):
         assert part in done.out
     assert "<table>" in done.value._repr_html_()
     assert "--model NAME" in shell.run("%nbadapt help %%prompt").out
-
-
-def test_the_example_of_every_method_is_understood(shell: Shell):
-    from nbadapt import manual, registry, request
-
-    shell["train_df"], shell["question"] = reviews(), "why?"
-    for method in registry.methods():
-        example = repr(manual.method_page(method.name)).rpartition("\n\n")[2]
-        first, _, text = inspect.cleandoc(example).partition("\n")
-        verb, _, line = first.removeprefix("%%").partition(" ")
-        asked = request.parse(verb, line, text, shell.ip.user_ns)
-        assert asked.method == method.name
 
 
 def test_runs_are_listed_shown_and_resumed(shell: Shell, runs: Path):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from nbadapt.indexing.chunks import Chunk
 
+CONTRACT = 1
+"""The version of this contract; a plugin states the one it was written for in ``Store.contract``."""
+
 GROUP = "nbadapt.stores"
 DEFAULT = "sqlite"
 MOST_WORDS = 64  # of a question that are looked up
@@ -115,9 +118,11 @@ class Store(ABC):
 
     Attributes:
         requires: import names that must be installed; checked before a store is opened.
+        contract: the version of this contract that it was written for.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
+    contract: ClassVar[int] = 1  # the first one, where a plugin states none
 
     @abstractmethod
     def __init__(self, path: Path) -> None:
@@ -217,6 +222,11 @@ def kind(name: str) -> type[Store]:
         raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Store)):
         raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")
+    if found.contract != CONTRACT:
+        raise PluginError(
+            f"the store {name!r} of {owner} was written for contract version {found.contract}, and this nbadapt speaks "
+            f"version {CONTRACT}: update or uninstall it"
+        )
     fault = registry.requires_fault(found.requires)
     if fault:
         raise PluginError(f"the store {name!r} of {owner} {fault}: update or uninstall it")

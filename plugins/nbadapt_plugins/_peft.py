@@ -22,6 +22,7 @@ TASK_TYPES = {
     "preference": "CAUSAL_LM",
     "text": "CAUSAL_LM",
 }
+"""Task -> what peft calls it."""
 
 
 class PeftMethod(TrainedMethod):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from nbadapt.errors import DataError, RequestError, Stopped
 from nbadapt.events import Notice, Progress, Sample, Stage
-from nbadapt.method import ADVANCED, Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt.method import ADVANCED, Adapted, Config, Emit, Estimate, Example, Job, Method, Outcome
 from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
@@ -27,6 +27,23 @@ if TYPE_CHECKING:
 
 PROMPT = "artifacts/prompt.json"
 ANSWERS = "artifacts/answers.jsonl"  # of an endpoint, each as it came: what a resumed run does not ask again
+SORTING = "{{text}}\n\nIs this about an order, a rental, a repair, a return, or other?"
+"""The prompt of the examples that sort messages."""
+
+
+def sorting_example(options: str, body: str = SORTING) -> Example:
+    """A cell that sorts twenty messages of a shop's customers, some others being its `--examples`.
+
+    Args:
+        options: the method and its own options.
+        body: the prompt.
+    """
+    before = """from nbadapt import datasets
+
+messages = datasets.load("bicycle_shop")
+few = messages.groupby("label").sample(4, random_state=0)
+rest = messages.drop(few.index).head(20)"""
+    return Example(f"%%prompt {options} --model smollm2 --data rest --label label --examples few\n{body}", before)
 
 
 class PromptConfig(Config):

@@ -34,6 +34,7 @@ from nbadapt.options import DTYPES
 from nbadapt_plugins import _proposing
 from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Load, Search
 from nbadapt_plugins._ground import Ground
+from nbadapt_plugins._prompting import sorting_example
 from nbadapt_plugins._proposing import Proposer, Written
 from nbadapt_plugins._search_rows import FEWEST
 from nbadapt_plugins._spending import Spending, spend, steps_of
@@ -105,6 +106,7 @@ class AutoPrompt(CandidateMethod):
     summary = "let a model propose instructions from examples; the best one on rows with answers is kept"
     reference = "https://arxiv.org/abs/2211.01910"
     tasks = frozenset({"classification", "generation"})
+    example = sorting_example("auto-prompt --budget 60 --rounds 1")
     Config = AutoPromptSettings
 
     @classmethod

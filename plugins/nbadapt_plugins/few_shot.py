@@ -19,6 +19,7 @@ in tokens.
 from __future__ import annotations
 
 from nbadapt_plugins._demonstrations import DemonstrationConfig, DemonstrationMethod
+from nbadapt_plugins._prompting import sorting_example
 
 
 class FewShotSettings(DemonstrationConfig):
@@ -34,4 +35,5 @@ class FewShot(DemonstrationMethod):
     summary = "show the model a few answered examples before each prompt"
     reference = "https://arxiv.org/abs/2005.14165"
     tasks = frozenset({"classification", "generation", "text"})
+    example = sorting_example("few-shot --shots 5")
     Config = FewShotSettings

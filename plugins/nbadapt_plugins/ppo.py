@@ -37,7 +37,7 @@ from nbadapt.engines.ppo_config import PpoConfig
 from nbadapt.engines.tokens import as_openings
 from nbadapt.errors import Stopped
 from nbadapt.events import Stage
-from nbadapt.method import Adapted, Emit, Estimate, Job, Outcome
+from nbadapt.method import Adapted, Emit, Estimate, Example, Job, Outcome
 from nbadapt_plugins._peft import PeftMethod
 from nbadapt_plugins._trained import ADAPTER, load_base, seeded, skeleton, switch_off_dropout
 
@@ -73,6 +73,14 @@ class Ppo(PeftMethod):
     reference = "https://arxiv.org/abs/1707.06347"
     tasks = frozenset({"generation", "preference", "text"})
     exports = frozenset({"peft", "merged"})
+    example = Example(
+        "%%finetune ppo --model smollm2 --data openings --reward short --as tuned\nmax_steps: 4\nmax_new_tokens: 24",
+        """openings = [{"text": f"The {what} that I bought here"} for what in ("bicycle", "lamp", "helmet", "lock")]
+
+
+def short(prompts, completions):
+    return [-len(text) / 100 for text in completions]  # higher is better""",
+    )
     Config: ClassVar[type[PpoSettings]] = PpoSettings
 
     @classmethod

@@ -30,6 +30,7 @@ from pydantic import Field
 from nbadapt.errors import RequestError
 from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Search
 from nbadapt_plugins._ground import Ground
+from nbadapt_plugins._prompting import SORTING, sorting_example
 
 if TYPE_CHECKING:
     from nbadapt.engines.fitting import Questions
@@ -57,6 +58,9 @@ class PromptSearch(CandidateMethod):
     summary = "try several templates (--- between them) on rows with answers; the best one is kept"
     reference = "https://arxiv.org/abs/1502.07943"
     tasks = frozenset({"classification", "generation"})
+    example = sorting_example(
+        "prompt-search", f"{SORTING}\n---\nMessage: {{{{text}}}}\nTopic (order, rental, repair, return, other):"
+    )
     Config = PromptSearchSettings
 
     @classmethod

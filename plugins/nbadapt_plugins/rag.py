@@ -28,6 +28,7 @@ from pydantic import Field
 
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.events import Notice, Source, Stage
+from nbadapt.method import Example
 from nbadapt_plugins._prompting import PromptConfig, PromptMethod
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class Rag(PromptMethod):
     summary = "answer from your documents, with numbered sources: needs an index"
     reference = "https://arxiv.org/abs/2005.11401"
     tasks = frozenset({"classification", "generation", "text"})
+    example = Example(
+        "%%prompt rag --model smollm2 --index shop\nWhen are you open on Sunday?",
+        """from pathlib import Path
+
+Path("shop.md").write_text("We are open from 9 to 18, on Sundays from 11 to 16.")
+%nbadapt index shop.md --as shop""",
+    )
     Config = RagSettings
 
     @classmethod
