@@ -23,6 +23,7 @@ from nbadapt.testing.watching import Held
 SPARE = 64  # bytes of tensors that may stay in memory: a library's constants
 SPARE_ARRAYS = 1024  # bytes of arrays
 MOST, LEAST = 1.5, 0.5  # of the predicted peak, what may be measured
+LITTLE = 2**20  # bytes: where less is predicted and less measured, as of counts of words, a ratio says nothing
 WIDE = (128, 4)  # of the model whose memory is measured: beside a tinier one what libraries take would count
 LONG = " ".join(f"word {i}" for i in range(2_000))  # several times a tiny model's context
 ODD = ("x", "[MASK] </s> <|im_end|> {{text}} {x}", "\N{GRINNING FACE}\u200b\u0301 שלום", "  y\n\ny  ")
@@ -177,7 +178,7 @@ def estimate_measured(subject: Subject) -> Iterator[str]:
         second = subject.job(task, wide=WIDE)
         before = subject.base_bytes(second)
         peak = allocated_peak(lambda: subject.observe(second)) + before  # noqa: B023 - called at once
-        if not LEAST * estimate.peak <= peak <= MOST * estimate.peak:
+        if max(peak, estimate.peak) > LITTLE and not LEAST * estimate.peak <= peak <= MOST * estimate.peak:
             yield f"{task}: {estimate.peak / 2**20:.2f} MiB are predicted, {peak / 2**20:.2f} MiB measured"
 
 
