@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 4
 QUICKER = 2.0  # from this factor on it is worth a word
+SHOWN = 0.1  # seconds: less is said to be under it
 
 
 def sentences(contest: Contest, found: Verdict) -> tuple[str, ...]:
@@ -136,10 +137,10 @@ def _quicker(found: Verdict, best: Place) -> str:
     seconds, place = min(known, key=lambda pair: pair[0])
     if place.label == best.label or seconds * QUICKER > ours:
         return "it is also among the quickest to answer"
-    loss = abs(best.value - place.value)
+    takes = duration(seconds) if seconds >= SHOWN else f"under {SHOWN:g} s"
     return (
-        f"where answers must be quick, {place.label} takes {duration(seconds)} for 1,000 instead of {duration(ours)}, "
-        f"at {found.measure.label} {place.value:.3f} ({loss:.3f} {'less' if found.measure.larger else 'more'})"
+        f"where answers must be quick, {place.label} takes {takes} for 1,000 instead of {duration(ours)}, "
+        f"at {found.measure.label} {place.value:.3f} instead of {best.value:.3f}"
     )
 
 
