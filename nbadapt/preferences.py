@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import secrets
 import threading
 import time
@@ -156,7 +155,6 @@ class Preferences(Sequence[Mapping[str, Any]]):
 
     Attributes:
         late: why the preference file does not have the last choices, which are kept; "" where it has them.
-        patience: seconds that it may lag behind them, where nobody waits for it between two: it is written whole.
 
     Raises:
         DataError: there is such a file, of another form.
@@ -169,8 +167,6 @@ class Preferences(Sequence[Mapping[str, Any]]):
         self.path = path.absolute()
         self.name = path.stem
         self.late = ""
-        self.patience = 0.0
-        self._published = -math.inf  # when it was
         self._journal = Journal(self.beside("votes"))
         self._mutex = threading.RLock()  # a widget is drawn in another thread than the one that chooses
         self._votes: dict[str, Vote] = {}  # all that were not taken back, in their order
@@ -341,15 +337,10 @@ class Preferences(Sequence[Mapping[str, Any]]):
     def _write(self, record: Mapping[str, Any]) -> None:
         with self._mutex, self._journal.turn():
             self._journal.append([record])
-            if time.monotonic() - self._published >= self.patience:
-                self.catch_up()
-
-    def catch_up(self) -> None:
-        """Publish; where that fails, `late` says why: nobody should choose again for that."""
-        try:
-            self.publish()
-        except NbadaptError as error:
-            self.late = f"the choice is kept, but {self.path.name} is not up to date: {error}; {_FOLLOWS}"
+            try:
+                self.publish()
+            except NbadaptError as error:  # nobody should choose again for that
+                self.late = f"the choice is kept, but {self.path.name} is not up to date: {error}; {_FOLLOWS}"
 
     def publish(self) -> None:
         """Make the preference file what the votes say, where it is not: a kill may have come between the two.
@@ -364,7 +355,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
                 return  # all of it is from elsewhere
             others = self._others
             content = b"".join([*(line + b"\n" for line in others), *map(self._lines_of, self.counting())])
-            self.late, self._published = "", time.monotonic()
+            self.late = ""
             if self._is_content(content):
                 return
             replace(self.path, content)

@@ -330,6 +330,7 @@ def test_the_memory_of_a_base_that_is_loaded_is_not_asked_for_again(monkeypatch:
     assert figures.bar(exact) == (after, after), "it fits, as `check_memory` has it"
 
 
+@pytest.mark.slow
 def test_only_the_table_of_now_is_kept_alive():
     made, held = form(), []
     for count in (30, 31, 32):
@@ -498,6 +499,7 @@ def test_a_form_on_a_reloaded_page_stays_and_shows_its_run(desk: Desk, runs, mon
     assert "Loss by step" in desk.below.shown["text/html"], "a page that knows the display has the result in it"
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_from_any_form(desk: Desk, runs):
     desk.say("hello")
     (state,) = desk.say("set", values={"max_steps": "100000", "epochs": "10000"})

@@ -166,7 +166,8 @@ def look_at_the_saved_notebook(path: Path) -> None:
     assert len(text) < 60_000
 
 
-@pytest.mark.parametrize("kernel", ["new", pytest.param("old", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["new", "old"])
 def test_a_form_on_a_reloaded_page_runs_and_stops(lab: str, folder: Path, page: Page, kernel: str):  # noqa: F811
     name = f"form-reload-{kernel}.ipynb"
     write_notebook(folder, name, kernel, BEGINNING, "%finetune lora")

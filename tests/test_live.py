@@ -109,7 +109,7 @@ def test_a_changed_rate_scales_the_rest_of_the_schedule(tmp_path, runs):
     assert steered.wishes[1].said == "0.001 from step 7 on"
 
 
-@pytest.mark.parametrize("save_first", [False, True])
+@pytest.mark.parametrize("save_first", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_resumed_run_keeps_the_changed_rate(tmp_path, runs, save_first):
     settings = {"max_steps": 8, "save_steps": 100, **DROPOUT}
     rate = ChangeRate(factor=0.25)

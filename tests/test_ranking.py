@@ -67,23 +67,6 @@ def test_a_function_ranks_a_table_of_answers():
     assert data.read(prefs, name="prefs").task == "preference"
 
 
-def test_the_choices_of_a_function_are_kept_at_once_and_published_in_time():
-    rows = [{"prompt": f"p{i}", "answers": [f"good {i}", f"bad {i}"]} for i in range(60)]
-    written, votes = set(), []
-
-    def watching(prompt: str, answers: list[str]) -> int:
-        kept = Path("prefs.votes.jsonl")
-        votes.append(len(kept.read_text().splitlines()) if kept.exists() else 0)
-        if Path("prefs.jsonl").exists():
-            written.add(Path("prefs.jsonl").stat().st_mtime_ns)
-        return good(prompt, answers)
-
-    prefs = nbadapt.rank(prompts=rows, rater=watching)
-    assert votes == list(range(votes[0], votes[0] + 60)), "each is on the disk before the next one is asked"
-    assert len(written) < 30, "and the file, which is written whole, is not written for each"
-    assert len(prefs) == len(Path("prefs.jsonl").read_text().splitlines()) == 60
-
-
 @pytest.mark.parametrize(
     "table",
     [

@@ -200,6 +200,7 @@ def test_check_finds_whatever_is_installed(site: Site) -> None:
         checking.find("minlm")
 
 
+@pytest.mark.slow
 def test_check_shows_what_a_plugin_breaks(site: Site) -> None:
     """The methods of these tests do nothing: most rules say so."""
     site.add("theirs", "1.0", {"theirs": "theirs:Plugin"}, {"theirs": method_source("theirs")})

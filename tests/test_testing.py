@@ -27,6 +27,7 @@ def failing(method: Any, only: Any = None) -> list[str]:
     return [result.check.name for result in testing.check(method, only=only).failures]
 
 
+@pytest.mark.slow
 def test_a_method_that_keeps_the_contract_passes_every_check() -> None:
     report = testing.check(Good)
     assert report.passed, report

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Rater = Callable[[str, list[str]], Any]
 State = Literal["asking", "waiting", "done", "failed"]
 POLL = 0.1  # seconds between two looks for an interrupt
-LAG = 1.0  # seconds that the preference file may be behind the choices of a function
 
 
 class Session:
@@ -165,7 +164,6 @@ def judge(session: Session, rater: Rater, name: str) -> None:
         NbadaptError: the answers could not be generated.
     """
     session.start(lambda: None)
-    session.preferences.patience = LAG
     try:
         while session.state in {"asking", "waiting"}:
             shown = session.current
@@ -178,8 +176,6 @@ def judge(session: Session, rater: Rater, name: str) -> None:
         raise RequestError(f"ranking was interrupted: {_kept(session.done)}; the same line goes on") from None
     finally:
         session.close()
-        session.preferences.patience = 0.0
-        session.preferences.catch_up()
     if session.state == "failed":
         raise RunError(f"{session.supply.failure} ({_kept(session.done)})")
 
