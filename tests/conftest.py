@@ -92,8 +92,8 @@ RUNNING = (
     *("tasks", "deterministic", "stop", "abilities", "exports", "offline"),
 )
 ESTIMATES = ("estimate_exact", "estimate_weightless", "estimate_figures")  # one of each task and model
-COSTLY = ("odd_rows", "estimate_measured", "memory_released")  # several runs
-ONCE = ("load_elsewhere", "resume")  # a fresh process takes ten seconds
+COSTLY = ("odd_rows", "estimate_measured", "memory_released", "load_elsewhere")  # several runs, a fresh process
+ONCE = ("resume",)
 ONCE_FOR = "lora"
 
 

@@ -232,6 +232,7 @@ def test_mixing_leaves_the_runs_and_the_random_state_as_they_were(tuned: Worksho
     assert [run.generate(PROMPTS, max_new_tokens=6) for run in (one, two)] == before
 
 
+@pytest.mark.slow
 def test_a_mixture_holds_no_tensor_of_its_own(tuned: Workshop) -> None:
     kept: list[Any] = [tuned("qwen2", seed=i, **how).adapted() for i, how in ((1, SMALL), (2, LARGE))]
     joint = _joint(kept[0].model, {"two": kept[1].model})

@@ -103,11 +103,12 @@ def executed(name: str, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """01_quickstart.ipynb, executed anew."""
+    """01_quickstart.ipynb, executed anew; `make demo` does so as well, which is why the quick tests need not."""
     return executed("01_quickstart.ipynb", tmp_path_factory.mktemp("quickstart"))
 
 
 @pytest.mark.timeout(1800)  # the fixture trains a language model; on two busy cores that takes minutes
+@pytest.mark.slow
 def test_the_quickstart_runs_and_finetuning_helps(quickstart: Any):
     table = next(cell for cell in code_cells(quickstart) if cell.source.startswith("runs = "))
     figures = {
@@ -118,6 +119,7 @@ def test_the_quickstart_runs_and_finetuning_helps(quickstart: Any):
     assert figures["finetuned (LoRA)"] > figures["with 5 examples"]
 
 
+@pytest.mark.slow
 def test_the_quickstart_leaves_a_static_result(quickstart: Any):
     cell = next(cell for cell in code_cells(quickstart) if cell.source.startswith("%%finetune"))
     kinds = {kind for output in cell.outputs for kind in output.get("data", {})}

@@ -156,7 +156,7 @@ def test_an_error_aborts_the_queued_cells_and_the_kernel_goes_on(kernel: Kernel)
 
 
 def test_an_error_inside_the_pump_aborts_too(kernel: Kernel):
-    failing = kernel.send("ran = []\nwith MessagePump() as pump:\n    pump.poll(0.3)\n    pump.poll(0.3)\n    1 / 0")
+    failing = kernel.send("ran = []\nwith MessagePump() as pump:\n    pump.poll(0.8)\n    pump.poll(0.8)\n    1 / 0")
     queued = [kernel.send("ran.append(1)") for _ in range(3)]
     assert kernel.finish(failing).error == "ZeroDivisionError: division by zero"
     assert [kernel.finish(cell).status for cell in queued] == ["aborted"] * 3

@@ -403,6 +403,7 @@ def test_a_run_keeps_its_device_and_dtype_and_is_read_on_a_machine_without_that_
     assert (run.predict("The film was great.").probabilities == expected).all()
 
 
+@pytest.mark.slow
 def test_runs_may_be_moved_to_another_folder(tmp_path):
     run = start(settings={"epochs": 200, "save_steps": 1, "max_steps": 30})
     wait_for(lambda: len(steps(run)) > 3)
