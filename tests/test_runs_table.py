@@ -728,21 +728,6 @@ def test_the_filter_reaches_runs_beyond_those_that_the_page_has(wire: Wire, monk
     widget.close()
 
 
-def test_a_closed_table_stays_on_a_page_that_was_reloaded(wire: Wire):
-    keep(1)
-    for hellos in (1, 2):
-        widget = widget_of(wire)
-        for _ in range(hellos):
-            wire.say({"type": "hello"})
-        wire.take()
-        wire.say({"type": "close"})
-        assert wire.take()[-1][0] == {"answer": "close", "closed": True}
-        assert (widget.comm is None) == (hellos == 1)
-    wire.say({"type": "poll"})
-    assert wire.take()[-1][0] == {"answer": "poll", "closed": True}
-    widget.close()
-
-
 def test_reward_runs_are_compared_by_what_says_how_good_they_are(wire: Wire):
     names = ("accuracy", "margin", "brier", "calibration_error")
     keep(1, metrics=dict(zip(names, (0.7, 1.0, 0.30, 0.1), strict=True)))

@@ -35,7 +35,7 @@ function drawChosen(ui, state, untick) {
   fill(ui.curve, curves.map((name) => [name, plain(name)]), state.ui.curve);
   fill(ui.cost, costs, state.ui.cost);
   ui.charts.hidden = !ticked.length;
-  ui.actions.hidden = !ticked.length || state.closed;
+  ui.actions.hidden = !ticked.length;
   ui.ticked.textContent = ticked.length === 1 ? "1 ticked: tick another to compare" : `${ticked.length} ticked`;
   ui.edit.disabled = ticked.length !== 1;
   ui.edit.title = ticked.length === 1 ? "" : "for one ticked run";
@@ -160,11 +160,10 @@ function wireCurves(ui, overlay) {
 /** Messages to the kernel, one poll at a time, and what is said while it does not answer. */
 class Line {
   constructor(model, ui) {
-    Object.assign(this, { model, ui, silent: 0, poll: 0, search: 0, settle: 0, waiting: 0, live: false, closed: false });
+    Object.assign(this, { model, ui, silent: 0, poll: 0, search: 0, settle: 0, waiting: 0, live: false });
   }
 
   say(message) {
-    if (this.closed) return;
     this.waiting += 1;
     clearTimeout(this.silent);
     this.silent = setTimeout(() => this.problem("Waiting for the kernel: a cell is running, or it is gone."), SILENT_MS);
@@ -184,22 +183,13 @@ class Line {
   /** Ask again soon, if something goes on and the page is seen. */
   follow(live, reading) {
     clearTimeout(this.poll);
-    if (!live || this.closed) return;
+    if (!live) return;
     const ask = () => (document.hidden || this.waiting ? this.follow(true, false) : this.say({ type: "poll" }));
     this.poll = setTimeout(ask, reading ? READ_MS : POLL_MS);
   }
 
   stop() {
     for (const timer of [this.silent, this.poll, this.search, this.settle]) clearTimeout(timer);
-  }
-
-  /** The kernel has let the table go: what is there can be sorted, filtered and read. */
-  end() {
-    this.closed = true;
-    this.stop();
-    const { ui } = this;
-    for (const part of [ui.editor, ui.question, ui.refresh, ui.close]) part.hidden = true;
-    this.problem("The table is closed.");
   }
 }
 
@@ -271,13 +261,8 @@ function render({ model, el }) {
     state.sequence = null;
     line.say({ type: "hello" });
   };
-  const onAnswer = ({ answer, reading, problem, edit, written, opened: newer, question: asked, closed }) => {
+  const onAnswer = ({ answer, reading, problem, edit, written, opened: newer, question: asked }) => {
     line.answered();
-    if (closed) {
-      state.closed = true;
-      draw();
-      return line.end();
-    }
     line.problem(problem ?? "");
     if (newer) opened = newer;
     if (edit) {

@@ -102,10 +102,8 @@ class RunsWidget(anywidget.AnyWidget):
             self._draw_picture()
             if self._place is not None:
                 self._place.update({"text/plain": "", "text/html": ""}, raw=True)
-        self.send({"answer": "close", "closed": True})
-        if self.hello <= 1:  # a page that was reloaded knows the widget, but not the display that was replaced
-            self.layout.close()
-            self.close()
+        self.layout.close()
+        self.close()
 
     def _draw_picture(self) -> None:
         if self._picture is not None:
@@ -126,9 +124,6 @@ class RunsWidget(anywidget.AnyWidget):
             kind = message.get("type")
             if kind == "close":
                 self.retire()
-                return
-            if self.closed:
-                self.send({"answer": kind, "closed": True})
                 return
             said: dict[str, Any] = {}
             try:
