@@ -1,7 +1,9 @@
 """The magics as Python functions, for scripts and for front ends without magics. They raise NbadaptError."""
 
-from nbadapt.api.adapting import compare, finetune, generate, prompt
-from nbadapt.api.keeping import (
+from nbadapt.api.adapting import compare, finetune, prompt
+from nbadapt.api.answers import generate, play, rank
+from nbadapt.api.documents import index, indexes
+from nbadapt.api.managing import (
     at_work,
     cache,
     check,
@@ -18,7 +20,6 @@ from nbadapt.api.keeping import (
     show,
     stop,
 )
-from nbadapt.api.materials import index, indexes, play, rank
 
 __all__ = [
     "at_work",

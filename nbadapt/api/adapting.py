@@ -1,4 +1,4 @@
-"""Finetuning, prompting and comparing; asking several runs at once."""
+"""Finetuning, prompting and comparing methods."""
 
 from __future__ import annotations
 
@@ -365,41 +365,6 @@ def compare(
             trust_remote_code=trust_remote_code,
             dry_run=dry_run,
         )
-    )
-
-
-def generate(
-    prompts: str | Sequence[str],
-    runs: Sequence[Run | str | None],
-    *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> list[str]:
-    """Ask several runs at once; where their methods can, one batch holds prompts for all of them.
-
-    The answers are those of ``run.generate`` with each run's own prompts, to within rounding: where two tokens are
-    as good as equally probable, bfloat16 weights may choose the other one in another batch.
-
-    Args:
-        prompts: one for each of the runs, or one that all of them are asked.
-        runs: finetuned runs or their ids; None is the model that they were finetuned from, as it is.
-        max_new_tokens: the longest answer, in tokens.
-        temperature: 0 takes the most probable token each time.
-        top_p: share of the probability that sampling keeps, 0 to 1.
-        seed: decides the sampling.
-
-    Returns:
-        One answer for each prompt, in their order.
-
-    Raises:
-        NbadaptError: a run that is unknown, unfinished or no generator, or a setting out of its bounds.
-    """
-    from nbadapt import mixing
-
-    return mixing.generate(
-        prompts, runs, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
 
 
