@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nbadapt import origins, registry
-from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, did_you_mean, first_line
+from nbadapt.errors import ModelError, PluginError, RequestError, did_you_mean, first_line
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -76,18 +76,12 @@ def load(prefix: str) -> Provider:
         raise PluginError(f"{subject} cannot be imported ({reason}): update or uninstall it") from None
     if not (isinstance(provider, type) and issubclass(provider, Provider)):
         raise PluginError(f"{subject} is broken: {point.value} is no subclass of nbadapt.provider.Provider")
-    if provider.contract != CONTRACT:
-        raise PluginError(
-            f"{subject} was written for contract version {provider.contract}, and this nbadapt speaks version "
-            f"{CONTRACT}: update or uninstall it"
-        )
-    fault = registry.requires_fault(provider.requires)
+    fault = registry.version_fault(provider.contract, CONTRACT) or registry.requires_fault(provider.requires)
     if fault:
         raise PluginError(f"{subject} {fault}: update or uninstall it")
-    missing = [name for name in provider.requires if not registry.installed(name)]
-    if missing:
-        install = registry.install_of(missing, point.dist.metadata["Name"] if point.dist else None)
-        raise DependencyError(f"models of {prefix!r} need {', '.join(missing)}: run  {install}")
+    registry.demand(
+        f"models of {prefix!r} need", provider.requires, point.dist.metadata["Name"] if point.dist else None
+    )
     return provider()
 
 

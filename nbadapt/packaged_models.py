@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from nbadapt import registry
 from nbadapt.errors import ModelError, PluginError
 
 CONTRACT = 1
@@ -45,10 +46,9 @@ class PackagedModel:
 
     def __post_init__(self) -> None:
         """Refuse another version of the contract: whoever loads the package says which one it is."""
-        if self.contract != CONTRACT:
-            raise PluginError(
-                f"it was written for contract version {self.contract}, and this nbadapt speaks version {CONTRACT}"
-            )
+        fault = registry.version_fault(self.contract, CONTRACT)
+        if fault:
+            raise PluginError(f"it {fault}")
 
     def folder(self) -> Path | None:
         """A folder that transformers loads, or None where the package is not installed.

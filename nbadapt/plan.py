@@ -246,7 +246,7 @@ def _variables(request: Request, rows: Examples | None) -> dict[str, str]:
     """Values for the placeholders that are no columns of the data.
 
     Raises:
-        RequestError: the prompt is empty, or a placeholder has no value, or None.
+        RequestError: the prompt is empty, or a placeholder has no value or the value None.
     """
     if request.verb != "prompt":
         return {}

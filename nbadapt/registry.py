@@ -186,8 +186,9 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         return f"is broken: {entry.value} is no subclass of nbadapt.method.Method"
-    if loaded.contract != CONTRACT:
-        return f"was written for contract version {loaded.contract}, and this nbadapt speaks version {CONTRACT}"
+    fault = version_fault(loaded.contract, CONTRACT)
+    if fault:
+        return fault
     wanted = ("name", "verb", "summary", "reference", "tasks")
     lacking = [attribute for attribute in wanted if not hasattr(loaded, attribute)]
     if lacking:
@@ -216,6 +217,13 @@ def _declaration_fault(method: type[Method]) -> str | None:
     return None
 
 
+def version_fault(stated: Any, spoken: int) -> str | None:
+    """Whether a plugin was written for another version of its contract; in words that follow "the plugin ..."."""
+    if stated == spoken:
+        return None
+    return f"was written for contract version {stated}, and this nbadapt speaks version {spoken}"
+
+
 def requires_fault(requires: Any) -> str | None:
     """What is wrong with a plugin's `requires`, or None; in words that follow "the plugin ..."."""
     if not isinstance(requires, tuple | list):
@@ -240,9 +248,24 @@ def demand_requirements(method: type[Method]) -> None:
     Raises:
         DependencyError: it does; the message holds the command that installs it.
     """
-    missing = missing_requirements(method)
+    declared = entries().get(method.name, ())
+    demand(f"{method.name} needs", method.requires, declared[0].distribution if declared else None)
+
+
+def demand(who: str, modules: Sequence[str], distribution: str | None) -> None:
+    """Refuse what lacks a library.
+
+    Args:
+        who: the beginning of the line, such as "lora needs".
+        modules: import names that must be installed.
+        distribution: whose extras may bring them.
+
+    Raises:
+        DependencyError: one is missing; the message holds the command that installs it.
+    """
+    missing = [name for name in modules if not installed(name)]
     if missing:
-        raise DependencyError(f"{method.name} needs {', '.join(missing)}: run  {install_command(method)}")
+        raise DependencyError(f"{who} {', '.join(missing)}: run  {install_of(missing, distribution)}")
 
 
 def installed(module: str) -> bool:

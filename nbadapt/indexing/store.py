@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from nbadapt import origins, registry
-from nbadapt.errors import DependencyError, PluginError, RequestError, StoreError, did_you_mean, first_line
+from nbadapt.errors import PluginError, RequestError, StoreError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,18 +222,10 @@ def kind(name: str) -> type[Store]:
         raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, Store)):
         raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")
-    if found.contract != CONTRACT:
-        raise PluginError(
-            f"the store {name!r} of {owner} was written for contract version {found.contract}, and this nbadapt speaks "
-            f"version {CONTRACT}: update or uninstall it"
-        )
-    fault = registry.requires_fault(found.requires)
+    fault = registry.version_fault(found.contract, CONTRACT) or registry.requires_fault(found.requires)
     if fault:
         raise PluginError(f"the store {name!r} of {owner} {fault}: update or uninstall it")
-    missing = [module for module in found.requires if not registry.installed(module)]
-    if missing:
-        install = registry.install_of(missing, owner if point.dist else None)
-        raise DependencyError(f"the store {name!r} needs {', '.join(missing)}: run  {install}")
+    registry.demand(f"the store {name!r} needs", found.requires, owner if point.dist else None)
     return found
 
 
