@@ -7,6 +7,7 @@ import math
 import struct
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from watching import HOSTILE, QuietRun, Wire, make_wire, started, train, weight
@@ -33,7 +34,7 @@ from nbadapt.widgets.controls import wish
 from nbadapt.widgets.dashboard import Dashboard
 from nbadapt.widgets.ranking import ranking_html
 from nbadapt.widgets.texts import clip
-from nbadapt.widgets.thin import Bucket, smooth, thin
+from nbadapt.widgets.thin import BLOCK, EXACT, Blocks, Bucket, smooth, thin
 
 wire = pytest.fixture(make_wire)
 
@@ -307,6 +308,25 @@ def test_thinning_keeps_extremes_means_and_the_last_step() -> None:
     assert max(b.high for b in buckets) == 99.0
     assert sum(b.mean for b in buckets) / 100 == pytest.approx(sum(v for _, v in points) / 1000)
     assert thin([], 10) == []
+
+
+def test_blocks_of_a_long_series_tell_what_its_points_do() -> None:
+    points = [(step, math.sin(step / 500) + (step % 9) / 100) for step in range(1, 40_001)]
+    points[30_000] = (30_001, 99.0)
+    points[9_000:9_100] = [(step, math.nan) for step in range(9_001, 9_101)]
+    blocks, told = Blocks(), 0
+    for count in (0, 5, 32, EXACT, 39_999, 40_000):
+        told_now = blocks.buckets(count, partial(thin, points), 100, told)
+        assert told_now == thin(points, 100, told, count)
+        told = count
+    again, exact = blocks.buckets(40_000, partial(thin, points), 100, 0), thin(points, 100)
+    assert [bucket.step for bucket in again] == pytest.approx([bucket.step for bucket in exact], abs=BLOCK)
+    assert (again[-1].step, max(bucket.high for bucket in again)) == (40_000, 99.0)
+    for ours, theirs in zip(again, exact, strict=True):
+        assert ours[1:] == pytest.approx(theirs[1:], abs=0.07), "as they would be 32 points earlier or later"
+    assert Blocks().buckets(EXACT - 1, partial(thin, points), 100, 0) == thin(points, 100, 0, EXACT - 1)
+    unreadable = [(step, math.nan) for step in range(EXACT)]
+    assert all(math.isnan(bucket.mean) for bucket in Blocks().buckets(EXACT, partial(thin, unreadable), 10, 0))
 
 
 def test_the_smoothed_line_does_not_depend_on_the_thinning() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import pytest
-from watching import HOSTILE, QuietRun, Wire, make_wire, portable, started, train
+from watching import HOSTILE, QuietRun, Wire, make_wire, portable, started, train, weight
 
 from nbadapt.events import Candidate, Metric, Notice, Panel, Progress, Sample, Source, StateChange
 from nbadapt.widgets.dashboard import Dashboard
@@ -405,6 +407,48 @@ def test_twenty_thousand_points_draw_fast(page: Any, wire: Wire) -> None:
         }"""
     )
     assert milliseconds < 60  # 14 with software rendering on two slow cores; five a second are drawn
+
+
+# From a message that reaches the page until the frame after the one that draws it.
+DRAWN = """async (message) => {
+  const start = performance.now();
+  hear(message);
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  return performance.now() - start;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("panels", [(), ("reward", "kl", "entropy", "clipped")])
+def test_a_reloaded_page_draws_a_history_of_200_000_steps_at_once(
+    page: Any, wire: Wire, panels: tuple[str, ...]
+) -> None:
+    run = started()
+    run.tell(*(Panel(name, name, spread=f"{name}_spread") for name in panels))
+    train(run, 1, 200_000, 200_000, evaluate_every=500)
+    for step in range(1, 200_001) if panels else ():
+        values = {name: math.sin(step / 999) for name in panels}
+        run.tell(Metric(step, "train", values | {f"{name}_spread": 0.1 for name in panels}), gap=0.0)
+    desk = Desk(page, wire, run)
+    kernel, drawn, sizes = [], [], []
+    for _ in range(7):
+        page.evaluate("views[0].leave(); views[0].el.remove(); views.shift(); attach()")
+        (hello,) = page.evaluate("said.splice(0)")
+        start = time.perf_counter()
+        wire.say(hello)
+        kernel.append(1000 * (time.perf_counter() - start))
+        (message,) = wire.take()
+        drawn.append(page.evaluate(DRAWN, portable(message)))
+        assert desk.ink() > 300
+        assert message[0]["full"]
+        sizes.append(weight(message))
+        train(run, 200_001, 200_020, 200_020)  # and it goes on
+        desk.dashboard.push()
+        sizes += [weight(one) for one in wire.take()]
+    together = median(a + b for a, b in zip(kernel, drawn, strict=True))
+    print(f"{median(kernel):.0f} ms in the kernel, {median(drawn):.0f} ms on the page, at most {max(sizes)} bytes")
+    assert together < 300
+    assert max(sizes) <= 19_000  # 20 KB with the envelope that Jupyter puts around it
 
 
 def test_a_kernel_that_does_not_answer_is_told(page: Any) -> None:

@@ -10,7 +10,7 @@ from watching import HOSTILE, Wire, make_wire, started, weight
 from nbadapt.events import Metric, Panel, Progress, Sample, Stage, StateChange
 from nbadapt.widgets import figure, panels, report
 from nbadapt.widgets.dashboard import Dashboard
-from nbadapt.widgets.thin import Bucket, merge
+from nbadapt.widgets.thin import Bucket
 from tests.test_dashboard import LIMIT, unpack
 
 wire = pytest.fixture(make_wire)
@@ -56,11 +56,19 @@ def test_messages_with_many_panels_stay_small(wire: Wire) -> None:
     assert weight(message) < LIMIT
 
 
-def test_merged_buckets_keep_what_lay_between() -> None:
-    buckets = [Bucket(i, i - 1.0, float(i), i + 1.0) for i in range(1, 7)]
-    assert merge(buckets, 2) == [Bucket(3, 0.0, 2.0, 4.0), Bucket(6, 3.0, 5.0, 7.0)]
-    assert merge(buckets, 9) == buckets
-    assert merge([], 9) == []
+def test_thinned_panels_keep_what_lay_between_and_go_on_where_they_were() -> None:
+    run = started()
+    panel = Panel("reward", "Reward", spread="reward_spread")
+    for step in range(1, 7):
+        run.tell(Metric(step, "train", {"reward": float(step), "reward_spread": 1.0}))
+    assert panels.buckets(run.log, panel, 2) == [Bucket(3, 0.0, 2.0, 4.0), Bucket(6, 3.0, 5.0, 7.0)]
+    assert panels.buckets(run.log, panel, 9) == [Bucket(i, i - 1.0, float(i), i + 1.0) for i in range(1, 7)]
+    assert panels.buckets(run.log, panel, 9, first=4) == [Bucket(5, 4.0, 5.0, 6.0), Bucket(6, 5.0, 6.0, 7.0)]
+    assert panels.buckets(run.log, panel, 9, first=6) == []
+    run.tell(Metric(7, "train", {"reward": math.nan, "reward_spread": math.nan}))
+    assert panels.buckets(run.log, panel, 1) == [Bucket(7, 0.0, 3.5, 7.0)]
+    plain = Panel("reward", "Reward")
+    assert panels.buckets(run.log, plain, 2, first=2) == [Bucket(4, 3.0, 3.5, 4.0), Bucket(7, 5.0, 5.5, 6.0)]
 
 
 def test_the_figure_has_a_small_chart_for_each_panel() -> None:

@@ -21,6 +21,8 @@ Every message stays below 20 KB however long the run is: series are thinned, tex
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nbadapt.events import FINISHED, Notice, StateChange
@@ -29,7 +31,7 @@ from nbadapt.widgets import controls, panels, summary
 from nbadapt.widgets.quotes import clipped, quotes_of
 from nbadapt.widgets.ranking import ranking
 from nbadapt.widgets.texts import clip, samples
-from nbadapt.widgets.thin import Bucket, merge, pack, thin
+from nbadapt.widgets.thin import Blocks, Bucket, pack, thin
 from nbadapt.widgets.watched import Watched
 
 SERIES = {"train": 390, "evaluation": 110}  # the loss of these splits -> most buckets in a message
@@ -52,6 +54,7 @@ class Feed:
         self._seen = 0  # events taken from the run
         self._sequence = 0
         self._points: dict[str, int] = {}  # split or panel -> points that were told
+        self._blocks: dict[str, Blocks] = {}  # the same -> its points
         self._told: dict[str, Any] = {}  # section -> what the front end shows
         self._stale = True  # the next message has to be a full one
 
@@ -91,25 +94,24 @@ class Feed:
             stamp, event = events[self._seen]
             self._seen += 1
             if isinstance(event, StateChange) and event.state == "starting":
-                self._stale = True  # a resumed run takes points back
+                self._stale, self._blocks = True, {}  # a resumed run takes points back
             self._history.add(stamp, event)
 
     def _new_points(self) -> dict[str, list[Bucket]]:
+        history, shown = self._history, panels.panels(self._history)
         series = {}
-        shown = panels.panels(self._history)
         for split, most in (BESIDE_PANELS if shown else SERIES).items():
-            points = self._history.series.get((split, "loss"), [])
-            new = points[self._points.get(split, 0) :]
-            if new:
-                self._points[split] = len(points)
-                series[split] = thin(new, most)
-        for (key, _, _), panel in zip(panels.headings(self._history), shown, strict=True):
-            told = self._points.get(key, 0)
-            beyond = panels.buckets(self._history, panel)[told:]
-            if beyond:
-                self._points[key] = told + len(beyond)
-                series[key] = merge(beyond, PANEL_BUCKETS)
-        return series
+            points = history.series.get((split, "loss"), [])
+            series[split] = self._beyond(split, len(points), partial(thin, points), most)
+        for (key, _, _), panel in zip(panels.headings(history), shown, strict=True):
+            count = len(panels.points(history, panel))
+            series[key] = self._beyond(key, count, partial(panels.buckets, history, panel), PANEL_BUCKETS)
+        return {key: buckets for key, buckets in series.items() if buckets}
+
+    def _beyond(self, key: str, count: int, some: Callable[[int, int, int], list[Bucket]], most: int) -> list[Bucket]:
+        """The points of a series that were not told yet."""
+        told, self._points[key] = self._points.get(key, 0), count
+        return self._blocks.setdefault(key, Blocks()).buckets(count, some, most, told)
 
     def _sections(self) -> dict[str, Any]:
         history = self._history

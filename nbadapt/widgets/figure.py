@@ -14,7 +14,7 @@ from nbadapt.widgets import panels
 from nbadapt.widgets.controls import mark, marked
 from nbadapt.widgets.summary import metric_label, metric_names
 from nbadapt.widgets.texts import clip
-from nbadapt.widgets.thin import Bucket, merge, smooth, thin
+from nbadapt.widgets.thin import Bucket, smooth, thin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def figure(history: History) -> Figure:
 
     metric = next((m for m in metric_names(history) if len(history.series["evaluation", m]) > 1), None)
     beside = [metric is not None, history.reliability is not None].count(True)
-    small = [panel for panel in panels.panels(history) if len(panels.buckets(history, panel)) > 1]
+    small = [panel for panel in panels.panels(history) if len(panels.points(history, panel)) > 1]
     height = PANEL_ROW * -(-len(small) // PANELS_A_ROW)
     drawing = Figure(figsize=(7.8, 2.9 + height), dpi=DPI, facecolor=PAPER, layout="constrained")
     above: Any = drawing
@@ -151,7 +151,7 @@ def _draw_panels(place: Any, history: History, shown: Sequence[Panel]) -> None:
     """Small charts in rows: a band as wide as the spread, and the mean."""
     grid = place.subplots(-(-len(shown) // PANELS_A_ROW), PANELS_A_ROW, squeeze=False).flatten()
     for axes, panel in zip(grid, shown, strict=False):
-        found = merge(panels.buckets(history, panel), PANEL_BUCKETS)
+        found = panels.buckets(history, panel, PANEL_BUCKETS)
         steps = [b.step for b in found]
         axes.fill_between(steps, [b.low for b in found], [b.high for b in found], color=TRAIN, alpha=0.3, linewidth=0)
         axes.plot(steps, [b.mean for b in found], color=TRAIN, linewidth=1.4)

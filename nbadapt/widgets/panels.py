@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from nbadapt.widgets.summary import number
 from nbadapt.widgets.texts import clip
-from nbadapt.widgets.thin import Bucket
+from nbadapt.widgets.thin import Bucket, thin
 
 if TYPE_CHECKING:
     from nbadapt.events import Panel
@@ -27,11 +28,22 @@ def headings(history: History) -> list[list[str]]:
     return [[f"panel {i}", clip(p.label, LABEL_BYTES), _latest(history, p)] for i, p in enumerate(panels(history))]
 
 
-def buckets(history: History, panel: Panel) -> list[Bucket]:
-    """Each point of a panel's metric as a bucket, which is as high as its spread is wide."""
-    around = dict(history.series.get(("train", panel.spread), []))
-    points = history.series.get(("train", panel.metric), [])
-    return [Bucket(s, value - around.get(s, 0.0), value, value + around.get(s, 0.0)) for s, value in points]
+def points(history: History, panel: Panel) -> list[tuple[int, float]]:
+    """(step, value) of a panel's metric, in order."""
+    return history.series.get(("train", panel.metric), [])
+
+
+def buckets(history: History, panel: Panel, most: int, first: int = 0, last: int | None = None) -> list[Bucket]:
+    """A panel's points from number `first` to `last` (not included) in at most `most` buckets as high as the spread."""
+    found = points(history, panel)[first:last]
+    spread = history.series.get(("train", panel.spread), [])
+    if not found or not spread:
+        return thin(found, most)
+    [start, _], [end, _] = found[0], found[-1]
+    around = dict(spread[bisect_left(spread, (start,)) : bisect_left(spread, (end + 1,))])
+    low = thin([(step, value - around.get(step, 0.0)) for step, value in found], most)
+    high = thin([(step, value + around.get(step, 0.0)) for step, value in found], most)
+    return [Bucket(b.step, a.low, b.mean, c.high) for a, b, c in zip(low, thin(found, most), high, strict=True)]
 
 
 def figures(history: History) -> list[tuple[str, str]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
+
+BLOCK = 32
+EXACT = 20_000
 
 
 class Bucket(NamedTuple):
@@ -19,20 +22,15 @@ class Bucket(NamedTuple):
     high: float
 
 
-def thin(points: Sequence[tuple[int, float]], most: int) -> list[Bucket]:
-    """The series in at most `most` buckets of about equal numbers of points.
+def thin(points: Sequence[tuple[int, float]], most: int, first: int = 0, last: int | None = None) -> list[Bucket]:
+    """The points from number `first` to `last` (not included) in at most `most` buckets of about equally many.
 
     Args:
         points: (step, value) in order; values may be NaN or infinite.
         most: at least 1.
     """
+    points = points[first:last]
     return [_bucket(points[a:b]) for a, b in _neighbours(len(points), most)]
-
-
-def merge(buckets: Sequence[Bucket], most: int) -> list[Bucket]:
-    """Finite buckets in at most `most` that hold about equal numbers of them."""
-    parts = [buckets[a:b] for a, b in _neighbours(len(buckets), most)]
-    return [Bucket(p[-1].step, min(b.low for b in p), fmean(b.mean for b in p), max(b.high for b in p)) for p in parts]
 
 
 def _neighbours(n: int, most: int) -> list[tuple[int, int]]:
@@ -42,11 +40,47 @@ def _neighbours(n: int, most: int) -> list[tuple[int, int]]:
 
 
 def _bucket(points: Sequence[tuple[int, float]]) -> Bucket:
-    step = points[-1][0]
-    values = [value for _, value in points if math.isfinite(value)]
-    if not values:
-        return Bucket(step, math.nan, math.nan, math.nan)
-    return Bucket(step, min(values), fmean(values), max(values))
+    values = _finite([value for _, value in points])
+    return _around(points[-1][0], values, values, values)
+
+
+def _merged(buckets: Sequence[Bucket]) -> Bucket:
+    low, mean, high = (_finite([bucket[column] for bucket in buckets]) for column in (1, 2, 3))
+    return _around(buckets[-1].step, low, mean, high)
+
+
+def _around(step: int, low: list[float], mean: list[float], high: list[float]) -> Bucket:
+    return Bucket(step, min(low, default=math.nan), fmean(mean) if mean else math.nan, max(high, default=math.nan))
+
+
+def _finite(values: list[float]) -> list[float]:
+    if math.isfinite(sum(values)):  # nearly always: asking each one takes most of the time of a long history
+        return values
+    return [value for value in values if math.isfinite(value)]
+
+
+class Blocks:
+    """A long series that is gone through once: it grows in blocks of `BLOCK` points, of which a new page is told.
+
+    The buckets of fewer than `EXACT` points are made from the points themselves.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[Bucket] = []
+
+    def buckets(self, count: int, some: Callable[[int, int, int], list[Bucket]], most: int, told: int) -> list[Bucket]:
+        """The points from number `told` to `count` in at most `most` buckets.
+
+        Args:
+            count: how many points the series has; never fewer than at the last call.
+            some: gives at most so many buckets of the points from one number to another (not included).
+        """
+        for start in range(len(self._blocks) * BLOCK, count - BLOCK + 1, BLOCK):
+            self._blocks += some(1, start, start + BLOCK)
+        if told or count < EXACT:
+            return some(most, told, count)
+        blocks = [*self._blocks, *some(1, len(self._blocks) * BLOCK, count)]
+        return [_merged(blocks[a:b]) for a, b in _neighbours(len(blocks), most)]
 
 
 def pack(buckets: Sequence[Bucket]) -> bytes:
