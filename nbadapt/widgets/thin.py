@@ -23,11 +23,13 @@ class Bucket(NamedTuple):
 
 
 def thin(points: Sequence[tuple[int, float]], most: int, first: int = 0, last: int | None = None) -> list[Bucket]:
-    """The points from number `first` to `last` (not included) in at most `most` buckets of about equally many.
+    """Some points in at most `most` buckets of about equally many.
 
     Args:
         points: (step, value) in order; values may be NaN or infinite.
         most: at least 1.
+        first: number of the first point.
+        last: number of the one behind the last; all points where None.
     """
     points = points[first:last]
     return [_bucket(points[a:b]) for a, b in _neighbours(len(points), most)]
@@ -69,11 +71,13 @@ class Blocks:
         self._blocks: list[Bucket] = []
 
     def buckets(self, count: int, some: Callable[[int, int, int], list[Bucket]], most: int, told: int) -> list[Bucket]:
-        """The points from number `told` to `count` in at most `most` buckets.
+        """The points that were not told yet.
 
         Args:
             count: how many points the series has; never fewer than at the last call.
             some: gives at most so many buckets of the points from one number to another (not included).
+            most: how many buckets are wanted at most; at least 1.
+            told: how many points were told.
         """
         for start in range(len(self._blocks) * BLOCK, count - BLOCK + 1, BLOCK):
             self._blocks += some(1, start, start + BLOCK)
