@@ -537,7 +537,8 @@ def test_a_page_that_comes_later_sees_the_last_question(wire: Any):
 def test_messages_of_no_form_change_nothing(wire: Any, message: dict[str, Any]):
     table = Table(wire, [said("good answer"), said("bad answer")])
     state = table.say(**message)
-    assert not state["closed"]
+    assert "errors" in state
+    assert not table.widget.closed
     assert table.playground.round is None
     assert not Path("prefs.jsonl").exists()
 
@@ -546,7 +547,9 @@ def test_closing_leaves_the_picture_alone(wire: Any):
     table = Table(wire, [said("good answer")])
     table.say(type="ask", prompt=PROMPT, values={})
     place, picture = table.widget._place, table.widget._picture
-    assert table.say(type="close")["closed"]
+    wire.say({"type": "close"})
+    assert table.widget.closed
+    assert wire.take()[-1][0]["type"] == "gone"
     assert place.content == {"text/plain": "", "text/html": ""}
     assert "good answer" in picture.content["text/plain"]
     assert not [thread for thread in threading.enumerate() if thread.name == "nbadapt-play"]

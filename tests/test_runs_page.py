@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 import steps_method
+from kernels import WIDGET
 from playwright.sync_api import Page, expect
 from stored_runs import keep
 from test_dashboard_page import ADDRESS, HOST, browser  # noqa: F401 - a fixture
@@ -311,17 +312,21 @@ def test_in_jupyterlab_runs_are_followed_compared_and_kept_as_a_picture(
         expect(page.locator(".nbadapt-runs")).to_have_count(0)
         expect(picture).to_be_visible()
         page.screenshot(path=ARTIFACTS / "runs-lab-picture.png")
+        page.locator(".jp-InputPrompt").first.click()
+        save(page, notebook)
+        look_at_the_saved_notebook(notebook, closed=True)
         assert page.evaluate("window.hacked") is None
         page.close()
 
 
-def look_at_the_saved_notebook(path: Path) -> None:
-    """It holds the table as text and HTML, no state of a widget, and stays small."""
+def look_at_the_saved_notebook(path: Path, *, closed: bool = False) -> None:
+    """It holds the table as text and HTML, no state of a widget, and stays small; closed, no view of one either."""
     text = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
     assert "widgets" not in notebook.metadata
     assert len(text) < 62_000
-    _, picture = notebook.cells[1].outputs
+    *widget, picture = notebook.cells[1].outputs
+    assert any(WIDGET in output.data for output in widget) is not closed
     assert set(picture.data) == {"text/html", "text/plain"}
     assert "run_27" in picture.data["text/plain"]
     assert "<script" not in picture.data["text/html"]

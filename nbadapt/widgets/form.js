@@ -1,10 +1,9 @@
-// The method form, an anywidget module that follows fields.js. widgets/form.py says what the messages are.
+// The method form, an anywidget module that follows notebook.js and fields.js. widgets/form.py says what the messages are.
 // Data reaches the page through textContent and values of inputs only, never as HTML.
 
 const SETTLE_MS = 1500; // of quiet before the picture for the saved notebook is drawn anew
 const FIND_MS = 500; // between two looks for a dashboard that this page may not know yet
 const MOST_LOOKS = 20;
-const WIDGET = "application/vnd.jupyter.widget-view+json";
 const METHOD = "method";
 const PROMPT = "prompt-text";
 
@@ -160,19 +159,6 @@ function drawState(ui, message) {
 
 // ---------------------------------------------------------------------------------------------- the cell
 
-/** The notebook that holds the form, where the host's widget manager gives it: JupyterLab 4 and Notebook 7 do. */
-function notebookOf(model) {
-  const notebook = model.widget_manager?.context?.model?.sharedModel;
-  return typeof notebook?.insertCell === "function" ? notebook : null;
-}
-
-/** Put a new cell below the one that shows the form. */
-function insertCell(notebook, id, source) {
-  const shows = (cell) => cell.toJSON().outputs?.some((output) => output.data?.[WIDGET]?.model_id === id);
-  const at = notebook.cells.findIndex(shows);
-  notebook.insertCell(at < 0 ? notebook.cells.length : at + 1, { cell_type: "code", source, metadata: {} });
-}
-
 /** Show the dashboard of a run below the form; false where the host gives no way to. */
 async function showRun(model, ui, id, looks = MOST_LOOKS) {
   const manager = model.widget_manager;
@@ -225,11 +211,18 @@ function render({ model, el }) {
       if (!held && made.read() !== values[name]) made.write(values[name]);
     }
   };
+  /** Draw the fields of a method, which another tab may have chosen: what is typed here just now stays. */
+  const takeForm = (message) => {
+    const [name, made] = [...ui.fields].find(([, one]) => one.box.contains(document.activeElement)) ?? [];
+    if (made) message.values[name] = made.read();
+    drawForm(ui, { ...message, values: { ...message.values, ...sent.changes } }, onInput);
+    if (made) ui.fields.get(name)?.main.focus();
+  };
   const onMessage = (message) => {
     sent.told = true;
     if (message.type === "form") {
       if (message.view && message.view !== view && ui.id) return; // another page has just come
-      drawForm(ui, message, onInput);
+      takeForm(message);
     } else if (message.type === "offers") {
       for (const [name, words] of Object.entries(message.offers)) {
         const made = ui.fields.get(name);

@@ -30,7 +30,7 @@ class FormWidget(anywidget.AnyWidget):
         hello: how often a front end has said that it shows this form.
     """
 
-    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("fields.js", "form.js"))
+    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("notebook.js", "fields.js", "form.js"))
     _css = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dashboard.css", "form.css"))
 
     def __init__(self, on_message: Callable[[Mapping[str, Any]], None]) -> None:

@@ -1,5 +1,5 @@
-// The playground, an anywidget module that follows fields.js. widgets/playground.py says what the messages are.
-// Data reaches the page through textContent and values of inputs only, never as HTML.
+// The playground, an anywidget module that follows notebook.js and fields.js. widgets/playground.py says what the
+// messages are. Data reaches the page through textContent and values of inputs only, never as HTML.
 
 const FAINT = 0.05; // of the heaviest word's weight: less than that is not marked
 const LEAST = 0.001; // a weight that is told
@@ -30,6 +30,7 @@ function build() {
   ui.said = make("div", "said", "connecting …");
   ui.said.setAttribute("role", "status");
   ui.acts.append(ui.ask, ui.stop, ui.said, ui.close);
+  ui.asked = make("div", "words-key asked"); // a prompt of another page that is not in the field of this one
   ui.answers = make("div", "answers");
   ui.legend = make("div", "legend");
   ui.kept = make("div", "kept");
@@ -38,7 +39,7 @@ function build() {
   ui.undo = button("undo", "Undo");
   ui.kept.append(ui.keptText, ui.undo);
   ui.kept.hidden = true;
-  ui.root.append(ui.hider, ui.title, promptBox, ui.grid, ui.acts, ui.answers, ui.legend, ui.kept);
+  ui.root.append(ui.hider, ui.title, promptBox, ui.grid, ui.acts, ui.asked, ui.answers, ui.legend, ui.kept);
   return ui;
 }
 
@@ -165,7 +166,6 @@ function dim(ui) {
 }
 
 function said(message) {
-  if (message.closed) return "closed";
   if (message.said) return message.said;
   if (message.working) return message.held ? `waits for the end of the run ${message.held}` : "answering …";
   return Object.keys(message.errors).length ? "Mend the marked fields." : "";
@@ -173,30 +173,28 @@ function said(message) {
 
 function drawState(ui, message) {
   for (const [name, made] of ui.fields) made.mark(message.errors[name]);
-  const open = !message.closed;
-  ui.ask.disabled = !open || message.working || Object.keys(message.errors).length > 0;
-  ui.stop.disabled = !open || !message.working;
-  ui.close.hidden = !open;
+  ui.ask.disabled = message.working || Object.keys(message.errors).length > 0;
+  ui.stop.disabled = !message.working;
   ui.said.textContent = said(message);
   ui.legend.textContent = message.legend;
   ui.keptText.textContent = message.kept;
-  ui.undo.hidden = !open || !message.undo;
+  ui.undo.hidden = !message.undo;
   ui.kept.hidden = !message.kept && ui.undo.hidden;
-  for (const made of ui.columns) made.best.hidden = !open || !message.choosable || !made.writes || made.box.dataset.state !== "done";
+  for (const made of ui.columns) made.best.hidden = !message.choosable || !made.writes || made.box.dataset.state !== "done";
 }
 
 function render({ model, el }) {
   const ui = build();
   el.append(ui.root);
   const view = `${Date.now()}-${Math.random()}`; // of several pages that show this playground
-  const shown = { seq: 0, silent: 0, checked: 0, told: false };
+  const shown = { seq: 0, silent: 0, checked: 0, told: false, prompt: "", errors: {} };
 
   const say = (message) => {
     clearTimeout(shown.silent);
     shown.silent = setTimeout(() => {
       ui.said.textContent = "waiting for the kernel: a cell is running, or it is gone";
     }, SILENT_MS);
-    model.send(message);
+    model.send({ ...message, view });
   };
   const values = () => Object.fromEntries([...ui.fields].map(([name, made]) => [name, made.read()]));
   const ask = () => {
@@ -204,6 +202,7 @@ function render({ model, el }) {
     clearTimeout(shown.checked);
     ui.ask.disabled = true; // until the kernel answers
     ui.said.textContent = "asking …";
+    shown.prompt = ui.prompt.value;
     say({ type: "ask", prompt: ui.prompt.value, values: values() });
   };
   const onInput = () => {
@@ -236,9 +235,19 @@ function render({ model, el }) {
     if (message.type === "page") {
       if (message.view !== view && ui.columns.length) return; // another page has come: what is typed here stays
       drawPage(ui, message, onInput, (place) => say({ type: "best", place }));
+      shown.prompt = message.prompt;
+    } else if (message.type === "asked") {
+      const other = message.view !== view;
+      if (other && ui.prompt.value === shown.prompt) ui.prompt.value = shown.prompt = message.prompt;
+      const unlike = other && ui.prompt.value !== message.prompt; // what is typed here stays
+      ui.asked.textContent = unlike ? `Asked in another tab: ${message.prompt.slice(0, 300)}` : "";
+    } else if (message.type === "gone") removeWidget(model, message.id);
+    else if (message.type === "picture") changePicture(model, `nbadapt-play-${message.token}`, message.data);
+    else if (message.type === "column") drawColumn(ui, message);
+    else if (message.type === "state") {
+      if (message.view === view) shown.errors = message.errors; // of what is typed here
+      drawState(ui, { ...message, errors: shown.errors });
     }
-    if (message.type === "column") drawColumn(ui, message);
-    else if (message.type === "state") drawState(ui, message);
   };
   const recolour = () => followTheme(ui);
   ui.root.addEventListener("transitionend", recolour);
@@ -246,7 +255,7 @@ function render({ model, el }) {
   for (const element of [document.documentElement, document.body]) theme.observe(element, { attributes: true });
   model.on("msg:custom", onMessage);
   followTheme(ui);
-  say({ type: "hello", view });
+  say({ type: "hello" });
   return () => {
     clearTimeout(shown.silent);
     clearTimeout(shown.checked);

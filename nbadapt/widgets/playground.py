@@ -3,7 +3,7 @@
 ::
 
     page ──hello, check, ask, stop, best, undo, close──> Playground     answers come in its thread
-         <──page (fields, players), state, column (one answer)──        a column at most ten times a second
+         <──page (fields, players), asked, state, column (one answer)──        a column at most ten times a second
 
 The command that shows it returns at once; clicks are handled on the kernel's main thread, between cells and, while
 a run of nbadapt holds a cell, by its message pump. Below the widget stands a static picture of the last prompt, which
@@ -45,7 +45,9 @@ class PlayWidget(anywidget.AnyWidget):
         closed: whether the static picture alone is left.
     """
 
-    _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("fields.js", "playground.js"))
+    _esm = "\n".join(
+        (HERE / name).read_text(encoding="utf-8") for name in ("notebook.js", "fields.js", "playground.js")
+    )
     _css = "\n".join(
         (HERE / name).read_text(encoding="utf-8") for name in ("dashboard.css", "form.css", "playground.css")
     )
@@ -58,6 +60,7 @@ class PlayWidget(anywidget.AnyWidget):
         self._raw = {field.name: raw_of(getattr(settings, field.name), field.kind) for field in self._fields}
         self._prompt, self._said, self._kept = prompt, "", ""
         self._errors: dict[str, str] = {}
+        self._typed_in = ""  # the page whose values these are, of several that show this playground
         self._token = secrets.token_hex(6)  # of this widget's picture on the page
         self._lock = threading.RLock()  # answers come in another thread than clicks
         self._sequence = 0
@@ -82,14 +85,18 @@ class PlayWidget(anywidget.AnyWidget):
 
     def _static(self) -> dict[str, str]:
         asked = self._playground.round
-        if asked is None:
-            return {"text/html": "", "text/plain": "Nothing was asked in this playground yet."}
-        found = bundle(asked, self._playground.choices.chosen(asked), self._kept)
+        found = {"text/html": "", "text/plain": "Nothing was asked in this playground yet."}
+        if asked is not None:
+            found = bundle(asked, self._playground.choices.chosen(asked), self._kept)
         return {**found, "text/html": f'<div class="nbadapt-play-{self._token}">{found["text/html"]}</div>'}
 
     def _draw_picture(self) -> None:
-        if self._picture is not None:
-            self._picture.update(self._static(), raw=True)
+        if self._picture is None:
+            return
+        found = self._static()
+        self._picture.update(found, raw=True)
+        if self.hello > 1:  # pages that were reloaded, and other tabs, do not know that display
+            self._tell("picture", {"token": self._token, "data": found})
 
     def retire(self) -> None:
         """End: the picture stays, the widget goes, and with it its state in a saved notebook."""
@@ -98,13 +105,12 @@ class PlayWidget(anywidget.AnyWidget):
                 return
             self.closed = True
         self._playground.close()  # without the lock: it waits for a thread that may be about to push
-        self.push()
         self._draw_picture()
         if self._place is not None:
             self._place.update({"text/plain": "", "text/html": ""}, raw=True)
-        if self.hello <= 1:  # a page that was reloaded knows the widget, but not the display that was replaced
-            self.layout.close()
-            self.close()
+        self._tell("gone", {"id": self.model_id})
+        self.layout.close()
+        self.close()
 
     # ------------------------------------------------------------------ what the page is told
 
@@ -113,7 +119,7 @@ class PlayWidget(anywidget.AnyWidget):
             self._sequence += 1
             self.send({"type": kind, "seq": self._sequence, **content})
 
-    def _tell_page(self, view: Any) -> None:
+    def _tell_page(self, view: str) -> None:
         """What does not change, and what `view`, a page that has just come, begins with; others have it already."""
         asked = self._playground.round
         self._tell(
@@ -141,9 +147,9 @@ class PlayWidget(anywidget.AnyWidget):
             {
                 "working": playground.working,
                 "held": playground.held_by,
-                "closed": self.closed,
                 "said": clip(self._said, LINE_BYTES),
                 "errors": self._errors,
+                "view": self._typed_in,
                 "legend": legend(asked) if asked is not None and done else "",
                 "kept": clip(self._kept, LINE_BYTES),
                 "choosable": asked is not None and done and comparison(asked) is not None,
@@ -185,7 +191,6 @@ class PlayWidget(anywidget.AnyWidget):
             self.retire()
             return
         if self.closed:
-            self.push()
             return
         try:
             self._obey(message)
@@ -196,11 +201,13 @@ class PlayWidget(anywidget.AnyWidget):
         self.push()
 
     def _obey(self, message: Mapping[str, Any]) -> None:
-        playground = self._playground
+        playground, view = self._playground, clip(str(message.get("view", "")), NAME_BYTES)
+        if message.get("type") in {"hello", "check", "ask"}:
+            self._typed_in = view
         match message:
             case {"type": "hello"}:
                 self.hello += 1
-                self._tell_page(message.get("view"))
+                self._tell_page(view)
                 self._push_columns()
             case {"type": "check", "values": dict(values)}:
                 self._take(values)
@@ -210,6 +217,7 @@ class PlayWidget(anywidget.AnyWidget):
                     self._said = self._kept = ""
                     self._prompt = prompt
                     playground.ask(sent(prompt), found)
+                    self._tell("asked", {"view": view, "prompt": sent(prompt)})
                     self._push_columns()
             case {"type": "stop"}:
                 playground.stop()

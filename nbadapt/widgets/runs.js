@@ -1,5 +1,6 @@
-// The table of runs, an anywidget module that follows chart.js, overlay.js and runs_rows.js. runs_feed.py says what
-// the messages hold. Data reaches the page through textContent, values of fields and canvases only, never as HTML.
+// The table of runs, an anywidget module that follows notebook.js, chart.js, overlay.js and runs_rows.js. runs_feed.py
+// says what the messages hold. Data reaches the page through textContent, values of fields and canvases only, never as
+// HTML.
 
 const POLL_MS = 1000; // while some run goes on
 const READ_MS = 30; // while a long log is read, piece by piece
@@ -160,6 +161,7 @@ function wireCurves(ui, overlay) {
 /** Messages to the kernel, one poll at a time, and what is said while it does not answer. */
 class Line {
   constructor(model, ui) {
+    this.view = `${Date.now()}-${Math.random()}`; // of several pages that show this table
     Object.assign(this, { model, ui, silent: 0, poll: 0, search: 0, settle: 0, waiting: 0, live: false });
   }
 
@@ -167,7 +169,7 @@ class Line {
     this.waiting += 1;
     clearTimeout(this.silent);
     this.silent = setTimeout(() => this.problem("Waiting for the kernel: a cell is running, or it is gone."), SILENT_MS);
-    this.model.send(message);
+    this.model.send({ ...message, view: this.view });
   }
 
   answered() {
@@ -261,7 +263,8 @@ function render({ model, el }) {
     state.sequence = null;
     line.say({ type: "hello" });
   };
-  const onAnswer = ({ answer, reading, problem, edit, written, opened: newer, question: asked }) => {
+  /** An answer to this page; what another one asked is its own affair. */
+  const onAnswer = ({ answer, problem, edit, written, opened: newer, question: asked }) => {
     line.answered();
     line.problem(problem ?? "");
     if (newer) opened = newer;
@@ -282,13 +285,20 @@ function render({ model, el }) {
     }
     if (!["poll", "search", "settle", "hello", "edit", "ask"].includes(answer)) settle();
     if (problem) draw(); // a box that was ticked in vain is unticked
+  };
+  const goOn = (reading) => {
     const live = [...state.rows.values()].some((row) => row.live);
     if (line.live && !live) settle(); // the last run has ended: the picture tells so
     line.live = live;
     line.follow(live, reading);
   };
   const onMessage = (message, buffers) => {
-    if (message.answer !== undefined) return onAnswer(message);
+    if (message.gone) return removeWidget(model, message.gone);
+    if (message.picture) return changePicture(model, `nbadapt-runs-${message.token}`, message.picture);
+    if (message.answer !== undefined) {
+      if (message.view === line.view) onAnswer(message);
+      return goOn(message.reading);
+    }
     if (message.full) {
       Object.assign(state, { ids: [], rows: new Map(), sequence: message.seq - 1 });
       overlay.series.clear();

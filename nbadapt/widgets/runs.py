@@ -49,7 +49,8 @@ class RunsWidget(anywidget.AnyWidget):
     """
 
     _esm = "\n".join(
-        (HERE / name).read_text(encoding="utf-8") for name in ("chart.js", "overlay.js", "runs_rows.js", "runs.js")
+        (HERE / name).read_text(encoding="utf-8")
+        for name in ("notebook.js", "chart.js", "overlay.js", "runs_rows.js", "runs.js")
     )
     _css = (HERE / "runs.css").read_text(encoding="utf-8")
 
@@ -102,12 +103,17 @@ class RunsWidget(anywidget.AnyWidget):
             self._draw_picture()
             if self._place is not None:
                 self._place.update({"text/plain": "", "text/html": ""}, raw=True)
+            self.send({"gone": self.model_id})
         self.layout.close()
         self.close()
 
     def _draw_picture(self) -> None:
-        if self._picture is not None:
-            self._picture.update(self.bundle(), raw=True)
+        if self._picture is None:
+            return
+        bundle = self.bundle()
+        self._picture.update(bundle, raw=True)
+        if self.hello > 1:  # pages that were reloaded, and other tabs, do not know that display
+            self.send({"picture": bundle, "token": self._token})
 
     # ------------------------------------------------------------------ messages
 
@@ -134,7 +140,8 @@ class RunsWidget(anywidget.AnyWidget):
             except Exception as error:  # noqa: BLE001 - a message of no form, or a full disk, must not break the widget
                 said = {"problem": clip(f"{type(error).__name__}: {error}", LINE_BYTES)}
             reading = any(not facts.complete for facts in self._feed.facts)
-            self.send({"answer": kind, **({"reading": True} if reading else {}), **said})
+            asked_by = {"view": clip(str(message["view"]), LINE_BYTES)} if "view" in message else {}
+            self.send({"answer": kind, **asked_by, **({"reading": True} if reading else {}), **said})
 
     def _obey(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a message says; what is to be answered beside what changed."""
