@@ -52,7 +52,6 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
         NbadaptError: what else the method raises.
     """
     limit = SECONDS if seconds is None else seconds
-    owner = _owner(method)
 
     def ask() -> Estimate:
         with tempfile.TemporaryDirectory(prefix="nbadapt-estimate-") as room:
@@ -66,16 +65,18 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
     try:
         found = within(limit, ask)
     except LateError:
-        raise NoEstimateError(f"{owner} gave no estimate within {limit:g} s: this goes on without one") from None
+        raise NoEstimateError(
+            f"{_owner(method)} gave no estimate within {limit:g} s: this goes on without one"
+        ) from None
     except NbadaptError:
         raise
     except Exception as error:  # noqa: BLE001 - told in one line, with the plugin's name
-        line = f"{owner} fails when it estimates the cost: {type(error).__name__}: {first_line(error)}"
+        line = f"{_owner(method)} fails when it estimates the cost: {type(error).__name__}: {first_line(error)}"
         drop_frames(error)
         raise PluginError(line) from None
     fault = _fault(found)
     if fault:
-        raise NoEstimateError(f"the estimate of {owner} is left out: {fault}")
+        raise NoEstimateError(f"the estimate of {_owner(method)} is left out: {fault}")
     return found
 
 

@@ -69,22 +69,29 @@ def entries() -> dict[str, tuple[Entry, ...]]:
     Those of distributions that `nbadapt.origins.VARIABLE` leaves out are not among them: see `refused`.
     """
     found: dict[str, dict[tuple[str, str], Entry]] = {}
-    for point in origins.allowed(GROUP):
-        entry = _entry(point)
+    for entry in _entries(origins.allowed(GROUP)):
         found.setdefault(entry.name, {})[entry.distribution, entry.value] = entry
     return {name: tuple(sorted(found[name].values(), key=lambda e: e.owner)) for name in sorted(found)}
 
 
 def refused() -> list[Entry]:
     """The methods of distributions that may bring none, sorted by name."""
-    return [_entry(point) for point in origins.refused(GROUP)]
+    return _entries(origins.refused(GROUP))
 
 
-def _entry(point: EntryPoint) -> Entry:
-    owner = point.dist
-    if owner is None:
-        return Entry(point.name, "an unknown distribution", "", point.value)
-    return Entry(point.name, owner.metadata["Name"], owner.version, point.value)
+def _entries(points: Iterable[EntryPoint]) -> list[Entry]:
+    read: dict[int, tuple[str, str]] = {}  # a distribution's metadata is parsed anew each time it is asked for
+    found = []
+    for point in points:
+        owner = point.dist
+        if owner is None:
+            found.append(Entry(point.name, "an unknown distribution", "", point.value))
+            continue
+        if id(owner) not in read:
+            metadata = owner.metadata
+            read[id(owner)] = metadata["Name"], metadata["Version"]
+        found.append(Entry(point.name, *read[id(owner)], point.value))
+    return found
 
 
 def load(name: str, verb: Verb | None = None) -> type[Method]:

@@ -99,15 +99,13 @@ def tick(page: Page) -> Locator:
     return root
 
 
-def answered(prompt: str) -> Callable[[Page], Locator]:
-    """The playground with what was said to a prompt."""
+def answered(prompt: str, by: str) -> Callable[[Page], Locator]:
+    """The playground of a run with what was said to a prompt."""
 
     def ready(page: Page) -> Locator:
         idle(page)
-        root = page.locator(".nbadapt-play").last
+        root = page.locator(".nbadapt-play", has=page.locator(".nbadapt-answer", has_text=by)).last
         expect(root.locator(".nbadapt-run")).to_be_enabled(timeout=LONG)
-        if root.get_by_label("longest answer", exact=True).count():
-            root.get_by_label("longest answer", exact=True).fill("40")
         root.get_by_label("prompt", exact=True).fill(prompt)
         page.keyboard.press("Control+Enter")
         for answer in root.locator(".nbadapt-answer").all():
@@ -147,7 +145,7 @@ SCENES = (
     Scene(
         "words",
         ("%nbadapt play tuned plain",),
-        answered("The derailleur I bought yesterday is broken, I want to send it back."),
+        answered("The derailleur I bought yesterday is broken, I want to send it back.", by="plain"),
     ),
     Scene(
         "playground",
@@ -157,7 +155,7 @@ SCENES = (
             "learning_rate: 2e-3\nmax_steps: 14\nbatch_size: 4\nsamples: 0",
             "%nbadapt play polite",
         ),
-        answered("My front brake squeals. Can you look at it today?"),
+        answered("My front brake squeals. Can you look at it today?", by="polite"),
     ),
     Scene(
         "compare",

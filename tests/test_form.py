@@ -81,6 +81,12 @@ def test_sliders_follow_bounds_and_default():
     assert [name for name, field in fields.items() if field.advanced] == ["rare"]
 
 
+def test_every_slider_rises():
+    for method in registry.methods():
+        for field in setting_fields(method):
+            assert list(field.stops) == sorted(set(field.stops)), (method.name, field.name)
+
+
 def test_raw_values_are_read_back():
     for name in METHODS:
         method = registry.load(name)
@@ -367,6 +373,17 @@ def test_a_measurement_can_be_broken_off_anywhere(calls: int):
     assert not made.estimator.exact(asked).approximate
 
 
+def test_where_the_exact_memory_takes_too_long_what_was_told_at_once_stands(monkeypatch):
+    made = form()
+    told = made.state().figures.estimate
+    monkeypatch.setattr("nbadapt.estimating.SECONDS", 0.05)
+    exact = made.estimator.exact(made.request(made.state().cell), lambda: time.sleep(0.1))
+    assert not exact.approximate
+    assert (exact.estimate.trainable, exact.estimate.memory) == (told.trainable, told.memory)
+    assert "gave no estimate within 0.05 s" in exact.estimate.notes[-1]
+    assert made.state().figures.estimate.trainable == told.trainable
+
+
 def test_a_table_that_became_another_one_is_looked_at_again():
     made = form()
     steps = made.state().figures.estimate.steps
@@ -439,6 +456,30 @@ def test_a_page_that_says_hello_gets_the_form_and_its_state(desk: Desk):
     assert state["ready"]
     assert ["trainable parameters", state["figures"][3][1]] == state["figures"][3]
     assert len(json.dumps(drawn)) < 20_000
+
+
+def test_a_message_is_answered_once_and_a_cell_has_the_form_look_again(desk: Desk):
+    desk.say("hello")
+    events = desk.shell.ip.events
+
+    def told() -> int:
+        return len([message for message, _ in desk.wire.take() if message["type"] == "state"])
+
+    for _ in range(2):  # the comm tells of a message's beginning and end as of a cell's
+        events.trigger("pre_execute")
+        assert len([m for m in desk.say("set", values={"r": "16"}) if m["type"] == "state"]) == 1
+        events.trigger("post_execute")
+        assert told() == 0
+    events.trigger("pre_execute")
+    events.trigger("post_execute")
+    assert told() == 1
+    events.trigger("pre_execute")  # a cell that holds a run, which hands messages over
+    events.trigger("pre_execute")
+    desk.say("set", values={"r": "8"})
+    events.trigger("post_execute")
+    desk.wire.take()
+    events.trigger("post_execute")
+    assert told() == 1
 
 
 def test_a_moved_slider_is_answered_and_the_exact_memory_follows(desk: Desk):

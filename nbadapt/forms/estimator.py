@@ -135,7 +135,11 @@ class Estimator:
         """
         base = self._base(request)
         job = dataclasses.replace(base.job, config=validate(type(base.method), request.settings))
-        estimate, _ = self._estimate(base, job, measures=True, check=check)
+        try:
+            estimate, _ = self._estimate(base, job, measures=True, check=check)
+        except NoEstimateError as error:  # it takes too long here: what was told at once stands
+            estimate, _ = self._estimate(base, job)
+            estimate = dataclasses.replace(estimate, notes=(*estimate.notes, str(error)))
         return self._figures(base, job, estimate, approximate=False)
 
     def _base(self, request: Request) -> _Base:
@@ -171,7 +175,8 @@ class Estimator:
                 watched(job.config) as (config, reads),
             ):
                 scaling.on_keep = lambda: followed.update(reads)
-                estimate = self._asked(base, dataclasses.replace(job, config=config))
+                asked = dataclasses.replace(job, config=config)
+                estimate = self._asked(base, asked, PATIENCE if check is None else None, final=not measures)
         finally:
             training_memory.scaling.reset(token)
         if followed:
@@ -182,14 +187,20 @@ class Estimator:
         notes = tuple(note for note in estimate.notes if note != ROUGH)
         return dataclasses.replace(estimate, notes=notes), True
 
-    def _asked(self, base: _Base, job: Job) -> Estimate:
-        """The method's estimate; the first one looks up whether the method works with the model at all."""
+    def _asked(self, base: _Base, job: Job, seconds: float | None, *, final: bool) -> Estimate:
+        """The method's estimate; the first one looks up whether the method works with the model at all.
+
+        Raises:
+            NoEstimateError: none came in time, and this was not the `final` try, after which the form goes on without.
+        """
         if base.learnt.silent:
             return Estimate()
         ask = estimating.estimate if base.learnt.supported else support.estimate
         try:
-            estimate = ask(base.method, job, PATIENCE)
-        except NoEstimateError as error:  # once is enough: the form goes on without
+            estimate = ask(base.method, job, seconds)
+        except NoEstimateError as error:
+            if not final:
+                raise
             base.learnt.silent = str(error)
             return Estimate()
         base.learnt.supported = True

@@ -182,8 +182,7 @@ def _stops(part: Mapping[str, Any], outer: Mapping[str, Any], default: Any) -> t
         within = [s for s in within if s > part["exclusiveMinimum"]]
     if "exclusiveMaximum" in part:
         within = [s for s in within if s < part["exclusiveMaximum"]]
-    if middle is not None:
-        within = sorted({*within, middle})
+    within = sorted({*within, *([] if middle is None else [middle])})
     return tuple(within) if len(within) > 1 else ()
 
 

@@ -90,6 +90,7 @@ class Session:
         self._dashboard = ""  # model id of the dashboard of the run that was started here
         self._state = State("")
         self._cell_runs = True  # the one that opens the form
+        self._heard = False  # a message, whose end is told like that of a cell
         self._last: Mapping[str, Any] = {}  # the message that the page waits for an answer to
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -120,7 +121,7 @@ class Session:
     def _on_message(self, message: Mapping[str, Any]) -> None:
         if self._closed:
             return
-        self._cell_runs = False  # or nobody would have handed it over
+        self._cell_runs, self._heard = False, True  # or nobody would have handed it over
         self._last = message if "seq" in message else self._last
         try:
             match message.get("type"):
@@ -273,12 +274,12 @@ class Session:
             thread.join(LEAVE_SECONDS)
 
     def _on_cell(self) -> None:
-        self._cell_runs = True
+        self._cell_runs, self._heard = True, False
         self._cancel()
 
     def _on_rest(self) -> None:
         self._cell_runs = False
-        if self.widget.hello:
+        if self.widget.hello and not self._heard:  # a message was answered already
             self._renew()  # there may be new tables, or a run has ended
 
     # ------------------------------------------------------------------ Run

@@ -135,15 +135,15 @@ function buildCharts(ui) {
   const curves = make("figure", "curves");
   const curve = field("select", "", "Curves of");
   ui.curve = curve.control;
-  ui.curveHint = make("span", "hint");
-  curves.append(curve.label, ui.curveHint);
+  curves.append(curve.label);
   ui.overlay = canvas(curves, "Curves of the ticked runs");
   ui.overlay.tabIndex = 0;
+  ui.curveHint = make("div", "hint");
   ui.readout = make("div", "readout");
   ui.readout.setAttribute("role", "status");
   ui.legend = make("ul", "legend");
   ui.legend.setAttribute("aria-label", "Ticked runs");
-  curves.append(ui.readout, ui.legend);
+  curves.append(ui.curveHint, ui.readout, ui.legend);
   ui.scatterBox = make("figure", "scatter");
   const cost = field("select", "", "Quality against");
   ui.cost = cost.control;
@@ -165,7 +165,6 @@ class State {
     this.search = "";
     this.sort = ""; // a column, with a dash in front the other way round; "" the newest first
     this.sequence = null;
-    this.closed = false;
   }
 
   cell(id, name) {
@@ -272,7 +271,6 @@ class Rows {
     const [box, place] = row.firstChild.children;
     const at = state.ui.ticked.indexOf(id);
     box.checked = at >= 0;
-    box.disabled = state.closed;
     box.setAttribute("aria-label", `compare ${state.called(id)}`);
     row.dataset.ticked = String(at >= 0);
     place.textContent = at >= 0 ? String(at + 1) : "";

@@ -30,6 +30,7 @@ _NUMBER = "text-align:right;vertical-align:top;padding:2px 10px 2px 0;white-spac
 HEADINGS = ("", "candidate", "test", "95 % interval", "seeds", "validation", "95 % interval", "rows", "making, s",
             "1,000 answers, s", "memory", "trained", "on disk", "tokens", "forgotten", "state")  # fmt: skip
 RIGHT = range(2, 15)
+INTERVALS = (3, 6)  # of the columns before them
 
 
 def bundle(contest: Contest, found: Verdict) -> dict[str, Any]:
@@ -135,11 +136,15 @@ def _forgotten(record: dict[str, Any]) -> str:
 
 
 def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """The columns in which something stands; an interval stands below what it is of."""
+    there = [i for i in _filled(rows) if i not in INTERVALS]
+
+    def cell(tag: str, texts: Sequence[str], i: int) -> str:
+        below = f'<div style="opacity:.8">{escape(texts[i + 1])}</div>' if i + 1 in INTERVALS and texts[i + 1] else ""
+        return f'<{tag} style="{_style(i, head=tag == "th")}">{escape(texts[i])}{below}</{tag}>'
+
     def line(tag: str, texts: Sequence[str]) -> str:
-        styled = (
-            f'<{tag} style="{_NUMBER if i in RIGHT else _CELL}">{escape(text)}</{tag}>' for i, text in enumerate(texts)
-        )
-        return f"<tr>{''.join(styled)}</tr>"
+        return f"<tr>{''.join(cell(tag, texts, i) for i in there)}</tr>"
 
     body = "".join(line("td", row) for row in rows)
     return (
@@ -148,9 +153,21 @@ def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
     )
 
 
+def _style(column: int, *, head: bool) -> str:
+    """How a cell of a column is set; words of a heading, and of a state, may stand below one another."""
+    if column in RIGHT:
+        return _NUMBER.replace("nowrap", "normal") if head else _NUMBER
+    return _CELL + (";white-space:nowrap" if column == 0 else ";min-width:130px" if column == len(HEADINGS) - 1 else "")
+
+
+def _filled(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    """The columns in which something stands."""
+    return [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in rows)]
+
+
 def _text_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """The columns in which something stands, as plain text."""
-    there = [i for i, _ in enumerate(HEADINGS) if any(row[i] for row in rows)]
+    there = _filled(rows)
     lines = [[HEADINGS[i] for i in there], *([row[i] for i in there] for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(there))]
     aligned = [
