@@ -257,13 +257,17 @@ def faked(model: torch.nn.Module, device: str) -> Iterator[Live]:
     if known is not None and not known.measures:  # for one who goes through steps of his own
         known.asked = True
         raise Unmeasured
+    check = known.check if known is not None else None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for module in model.modules():
+            if check is not None:
+                check()
             for table in (module._parameters, module._buffers, vars(module)):
                 _replace(table, made, device)
-        if known is not None and known.check is not None:
-            _check_on_the_way(model, known.check)
+        if check is not None:
+            _check_on_the_way(model, check)
+            check()
         live = Live(device)
         live.leave_out(fake for _, fake in made.values())
         with live:
