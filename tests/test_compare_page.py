@@ -20,7 +20,9 @@ from nbadapt.selection.candidates import prepare
 from nbadapt.selection.contest import Contest
 from nbadapt.selection.entry import FINISHED
 from nbadapt.selection.trials import Said, Trial
+from nbadapt.selection.verdict import verdict
 from nbadapt.widgets.selection import ContestDashboard
+from nbadapt.widgets.selection_report import bundle
 
 wire = pytest.fixture(make_wire)
 pytestmark = [pytest.mark.browser, pytest.mark.alone]
@@ -119,6 +121,29 @@ def test_thirty_candidates_are_one_chart_with_few_names(page: Any, wire: Any, co
         inside = "document.querySelector('.nbadapt-compare-scroll')"
         assert page.evaluate(f"{inside}.scrollWidth <= {inside}.clientWidth"), "all buttons can be reached"
         page.screenshot(path=SHOTS / f"compare-{name}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "width", "style"), [("light", 860, LIGHT), ("dark", 860, DARK), ("narrow", 480, DARK)]
+)
+def test_the_answer_is_read_in_both_themes_and_480_pixels(
+    page: Any, contest: Contest, name: str, width: int, style: str
+):
+    contest.state = "done"
+    contest.entries[1].state = FINISHED
+    page.set_viewport_size({"width": width, "height": 900})
+    html = bundle(contest, verdict(contest))["text/html"]
+    page.evaluate(
+        "([html, css]) => { document.body.innerHTML = html; document.body.style.cssText = css }", [html, style]
+    )
+    page.wait_for_function("document.querySelector('img').complete")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing stands over the edge"
+    rows = page.locator("tbody tr")
+    assert max(row.bounding_box()["height"] for row in rows.all()) < 60, "no row is tall for one narrow cell"
+    assert "seeds" not in page.locator("thead").inner_text(), "no column without a figure"
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"compare-answer-{name}.png", full_page=True)
 
 
 def test_a_candidate_is_stopped_cloned_and_added(page: Any, wire: Any, contest: Contest):
