@@ -90,7 +90,6 @@ class Session:
         self._dashboard = ""  # model id of the dashboard of the run that was started here
         self._state = State("")
         self._cell_runs = True  # the one that opens the form
-        self._heard = False  # a message, whose end is told like that of a cell
         self._last: Mapping[str, Any] = {}  # the message that the page waits for an answer to
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -103,14 +102,15 @@ class Session:
         content, _ = self.widget._repr_mimebundle_() or ({}, {})
         self._state = self.form.glance()
         self._places.show(content, self._state)
-        self._shell.events.register("pre_execute", self._on_cell)
-        self._shell.events.register("post_execute", self._on_rest)
+        # Not pre_execute and post_execute, which the comm triggers for every message too.
+        self._shell.events.register("pre_run_cell", self._on_cell)
+        self._shell.events.register("post_run_cell", self._on_rest)
 
     def close(self) -> None:
         """Take the widget out of the front end's models, and with it its state out of a saved notebook."""
         self._cancel()
         self._closed = True
-        for name, function in (("pre_execute", self._on_cell), ("post_execute", self._on_rest)):
+        for name, function in (("pre_run_cell", self._on_cell), ("post_run_cell", self._on_rest)):
             with contextlib.suppress(ValueError):
                 self._shell.events.unregister(name, function)
         self.widget.layout.close()
@@ -121,7 +121,7 @@ class Session:
     def _on_message(self, message: Mapping[str, Any]) -> None:
         if self._closed:
             return
-        self._cell_runs, self._heard = False, True  # or nobody would have handed it over
+        self._cell_runs = False  # or nobody would have handed it over
         self._last = message if "seq" in message else self._last
         try:
             match message.get("type"):
@@ -273,13 +273,13 @@ class Session:
         if thread is not None and thread is not threading.current_thread():
             thread.join(LEAVE_SECONDS)
 
-    def _on_cell(self) -> None:
-        self._cell_runs, self._heard = True, False
+    def _on_cell(self, _info: object) -> None:
+        self._cell_runs = True
         self._cancel()
 
-    def _on_rest(self) -> None:
+    def _on_rest(self, _result: object) -> None:
         self._cell_runs = False
-        if self.widget.hello and not self._heard:  # a message was answered already
+        if self.widget.hello:
             self._renew()  # there may be new tables, or a run has ended
 
     # ------------------------------------------------------------------ Run

@@ -79,6 +79,7 @@ def _draw_places(axes: Axes, found: Verdict, cost: str) -> None:
     points = [(place, place.cost / unit) for place in places if place.cost is not None]
     if not points:
         axes.text(0.5, 0.5, "nothing to draw yet", color=INK, ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
     costs = [x for _, x in points]
     if points and min(costs) > 0 and max(costs) / min(costs) > WIDE:
         axes.set_xscale("log")
