@@ -451,6 +451,7 @@ class Contest:
         if new:
             self.trials.add_look(time.time(), new, sum(1 for trials in todo.values() if trials))
         for entry in sorted(self._finalists(), key=lambda entry: self._trying.bases.order(entry.candidate)):
+            self.current = entry
             try:
                 entry.test = [self._trying.test(entry.candidate, trial) for trial in entry.full(total)]
             except NbadaptError as error:
@@ -459,6 +460,8 @@ class Contest:
             except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
                 entry.state, entry.reason = "failed", f"on the test rows: {type(error).__name__}: {first_line(error)}"
                 drop_frames(error)
+            finally:
+                self.current = self._trying.run = None
         looks = len(self.trials.looks())
         if looks > 1:
             self.notices.append(
