@@ -219,10 +219,10 @@ def report(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> str:
     head.append("p against the full runs' winner")
     about = (
         f"{arguments.model} on {arguments.rows:,} movie reviews, {arguments.epochs:g} epochs, eight LoRA candidates; "
-        "the libraries and the base are loaded before the clock starts. The seconds of `compare` hold its planning, the "
-        "measuring of costs and the test rows; those of its baselines (majority, TF-IDF, and zero-shot with SmolLM2, "
-        "which takes most of them) stand apart, because no other side has any. p: exact McNemar test on 1,066 test rows; "
-        "above 0.05 the winners cannot be told apart."
+        "the libraries and the base are loaded before the clock starts. The seconds of `compare` hold its planning, "
+        "the measuring of costs and the test rows. Those of its baselines (majority, TF-IDF, and zero-shot with "
+        "SmolLM2, which takes most of them) stand apart, because no other side has any. p: exact McNemar test on 1,066 "
+        "test rows; above 0.05 the winners cannot be told apart."
     )
     packages = ("torch", "transformers", "peft", "optuna")
     return "\n\n".join(
