@@ -199,8 +199,9 @@ class Contest:
     def _compare(self) -> None:
         self.state = "comparing"
         self._warm_up()
-        while waiting := self._waiting():
-            self._through(waiting)
+        with self._trying.bases.garbage_of_trials():
+            while waiting := self._waiting():
+                self._through(waiting)
 
     def _warm_up(self) -> None:
         """Import what is imported at first use, in the time of nobody: else the first candidate would pay for it."""
