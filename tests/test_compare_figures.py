@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from scipy import stats
 
 from nbadapt.data import Examples
 from nbadapt.events import Progress, Stage
+from nbadapt.method import Predictions
 from nbadapt.metrics import macro_f1, wilson_interval
 from nbadapt.selection import measuring, rungs
 from nbadapt.selection.entry import FINISHED, Entry
@@ -125,6 +128,27 @@ def test_a_tie_on_the_validation_rows_is_broken_by_cost_and_never_by_the_test_ro
     assert chosen(dear, cheap).best.label == chosen(cheap, dear).best.label == "cheap"
     smaller = finished("smaller", 7, 4, 2.0, 10)
     assert chosen(dear, cheap, smaller).best.label == "smaller"
+
+
+def test_what_cannot_be_told_apart_early_is_ordered_by_log_loss():
+    expected = ["a"] * 40
+    measure = Measure("accuracy", rows(expected))
+
+    def one(right: int, log_loss: float | None) -> Said:
+        return dataclasses.replace(said(["a"] * right + ["b"] * (40 - right), expected), log_loss=log_loss)
+
+    close = [one(24, 0.69), one(22, 0.66), one(5, 0.1), one(23, 0.68)]
+    assert measure.early_order(close) == [1, 3, 0, 2], "the third is worse, whatever its loss"
+    assert measure.early_order([*close[:3], one(23, None)]) == [0, 3, 1, 2]
+
+
+def test_the_log_loss_is_sklearns_and_none_where_there_is_none():
+    shares = np.array([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]])
+    expected = ["b", "b", "a"]
+    found = measuring.log_loss(Predictions(("a", "b"), shares), expected)
+    assert found == pytest.approx(sklearn.metrics.log_loss(expected, shares, labels=["a", "b"]))
+    assert measuring.log_loss(Predictions(("a", "b"), shares), ["b", "c", "a"]) is None
+    assert measuring.log_loss(Predictions(("a", "b"), np.array([[0.0, 0.0]])), ["a"]) is None
 
 
 # ------------------------------------------------------------------------------------------------ rungs and memory

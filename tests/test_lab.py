@@ -274,7 +274,7 @@ def look_at_the_saved_notebook(path: Path) -> None:
     assert 'alt="Loss by step' in page
 
 
-@pytest.mark.parametrize("kernel", VERSIONS)
+@pytest.mark.parametrize("kernel", ["new", pytest.param("old", marks=pytest.mark.slow)])
 def test_a_reloaded_page_finds_the_run_again(lab: str, folder: Path, page: Page, kernel: str):
     name = f"reload-{kernel}.ipynb"
     cell = FINETUNE.format(model=tiny_models.folder("bert"), steps=20_000, evaluation=200)

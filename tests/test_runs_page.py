@@ -248,6 +248,7 @@ def last_step(page: Page) -> int:
     return int(text.split(" / ")[0].replace(",", ""))
 
 
+@pytest.mark.slow
 def test_in_jupyterlab_runs_are_followed_compared_and_kept_as_a_picture(
     browser: Any,  # noqa: F811
     tmp_path: Path,

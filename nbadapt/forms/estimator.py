@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import estimating, models, plan, support
+from nbadapt import config_reads, estimating, models, plan, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
 from nbadapt.errors import OutOfMemoryError
@@ -32,7 +30,7 @@ from nbadapt.method import Estimate
 from nbadapt.settings import validate
 
 if TYPE_CHECKING:
-    from nbadapt.method import Config, Job, Method
+    from nbadapt.method import Job, Method
     from nbadapt.request import Request
 
 MOST_KEPT = 80  # tokenizers, skeletons, ... that are remembered, and combinations of method, model, ... likewise
@@ -117,7 +115,7 @@ class Estimator:
         """
         base = self._base(request)
         job = dataclasses.replace(base.job, config=validate(type(base.method), request.settings))
-        known = next((e for reads, e in base.learnt.known if _fits(reads, job.config)), None)
+        known = next((e for reads, e in base.learnt.known if config_reads.fit(reads, job.config)), None)
         if known is not None:
             return self._figures(base, job, known, approximate=False)
         estimate, approximate = self._estimate(base, job)
@@ -163,7 +161,7 @@ class Estimator:
         from nbadapt.engines.training_estimate import ROUGH
 
         learnt = base.learnt
-        same = bool(learnt.followed) and _fits(learnt.followed, job.config)
+        same = bool(learnt.followed) and config_reads.fit(learnt.followed, job.config)
         scaling = training_memory.Scaling(measures, check, same=same, kept=learnt.measured)
         followed: set[str] = set()
         token = training_memory.scaling.set(scaling)
@@ -172,7 +170,7 @@ class Estimator:
                 _uncollected(not measures),
                 models.remembering(self._kept),
                 quiet_libraries(),
-                watched(job.config) as (config, reads),
+                config_reads.watched(job.config) as (config, reads),
             ):
                 scaling.on_keep = lambda: followed.update(reads)
                 asked = dataclasses.replace(job, config=config)
@@ -239,10 +237,6 @@ def _values(request: Request) -> list[Any]:
     return [getattr(request, f.name) for f in fields if f.name not in {"settings", "name"}]
 
 
-def _fits(reads: Mapping[str, Any], config: Config) -> bool:
-    return all(getattr(config, name) == value for name, value in reads.items())
-
-
 @contextlib.contextmanager
 def _uncollected(wanted: bool) -> Iterator[None]:
     """Without the garbage collector: a skeleton's many objects would start it, and all of torch is looked through."""
@@ -255,43 +249,3 @@ def _uncollected(wanted: bool) -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-# ------------------------------------------------------------------------------------------------ what is read
-
-
-_reads: ContextVar[set[str] | None] = ContextVar("reads", default=None)
-
-
-@contextlib.contextmanager
-def watched(config: Config) -> Iterator[tuple[Config, set[str]]]:
-    """The settings again, and a set that grows by the names of those that are read of them inside."""
-    reads: set[str] = set()
-    token = _reads.set(reads)
-    try:
-        fields = type(config).model_fields
-        yield _watching(type(config)).model_construct(**{name: getattr(config, name) for name in fields}), reads
-    finally:
-        _reads.reset(token)
-
-
-@functools.lru_cache(maxsize=64)
-def _watching(kind: type[Config]) -> type[Config]:
-    """A subclass whose instances note which of their fields are read; what may read all of them counts as that."""
-    names = frozenset(kind.model_fields)
-    whole = frozenset({"__dict__", "model_dump", "model_dump_json", "model_copy"})
-
-    def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807 - becomes the class's own
-        if name in names or name in whole:
-            reads = _reads.get()
-            if reads is not None:
-                reads.update({name} if name in names else names)
-        return object.__getattribute__(self, name)
-
-    metaclass: Any = type(kind)
-    made: type[Config] = metaclass(
-        kind.__name__,
-        (kind,),
-        {"__getattribute__": __getattribute__, "__module__": kind.__module__, "__doc__": kind.__doc__},
-    )
-    return made

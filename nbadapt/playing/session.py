@@ -46,6 +46,7 @@ class Playground:
         self._changed: Callable[[int | None], None] = lambda _place: None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._answering = False
 
     def listen(self, changed: Callable[[int | None], None]) -> None:
         """Have `changed` called with the place of an answer that has grown, and with None when anything else has.
@@ -57,8 +58,7 @@ class Playground:
     @property
     def working(self) -> bool:
         """Whether a question is being answered."""
-        thread = self._thread  # its own end takes it away
-        return thread is not None and thread.is_alive()
+        return self._answering
 
     def ask(self, prompt: str, settings: Settings) -> None:
         """Begin to answer.
@@ -75,6 +75,7 @@ class Playground:
         context = contextvars.copy_context()  # what a library prints by accident goes to no other cell
         work = functools.partial(context.run, self._work, self.round, self._stop)
         self._thread = threading.Thread(target=work, name="nbadapt-play", daemon=True)
+        self._answering = True
         self._thread.start()
 
     def stop(self) -> None:
@@ -89,15 +90,17 @@ class Playground:
             thread.join(LEAVE_SECONDS)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait for the answers."""
+        """Wait for the answers, until the page was told of them too."""
         thread = self._thread
         if thread is not None:
             thread.join(seconds)
 
     def _work(self, asked: Round, stop: threading.Event) -> None:
-        ask(asked, self._tell, lambda: self._wait_for_turn(stop))
-        self._thread = None  # before it is told: the page may ask at once
-        self._tell(None)
+        try:
+            ask(asked, self._tell, lambda: self._wait_for_turn(stop))
+        finally:
+            self._answering = False  # before it is told: the page may ask at once
+            self._tell(None)
 
     def _tell(self, place: int | None) -> None:
         with contextlib.suppress(Exception):  # no trouble of a page may cost the answers

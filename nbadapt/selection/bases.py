@@ -7,10 +7,11 @@ by the order of the work: see `Bases.order`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nbadapt import models
@@ -35,6 +36,19 @@ class Bases:
         self._limit = limit
         self._held: dict[str, int] = {}  # path of a base -> bytes of its weights
         self._last = ""
+        self._aside = False
+
+    @contextlib.contextmanager
+    def garbage_of_trials(self) -> Iterator[None]:
+        """Inside, garbage is looked for in what is new: after each trial all of torch would be gone through, anew."""
+        gc.collect()
+        gc.freeze()
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+            gc.unfreeze()
 
     def make_room(self, candidate: Candidate) -> None:
         """Let go of the other bases where a candidate would not fit beside them."""
@@ -57,8 +71,11 @@ class Bases:
     def let_go(self) -> None:
         """Let go of all of them."""
         self._held = {}
+        gc.unfreeze()
         gc.collect()
         models.free()
+        if self._aside:
+            gc.freeze()
 
     def order(self, candidate: Candidate) -> tuple[int, str]:
         """A sort key: what reads no model, then what is in memory, then one model after the other."""

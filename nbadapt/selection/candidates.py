@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models, plan, registry, support
+from nbadapt import config_reads, models, plan, registry, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
 from nbadapt.errors import DataError, NbadaptError, OutOfMemoryError, RequestError
@@ -233,10 +233,23 @@ def _estimated(asked: Asked, spec: Spec, tables: dict[str, Any]) -> Candidate:
         trust_remote_code=asked.trust_remote_code,
     )
     made, job, _ = plan.look_up(request, tables)
-    with quiet_libraries():
-        estimate = support.estimate(made, job)
+    estimate = _estimate(made, job)
     seconds = _rough_seconds(job, estimate, tables["data"])
     return Candidate("", spec, made, job, estimate, seconds, own_prompt=spec.prompt is not None)
+
+
+def _estimate(method: Method, job: Job) -> Estimate:
+    """The method's estimate; jobs that differ in settings alone which it does not read share one."""
+    variables = tuple(sorted(job.variables.items()))
+    key = ("estimates", type(method), job.model, job.prompt, variables, job.device, job.dtype, job.data, job.examples)
+    known: list[tuple[dict[str, Any], Estimate]] = models.remembered(key, list)
+    for reads, estimate in known:
+        if config_reads.fit(reads, job.config):
+            return estimate
+    with quiet_libraries(), config_reads.watched(job.config) as (config, names):
+        estimate = support.estimate(method, dataclasses.replace(job, config=config))
+    known.append(({name: getattr(job.config, name) for name in names}, estimate))
+    return estimate
 
 
 def _rough_seconds(job: Job, estimate: Estimate, rows: Examples) -> float | None:

@@ -34,7 +34,7 @@ from nbadapt.selection.bases import base_of
 from nbadapt.selection.candidates import Candidate, Prepared, look_up_one
 from nbadapt.selection.entry import FINISHED, TOO_LATE, Entry
 from nbadapt.selection.figures import Measure
-from nbadapt.selection.trials import Trial, Trials, failed
+from nbadapt.selection.trials import Said, Trial, Trials, failed
 from nbadapt.selection.trying import Trying, done_share
 
 if TYPE_CHECKING:
@@ -199,8 +199,9 @@ class Contest:
     def _compare(self) -> None:
         self.state = "comparing"
         self._warm_up()
-        while waiting := self._waiting():
-            self._through(waiting)
+        with self._trying.bases.garbage_of_trials():
+            while waiting := self._waiting():
+                self._through(waiting)
 
     def _warm_up(self) -> None:
         """Import what is imported at first use, in the time of nobody: else the first candidate would pay for it."""
@@ -288,13 +289,23 @@ class Contest:
         if self.control.stopping:
             return
         ranked = self._ranked([entry for entry in tried if entry.state != "stopped"])
+        if not last:
+            said = [self._said(entry) for entry in ranked]
+            ranked = [ranked[i] for i in self.measure.early_order(said)]
         keep = 1 if last else max(1, -(-len(ranked) // rungs.KEEP))
         for entry in ranked[keep:]:
-            best = ranked[0].label
-            entry.state, entry.reason = "dropped", f"behind {best} {self._seen(entry, rung.rows)}"
+            entry.state, entry.reason = "dropped", self._behind(entry, ranked[0], rung.rows)
         groups[name] = ranked[:keep]
         for entry in groups[name]:
             entry.state = FINISHED if last else "waiting"
+
+    def _behind(self, entry: Entry, best: Entry, rows: int) -> str:
+        """Why a candidate is dropped, in words."""
+        reason = f"behind {best.label} {self._seen(entry, rows)}"
+        values = [self.measure.better(self.measure.figure([self._said(each)])) for each in (entry, best)]
+        if values[0] < values[1] or self._said(best).log_loss is None:
+            return reason
+        return f"{reason} in log loss: in {self.measure.label} they cannot be told apart"
 
     def _seen(self, entry: Entry, rows: int) -> str:
         """What a figure rests on, in words."""
@@ -306,11 +317,16 @@ class Contest:
         """Best first on the validation rows; among equals the cheaper one."""
 
         def value(entry: Entry) -> tuple[float, float]:
-            trial = entry.last
-            assert trial is not None and trial.said is not None  # noqa: PT018 - it was tried
-            return -self.measure.better(self.measure.figure([trial.said])), entry.candidate.seconds or 0.0
+            return -self.measure.better(self.measure.figure([self._said(entry)])), entry.candidate.seconds or 0.0
 
         return sorted((entry for entry in entries if entry.last is not None), key=value)
+
+    @staticmethod
+    def _said(entry: Entry) -> Said:
+        """What a candidate said last to the validation rows."""
+        trial = entry.last
+        assert trial is not None and trial.said is not None  # noqa: PT018 - it was tried
+        return trial.said
 
     def _finalists(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.state == FINISHED]
@@ -451,6 +467,7 @@ class Contest:
         if new:
             self.trials.add_look(time.time(), new, sum(1 for trials in todo.values() if trials))
         for entry in sorted(self._finalists(), key=lambda entry: self._trying.bases.order(entry.candidate)):
+            self.current = entry
             try:
                 entry.test = [self._trying.test(entry.candidate, trial) for trial in entry.full(total)]
             except NbadaptError as error:
@@ -459,6 +476,8 @@ class Contest:
             except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
                 entry.state, entry.reason = "failed", f"on the test rows: {type(error).__name__}: {first_line(error)}"
                 drop_frames(error)
+            finally:
+                self.current = self._trying.run = None
         looks = len(self.trials.looks())
         if looks > 1:
             self.notices.append(

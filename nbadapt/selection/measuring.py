@@ -20,7 +20,7 @@ from nbadapt.timing import embeddings_in
 
 if TYPE_CHECKING:
     from nbadapt.data import Examples
-    from nbadapt.method import Adapted
+    from nbadapt.method import Adapted, Predictions
     from nbadapt.run import Run
     from nbadapt.selection.candidates import Candidate
 
@@ -54,11 +54,23 @@ def answered(adapted: Adapted, rows: Examples) -> Said:
 
     if rows.task == "classification":
         texts = [row["text"] for row in rows.rows]
-        labels = adapted.predict(texts).labels
-        return Said(tuple(labels), tuple(float(a == row["label"]) for a, row in zip(labels, rows.rows, strict=True)))
+        expected = [row["label"] for row in rows.rows]
+        predicted = adapted.predict(texts)
+        labels = predicted.labels
+        right = tuple(float(a == e) for a, e in zip(labels, expected, strict=True))
+        return Said(tuple(labels), right, log_loss(predicted, expected))
     expected = [row["completion"] for row in rows.rows]
     given = adapted.generate([row["prompt"] for row in rows.rows], max_new_tokens=_longest(expected))
     return Said(tuple(given), tuple(float(same(a, e)) for a, e in zip(given, expected, strict=True)))
+
+
+def log_loss(predicted: Predictions, expected: Sequence[str]) -> float | None:
+    """The mean of -ln p of the right label; None where a label is none of the classes, or found impossible."""
+    places = {name: i for i, name in enumerate(predicted.names)}
+    if not places.keys() >= {*expected}:
+        return None
+    right = [float(row[places[label]]) for row, label in zip(predicted.probabilities, expected, strict=True)]
+    return -sum(map(math.log, right)) / len(right) if right and min(right) > 0 else None
 
 
 def _longest(answers: Sequence[str]) -> int:

@@ -3,13 +3,13 @@
 ::
 
     candidates of one group (a method on a model)     8   ──>   2   ──>   1
-    training rows                                   n/12.25    n/3.5      n
+    training rows                                   n/25      n/5       n
 
     successive halving (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943), where a rung keeps one in KEEP
     of a group and has GROWTH times as many rows as the one before
 
 Each rung trains anew on its rows: every score is that of a finished model, so that rungs are points of a learning
-curve, and a result does not depend on the rungs before. Eight candidates cost 8/12.25 + 2/3.5 + 1 = 2.2 full runs.
+curve, and a result does not depend on the rungs before. Eight candidates cost 8/25 + 2/5 + 1 = 1.7 full runs.
 Groups do not fight each other before the last rung: what learns quickly from few rows is not what is best on all.
 
 What trains nothing costs what it asks, so that its rungs ask growing parts of the m validation rows: m/6.25, m/2.5, m
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nbadapt.data import Examples
 
 KEEP = 4  # one in so many goes on
-GROWTH = 3.5  # of the rows
+GROWTH = 5  # of the rows
 FEWEST_ROWS = 48  # of the first rung
 ROWS_A_LABEL = 8
 ASKED_GROWTH = 2.5  # of the rows that are asked

@@ -37,10 +37,12 @@ class Said:
     Attributes:
         answers: one a row.
         values: how good each is: 1 for right and 0 for wrong, or the bits for each byte of the expected answer.
+        log_loss: the mean of -ln p of the right label; None where there are no probabilities.
     """
 
     answers: tuple[str, ...]
     values: tuple[float, ...]
+    log_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Trials:
 
 
 def _said(record: Mapping[str, Any]) -> Said:
-    return Said(tuple(record["answers"]), tuple(record["values"]))
+    return Said(tuple(record["answers"]), tuple(record["values"]), record.get("log_loss"))
 
 
 def failed(trial: Trial, error: str) -> Trial:
