@@ -183,7 +183,8 @@ def test_a_form_on_a_reloaded_page_runs_and_stops(lab: str, folder: Path, page: 
     field(page, "max_steps").get_by_label("max_steps").fill("20000")
     expect(page.locator(".nbadapt-cell")).to_contain_text("max_steps: 20000")
     expect(page.locator(".nbadapt-run")).to_be_enabled()
-    page.wait_for_timeout(2_000)  # its picture follows when it rests
+    expect(page.locator(".nbadapt-costs")).to_have_attribute("data-working", "false")
+    page.wait_for_timeout(2_500)  # its picture follows when it rests
     save(page, folder / name)
     picture_of_it = nbformat.read(folder / name, as_version=4).cells[1].outputs[1].data["text/plain"]
     assert "max_steps: 20000" in picture_of_it
