@@ -14,14 +14,12 @@ table is kept but that of the last request.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import config_reads, estimating, models, plan, support
+from nbadapt import config_reads, estimating, garbage, models, plan, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
 from nbadapt.errors import OutOfMemoryError
@@ -167,7 +165,7 @@ class Estimator:
         token = training_memory.scaling.set(scaling)
         try:
             with (
-                _uncollected(not measures),
+                garbage.only_new(),
                 models.remembering(self._kept),
                 quiet_libraries(),
                 config_reads.watched(job.config) as (config, reads),
@@ -235,17 +233,3 @@ def _objects(request: Request) -> list[int]:
 def _values(request: Request) -> list[Any]:
     fields = dataclasses.fields(request)
     return [getattr(request, f.name) for f in fields if f.name not in {"settings", "name"}]
-
-
-@contextlib.contextmanager
-def _uncollected(wanted: bool) -> Iterator[None]:
-    """Without the garbage collector: a skeleton's many objects would start it, and all of torch is looked through."""
-    enabled = wanted and gc.isenabled()
-    if not enabled:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

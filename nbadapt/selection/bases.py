@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nbadapt import models
+from nbadapt import garbage, models
 from nbadapt.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -42,13 +42,12 @@ class Bases:
     def garbage_of_trials(self) -> Iterator[None]:
         """Inside, garbage is looked for in what is new: after each trial all of torch would be gone through, anew."""
         gc.collect()
-        gc.freeze()
-        self._aside = True
-        try:
-            yield
-        finally:
-            self._aside = False
-            gc.unfreeze()
+        with garbage.only_new():
+            self._aside = True
+            try:
+                yield
+            finally:
+                self._aside = False
 
     def make_room(self, candidate: Candidate) -> None:
         """Let go of the other bases where a candidate would not fit beside them."""
