@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 MOST_ROWS = 40  # of the table in a notebook
 NAME_BYTES, REASON_BYTES, NOTICE_BYTES = 90, 160, 300
 MOST_NOTICES = 8
-_CELL = "text-align:left;vertical-align:top;padding:2px 10px 2px 0"
-_NUMBER = "text-align:right;vertical-align:top;padding:2px 10px 2px 0;white-space:nowrap"
+_CELL = "text-align:left;vertical-align:top;padding:2px 6px 2px 0"
+_NUMBER = "text-align:right;vertical-align:top;padding:2px 6px 2px 0;white-space:nowrap"
 
 HEADINGS = ("", "candidate", "test", "95 % interval", "seeds", "validation", "95 % interval", "rows", "making, s",
             "1,000 answers, s", "memory", "trained", "on disk", "tokens", "forgotten", "state")  # fmt: skip
 RIGHT = range(2, 15)
 INTERVALS = (3, 6)  # of the columns before them
+STATE = 15  # stands below the row in HTML
 
 
 def bundle(contest: Contest, found: Verdict) -> dict[str, Any]:
@@ -136,8 +137,8 @@ def _forgotten(record: dict[str, Any]) -> str:
 
 
 def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
-    """The columns in which something stands; an interval stands below what it is of."""
-    there = [i for i in _filled(rows) if i not in INTERVALS]
+    """The columns in which something stands; an interval stands below what it is of, and so does what befell a row."""
+    there = [i for i in _filled(rows) if i not in INTERVALS and i != STATE]
 
     def cell(tag: str, texts: Sequence[str], i: int) -> str:
         below = f'<div style="opacity:.8">{escape(texts[i + 1])}</div>' if i + 1 in INTERVALS and texts[i + 1] else ""
@@ -146,7 +147,12 @@ def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
     def line(tag: str, texts: Sequence[str]) -> str:
         return f"<tr>{''.join(cell(tag, texts, i) for i in there)}</tr>"
 
-    body = "".join(line("td", row) for row in rows)
+    def befell(row: Sequence[str]) -> str:
+        if row[STATE] in {"", "done"}:
+            return ""
+        return f'<tr><td></td><td style="{_CELL}" colspan="{len(there) - 1}">{escape(row[STATE])}</td></tr>'
+
+    body = "".join(line("td", row) + befell(row) for row in rows)
     return (
         '<table style="border-collapse:collapse;font-size:12px;margin:6px 0">'
         f"<thead>{line('th', HEADINGS)}</thead><tbody>{body}</tbody></table>"
@@ -154,10 +160,10 @@ def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _style(column: int, *, head: bool) -> str:
-    """How a cell of a column is set; words of a heading, and of a state, may stand below one another."""
+    """How a cell of a column is set; words of a heading may stand below one another."""
     if column in RIGHT:
         return _NUMBER.replace("nowrap", "normal") if head else _NUMBER
-    return _CELL + (";white-space:nowrap" if column == 0 else ";min-width:130px" if column == len(HEADINGS) - 1 else "")
+    return _CELL + (";white-space:nowrap" if column == 0 else "")
 
 
 def _filled(rows: Sequence[tuple[str, ...]]) -> list[int]:
