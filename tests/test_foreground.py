@@ -228,6 +228,7 @@ def test_interrupts_are_the_kernels_own_again(kernel: Kernel):
     assert kernel.value(handlers) is True  # as ipykernel sets it for every cell
     sleeping = kernel.send("print('asleep', flush=True); time.sleep(20)")
     kernel.until(lambda: kernel.cells[sleeping].text, 10)
+    time.sleep(0.5)  # the text comes before the sleep
     kernel.interrupt()
     assert kernel.finish(sleeping, 10).error == "KeyboardInterrupt: "
 

@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 slow = pytest.mark.slow
 CASES = [
-    pytest.param("lora", "llama", "generation", 1, 0.3, id="generation", marks=slow),
+    pytest.param("lora", "llama", "generation", 1, 0.3, id="generation"),
     pytest.param("lora", "gpt2", "generation", 2, 0.5, id="generation, accumulated", marks=slow),
-    pytest.param("lora", "bert", "classification", 1, 0.3, id="classification"),
+    pytest.param("lora", "bert", "classification", 1, 0.3, id="classification", marks=slow),
     pytest.param("lora", "llama", "classification", 2, 0.5, id="classification, accumulated", marks=slow),
     pytest.param("reward", "llama", "preference", 1, 0.3, id="reward", marks=slow),
     pytest.param("dpo", "llama", "preference", 2, 0.5, id="dpo, accumulated", marks=slow),
