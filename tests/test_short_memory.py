@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,28 +23,22 @@ CASES = [
 ]
 
 
+def trained(method: str, architecture: str, task: str, accumulated: int, share: float, folder: Path) -> dict[str, Any]:
+    """What tests/short_memory.py tells of a training."""
+    asked = (method, architecture, task, str(accumulated), str(share), str(folder))
+    command = [sys.executable, "-m", "tests.short_memory", *asked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 @pytest.mark.parametrize(("method", "architecture", "task", "accumulated", "share"), CASES)
 def test_a_batch_that_does_not_fit_goes_on_in_parts_with_the_same_losses(
     method, architecture, task, accumulated, share, tmp_path
 ):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.short_memory",
-        method,
-        architecture,
-        task,
-        str(accumulated),
-        str(share),
-        str(tmp_path),
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ}, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    short, enough = found["short"], found["enough"]
+    short = trained(method, architecture, task, accumulated, share, tmp_path / "short")
+    enough = trained(method, architecture, task, accumulated, 0, tmp_path / "enough")
     assert not enough["said"]
     assert short["said"], "there was room for a whole batch"
     first = short["said"][0]
