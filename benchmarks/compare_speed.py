@@ -77,7 +77,8 @@ def worked(arguments: argparse.Namespace, side: str, seed: int) -> dict[str, Any
     train = pd.read_csv(arguments.data / "movie_reviews_train.csv")[: arguments.rows]
     test = pd.read_csv(arguments.data / "movie_reviews_test.csv")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["NBADAPT_RUNS"], os.environ["NBADAPT_EMBEDDINGS"] = f"{folder}/runs", f"{folder}/embeddings"
+        for name in ("RUNS", "EMBEDDINGS", "ANSWERS"):
+            os.environ[f"NBADAPT_{name}"] = f"{folder}/{name.lower()}"
         from nbadapt.selection.asked import Asked
         from nbadapt.selection.candidates import prepare
 
