@@ -29,7 +29,13 @@ BINS = 10  # of the predicted probability, from one half to one
 
 
 class RewardModel(Adapted):
-    """A transformers model with a head of one output, and its tokenizer."""
+    """A transformers model with a head of one output, and its tokenizer.
+
+    Args:
+        model: gives logits (B, 1).
+        tokenizer: with a padding token.
+        max_length: tokens kept of a prompt and its answer; None: the model's limit, at most 1024.
+    """
 
     abilities = frozenset({"reward"})
 
