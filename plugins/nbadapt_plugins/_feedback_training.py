@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
 
 class PairTrainer(ResumableTrainer):
-    """What a trainer of trl needs, whose batches are n chosen texts and then the n rejected ones."""
+    """What a trainer of trl needs, whose batches are n chosen texts and then the n rejected ones.
+
+    Stands before trl's trainer among a class's bases, which says what it measures: `measured` and `summary`.
+
+    Args:
+        emit: told of what an evaluation shows besides its figures.
+        arguments: of `nbadapt.parts.ResumableTrainer` and trl's trainer.
+    """
 
     def __init__(self, *, emit: Emit, **arguments: Any) -> None:
         self._emit = emit

@@ -30,6 +30,13 @@ class Ground:
         shown: demonstrations before each prompt, or for the proposer.
         in_prompts: whether they are before each prompt.
 
+    Attributes:
+        division: the rows: shown, searched on, held out.
+        labels: the classes; empty for free answers.
+        at_endpoint: whether the model is behind one, and nothing is known of it but its name.
+        config, total, tokenizer: the model's, and its number of parameters; None, 0 and None behind an endpoint.
+        size: prompts in a batch.
+
     Raises:
         RequestError, DataError, ModelError: rows, templates or a model that cannot be used.
     """
