@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import method_costs
@@ -92,18 +93,29 @@ def _slug(title: str) -> str:
 
 
 def _members(module: str) -> str:
-    """Directives for the public names of a module whose homes are elsewhere, which `automodule` does not see."""
+    """Directives for the public names of a module whose homes are elsewhere, which `automodule` does not see.
+
+    They stand under headings where the module sorts its names by subject.
+    """
     public = importlib.import_module(module)
-    lines = [f".. py:currentmodule:: {module}\n"]
-    for name in public.__all__:
-        value = getattr(public, name)
-        if callable(value):
-            lines.append(f".. auto{'class' if inspect.isclass(value) else 'function'}:: {module}.{name}\n")
-        else:
-            home, _, attribute = public._HOMES[name].partition(":")
-            said = ModuleAnalyzer.for_module(home).find_attr_docs()["", attribute]
-            lines.append(f".. py:data:: {name}\n\n" + textwrap.indent("\n".join(said), "   "))
-    return "```{eval-rst}\n" + "\n".join(lines) + "```\n"
+    subjects: dict[str, Iterable[str]] = getattr(public, "_BY_SUBJECT", {"": public.__all__})
+    blocks = []
+    for subject, names in subjects.items():
+        lines = [f".. py:currentmodule:: {module}\n", *(_directive(module, name) for name in sorted(names))]
+        heading = f"## {subject}\n\n" if subject else ""
+        blocks.append(f"{heading}```{{eval-rst}}\n" + "\n".join(lines) + "```\n")
+    return "\n".join(blocks)
+
+
+def _directive(module: str, name: str) -> str:
+    """What describes a public name: its docstring, or what stands below the assignment at its home."""
+    public = importlib.import_module(module)
+    value = getattr(public, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return f".. auto{'class' if inspect.isclass(value) else 'function'}:: {module}.{name}\n"
+    home, _, attribute = public._HOMES[name].partition(":")
+    said = ModuleAnalyzer.for_module(home).find_attr_docs()["", attribute]
+    return f".. py:data:: {name}\n\n" + textwrap.indent("\n".join(said), "   ")
 
 
 def _tree(module: object) -> str:

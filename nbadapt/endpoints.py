@@ -17,7 +17,7 @@ from nbadapt.errors import ModelError, PluginError, RequestError, did_you_mean, 
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
-    from nbadapt.engines.asking import Limits
+    from nbadapt.engines.asking import EndpointLimits
     from nbadapt.engines.endpoint import Endpoint
     from nbadapt.provider import Provider, Tell
 
@@ -193,7 +193,7 @@ def is_loopback(url: str) -> bool:
 
 
 def open_model(
-    model: ModelRef, limits: Limits | None = None, *, journal: Path | None = None, tell: Tell | None = None
+    model: ModelRef, limits: EndpointLimits | None = None, *, journal: Path | None = None, tell: Tell | None = None
 ) -> Endpoint:
     """The model, ready to be asked; nothing is sent yet.
 

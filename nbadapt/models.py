@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from nbadapt.packaged_models import PackagedModel
 
 Head = Literal["causal", "classification"]
+"""What a model ends with: the next token's logits, or the classes' ones."""
+
 GROUP = "nbadapt.models"
 
 
@@ -245,7 +247,11 @@ def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
 
 
 def base_ref(ref: ModelRef) -> ModelRef:
-    """The base model behind a model: itself, or what a run was finetuned from."""
+    """The base model behind a model: itself, or what a run was finetuned from.
+
+    Raises:
+        StoreError: the run's folder is damaged.
+    """
     if ref.kind != "run":
         return ref
     from nbadapt import store
@@ -423,7 +429,10 @@ def _set_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
 
 
 def keeps_head(ref: ModelRef, labels: Sequence[str], device: str, dtype: str) -> bool:
-    """Whether `load_classifier` goes on from the checkpoint's own head instead of drawing a new one."""
+    """Whether `load_classifier` goes on from the checkpoint's own head instead of drawing a new one.
+
+    Loads the weights, which it shares with other runs.
+    """
     return _has_head_for(_base(ref, "classification", device, dtype), labels)
 
 
@@ -524,7 +533,18 @@ def weight_files(ref: ModelRef) -> tuple[tuple[str, int, int], ...]:
 def read_apart(
     ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None = None
 ) -> PreTrainedModel:
-    """The base model, read anew for a look at its weights: not shared, and gone when it is let go."""
+    """The base model, read anew for a look at its weights: not shared, and gone when it is let go.
+
+    Args:
+        ref: which model; no run.
+        head: what it ends with.
+        device: where it goes.
+        dtype: of its weights.
+        quantization: in how few bits; None: as `dtype` says.
+
+    Raises:
+        ModelError: it cannot be read, or has no such head.
+    """
     return _read_weights(ref, head, device, dtype, quantization)
 
 
@@ -608,7 +628,12 @@ def _keep_gradients(model: PreTrainedModel) -> None:
 
 
 def shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:
-    """A new tree of modules over the same tensors; children named in `fresh` get tensors of their own."""
+    """A new tree of modules over the same tensors, so that what is put into it is not in the other one.
+
+    Args:
+        base: stays as it is.
+        fresh: its children that get tensors of their own, copies.
+    """
     copied = {id(t) for name in fresh for t in _tensors(getattr(base, name))}
     memo = {id(t): t for t in _tensors(base) if id(t) not in copied}
     return copy.deepcopy(base, memo)

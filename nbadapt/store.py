@@ -53,7 +53,11 @@ def root() -> Path:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON file so that at any moment either the old or the new one is there, whole."""
+    """Write a JSON file so that at any moment either the old or the new one is there, whole.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=True)
@@ -121,7 +125,13 @@ class EventLog:
 
 
 def read_events(directory: Path) -> list[tuple[float, Event]]:
-    """All events of a run, oldest first; a line that a kill cut short is passed over."""
+    """All events of a run with their times, in seconds since the epoch, oldest first.
+
+    A line that a kill cut short is passed over.
+
+    Args:
+        directory: the run's folder.
+    """
     path = directory / "events.jsonl"
     if not path.exists():
         return []
@@ -303,7 +313,17 @@ def read_job(directory: Path, *, tables: bool = True) -> Job:
 
 
 def write_outcome(directory: Path, state: str, outcome: Outcome | None, error: str) -> None:
-    """Write down how a run ended."""
+    """Write down how a run ended, or what an error left of it.
+
+    Args:
+        directory: the run's folder.
+        state: as in `nbadapt.events.State`; "failed" by a method that keeps what it has before it raises.
+        outcome: what there is; None: nothing.
+        error: its line; "" where nbadapt will write it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     record = {
         "state": state,
         "ended": time.time(),

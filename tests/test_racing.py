@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from nbadapt.engines import racing
-from nbadapt.engines.racing import Round, chance, cost, mcnemar, race, schedule, sign_flips, told_apart
+from nbadapt.engines.racing import RaceRound, chance, cost, mcnemar, race, schedule, sign_flips, told_apart
 from nbadapt.metrics import wilson_interval
 
 stats = pytest.importorskip("scipy.stats")
@@ -31,14 +31,14 @@ def test_rounds_halve_the_candidates_and_double_the_rows(
     candidates: int, rows: int, first: int, rounds: list[tuple[int, int]], asked: int
 ) -> None:
     found = schedule(candidates, rows, first)
-    assert found == tuple(Round(*each) for each in rounds)
+    assert found == tuple(RaceRound(*each) for each in rounds)
     assert cost(found) == asked
     assert found[-1].rows == rows
     assert all(each.rows >= min(first, rows) for each in found)
 
 
 def test_rows_that_were_seen_cost_nothing() -> None:
-    assert cost((Round(4, 50), Round(2, 100)), 20) == 4 * 30 + 2 * 50
+    assert cost((RaceRound(4, 50), RaceRound(2, 100)), 20) == 4 * 30 + 2 * 50
 
 
 class Scorer:
@@ -81,7 +81,7 @@ def test_the_best_candidate_survives_the_race() -> None:
 
 def test_a_race_with_fewer_than_planned_takes_them_all() -> None:
     scorer = Scorer([0.2, 0.9], 100, 0)
-    assert race([0, 1], (Round(4, 50), Round(2, 100)), scorer.ask, scorer.ranked)[0] == 1
+    assert race([0, 1], (RaceRound(4, 50), RaceRound(2, 100)), scorer.ask, scorer.ranked)[0] == 1
     assert scorer.asked == 200
 
 

@@ -77,7 +77,7 @@ class Reply:
         return "\n\n".join(f"[{number}] {text}" for number, text in enumerate(self.reasoning, 1))
 
 
-class Reader(Protocol):
+class AnswerReader(Protocol):
     """Finds the answer in what the model writes."""
 
     @property
@@ -103,7 +103,9 @@ class Answering:
         reader: finds the answers in free text.
     """
 
-    def __init__(self, model: Adapted, labels: Sequence[str], job: Job, emit: Emit, reader: Reader | None) -> None:
+    def __init__(
+        self, model: Adapted, labels: Sequence[str], job: Job, emit: Emit, reader: AnswerReader | None
+    ) -> None:
         self._model, self._labels, self._job, self._emit, self._reader = model, labels, job, emit, reader
         self._paths = reader.paths if reader else 1
         self._cache = AnswerCache(job.config.cache)

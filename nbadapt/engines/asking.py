@@ -33,7 +33,7 @@ FIRST_TRIES = 2  # of the first question, where no server answers at all: most l
 
 
 @dataclass(frozen=True)
-class Limits:
+class EndpointLimits:
     """How an endpoint is asked.
 
     Attributes:
@@ -69,7 +69,7 @@ class UnansweredError(Exception):
 def answers(
     connect: Callable[[Tell], Connection],
     questions: Sequence[Question],
-    limits: Limits,
+    limits: EndpointLimits,
     *,
     tick: Callable[[], None] | None = None,
     tell: Tell | None = None,
@@ -117,7 +117,7 @@ class _Asking:
         self,
         connect: Callable[[Tell], Connection],
         questions: Sequence[Question],
-        limits: Limits,
+        limits: EndpointLimits,
         arrived: Callable[[int, Answer], None],
     ) -> None:
         self._connect, self._questions, self._limits, self._arrived = connect, questions, limits, arrived

@@ -20,7 +20,13 @@ BATCH = 32  # texts in one forward pass
 
 
 class Classifier(Adapted):
-    """A transformers model with a classification head, and its tokenizer."""
+    """A transformers model with a classification head, and its tokenizer.
+
+    Args:
+        model: gives logits (B, k); its config names the k classes.
+        tokenizer: with a padding token.
+        max_length: tokens kept of a text; None: the model's limit, at most 1024.
+    """
 
     abilities = frozenset({"predict"})
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nbadapt.method import Emit, Job, ModelRef
 
 Pooling = Literal["cls", "mean", "last", "pooler"]
+"""How the hidden states of a text become one vector."""
 
 BATCH = 32  # texts in one forward pass; more are slower on a CPU
 TOKENS = 2048  # in one forward pass, padding included
@@ -198,7 +199,14 @@ def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def pooled(output: Any, batch: dict[str, torch.Tensor], pooling: Pooling, pad: int) -> torch.Tensor:
-    """One vector a row (B, d) of a backbone's output for a right-padded batch."""
+    """One vector a row (B, d) of a backbone's output for a right-padded batch.
+
+    Args:
+        output: of the backbone, with `last_hidden_state` (B, T, d); with `pooler_output` (B, d) for "pooler".
+        batch: its "input_ids" and "attention_mask", each (B, T).
+        pooling: how.
+        pad: the padding token's id.
+    """
     if pooling == "pooler":
         pooler: torch.Tensor = output.pooler_output
         return pooler
@@ -318,7 +326,13 @@ def _batch_peak(model: PreTrainedModel, batch: dict[str, torch.Tensor], job: Job
 
 
 def report(embedder: Embedder, lengths: np.ndarray[Any, Any], emit: Emit) -> None:
-    """Tell what a user should know of embedded texts."""
+    """Tell what a user should know of embedded texts: how many were cut, and that none could be kept.
+
+    Args:
+        embedder: has embedded them.
+        lengths: (n,) of `Embedded`, in tokens before they were cut.
+        emit: told of it.
+    """
     cut = int((lengths > embedder.limit).sum())
     if cut:
         emit(Notice(f"{cut:,} of {len(lengths):,} rows were longer than {embedder.limit} tokens and were cut"))

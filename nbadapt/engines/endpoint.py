@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import answer_cache, endpoints
 from nbadapt.answer_cache import AnswerCache
 from nbadapt.engines import asking, choice
-from nbadapt.engines.asking import Limits, UnansweredError
+from nbadapt.engines.asking import EndpointLimits, UnansweredError
 from nbadapt.engines.tokens import Prompt, turns
 from nbadapt.errors import ModelError, NbadaptError, RequestError, RunError
 from nbadapt.method import Adapted, ModelRef, Predictions
@@ -55,12 +55,12 @@ class Endpoint(Adapted):
         self,
         model: ModelRef,
         provider: Provider,
-        limits: Limits | None = None,
+        limits: EndpointLimits | None = None,
         *,
         journal: Path | None = None,
         tell: Tell | None = None,
     ) -> None:
-        self.model, self._provider, self._limits, self._tell = model, provider, limits or Limits(), tell
+        self.model, self._provider, self._limits, self._tell = model, provider, limits or EndpointLimits(), tell
         self.identity = f"{model.path} at {model.base_url}"
         self._journal = _Journal(journal)
         self._used = {"prompt_tokens": 0, "completion_tokens": 0}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.engines import figures
-from nbadapt.engines.answering import Answering, Query, Reader, Reply
+from nbadapt.engines.answering import Answering, AnswerReader, Query, Reply
 from nbadapt.engines.endpoint import Endpoint
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.tokens import encode_completion
@@ -30,7 +30,7 @@ def evaluate(
     job: Job,
     emit: Emit,
     keep: Callable[[Outcome], None] = lambda _: None,
-    reader: Reader | None = None,
+    reader: AnswerReader | None = None,
 ) -> Outcome:
     """Answer every query, by labels where there are any.
 
@@ -132,14 +132,19 @@ def _check(model: Adapted, queries: Sequence[Query], labels: Sequence[str], job:
 
 
 def steps(queries: Sequence[Query], batch_size: int) -> int:
-    """How many batches the queries make."""
+    """How many batches of at most `batch_size` the queries make; queries of two groups are in no batch together."""
     return sum(-(-count // batch_size) for count in Counter(query.group for query in queries).values())
 
 
 def ask(
-    model: Adapted, query: Query, labels: Sequence[str], job: Job, emit: Emit, reader: Reader | None = None
+    model: Adapted, query: Query, labels: Sequence[str], job: Job, emit: Emit, reader: AnswerReader | None = None
 ) -> Reply:
-    """The model's answer to one query; see `evaluate`."""
+    """The model's answer to one query; arguments as those of `evaluate`.
+
+    Raises:
+        ModelError: the prompt leaves no room for an answer.
+        Stopped: before there is one.
+    """
     emit(Stage("answering"))
     with Answering(model, labels, job, emit, reader) as answering:
         reply = answering.one(query)

@@ -86,7 +86,11 @@ def check(metric: OwnMetric, expected: Sequence[str]) -> None:
 
 
 def called(metric: OwnMetric, answers: Sequence[str], expected: Sequence[str]) -> float | list[float]:
-    """A number, or one for each of n rows."""
+    """What the user's function says of n answers: a number, or one for each row.
+
+    Raises:
+        RequestError: it fails, or gives anything else; names the line of the function.
+    """
     try:
         said: Any = metric.function(list(answers), list(expected))
     except Exception as error:  # noqa: BLE001 - whatever somebody's function raises becomes one line

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nbadapt.engines.answering import Query, Reader
+from nbadapt.engines.answering import AnswerReader, Query
 from nbadapt.engines.prompts import Shot, with_shots
 from nbadapt.engines.tokens import Prompt, as_text, context_length, encode_completion, encode_prompt, rough_tokens
 from nbadapt.errors import ModelError
@@ -21,7 +21,7 @@ TURN_TOKENS = 16  # more than a chat template puts around a turn
 
 
 @dataclass(frozen=True)
-class Selection:
+class ShotSelection:
     """How demonstrations are chosen.
 
     Attributes:
@@ -61,17 +61,24 @@ class Questions:
     template: str = ""
     count: int = 0
     chosen: bool = False
-    reader: Reader | None = None
+    reader: AnswerReader | None = None
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row before demonstrations are put in front of it."""
+class AskedRow:
+    """A row before demonstrations are put in front of it.
+
+    Attributes:
+        number: in the table, from 1.
+        prompt: filled.
+        expected: the right answer, where it is known.
+        shown: the row's own part for people, where the prompt holds more than that.
+    """
 
     number: int
     prompt: Prompt
     expected: str | None
-    shown: str | None = None  # the row's own part, where the prompt holds more than that
+    shown: str | None = None
 
     def query(self, prompt: Prompt, group: int = 0) -> Query:
         """The row as it is asked; rows of one group have the same demonstrations."""
@@ -99,10 +106,10 @@ class Fitting:
         tokenizer: PreTrainedTokenizerBase | None,
         config: PretrainedConfig | None,
         labels: tuple[str, ...],
-        rows: Sequence[Row],
+        rows: Sequence[AskedRow],
         pool: Sequence[Shot],
         wanted: int,
-        selection: Selection,
+        selection: ShotSelection,
     ) -> None:
         self._job, self._tokenizer, self._wanted, self._selection = job, tokenizer, wanted, selection
         self._labels, self._rows, self._pool = labels, rows, pool
@@ -117,7 +124,11 @@ class Fitting:
         self._room = self._answer if labels else job.config.max_new_tokens
 
     def plan(self) -> Questions:
-        """Raises ModelError where a row, or not even one demonstration, fits."""
+        """What is asked, and what the user should know of it.
+
+        Raises:
+            ModelError: a row, or not even one demonstration, fits.
+        """
         available = min(self._wanted, len(self._pool))
         notes = []
         if available < self._wanted:
@@ -176,12 +187,12 @@ class Fitting:
             queries.append(self._query(row, chosen, groups.setdefault(chosen, len(groups))))
         return queries
 
-    def _others(self, row: Row) -> Sequence[int]:
+    def _others(self, row: AskedRow) -> Sequence[int]:
         """The places of the demonstrations that are not the row itself."""
         text = as_text(row.prompt)
         return [i for i in self._all if self._texts[i] != text] if text in self._known else self._all
 
-    def _query(self, row: Row, chosen: Sequence[int], group: int = 0) -> Query:
+    def _query(self, row: AskedRow, chosen: Sequence[int], group: int = 0) -> Query:
         shots = [self._pool[i] for i in chosen]
         return row.query(with_shots(shots, row.prompt, chat=self._chat, separator=self._separator), group)
 

@@ -17,7 +17,7 @@ from nbadapt.steering import Steering, Tick
 
 if TYPE_CHECKING:
     from nbadapt.engines.trainer import ResumableTrainer
-    from nbadapt.engines.training_report import Reporter
+    from nbadapt.engines.training_report import TrainingReporter
 
 Keep = Callable[[Path], str]
 """Writes what was trained, as it is now, below a folder that exists; gives the name under which `load` looks for it."""
@@ -82,7 +82,9 @@ class ModelSteering(Steering):
 class TrainerSteering(ModelSteering):
     """Steers a Trainer of transformers, or of a library that builds on it."""
 
-    def __init__(self, trainer: ResumableTrainer, reporter: Reporter, live: Adapted | None, keep: Keep | None) -> None:
+    def __init__(
+        self, trainer: ResumableTrainer, reporter: TrainingReporter, live: Adapted | None, keep: Keep | None
+    ) -> None:
         super().__init__(trainer.model, live, keep)
         self._trainer, self._reporter = trainer, reporter
 

@@ -94,7 +94,10 @@ def encode_pairs(
 def longest_pairs(
     examples: Examples, count: int, tokenizer: PreTrainedTokenizerBase, limit: int, *, one_prompt: bool
 ) -> list[Pair]:
-    """The `count` longest rows, tokenised, the longest first; letters tell which are worth tokenising."""
+    """The `count` longest rows, tokenised, the longest first; other arguments as those of `encode_pairs`.
+
+    Letters tell which are worth tokenising, so that a large table is not tokenised for an estimate.
+    """
     from nbadapt.engines.training_estimate import most_letters
 
     pairs = [_pair(row, tokenizer, limit, one_prompt)[0] for row in most_letters(examples, count).rows]

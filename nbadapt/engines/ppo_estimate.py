@@ -34,6 +34,12 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
         job: its config is a PpoConfig.
         base: the tensors of the trunk, which stay in memory.
         judge: the run that judges; None for a function, whose memory is its own affair.
+
+    Returns:
+        Memory in bytes by item, the adapter's size on disk in bytes, and the steps.
+
+    Raises:
+        NbadaptError: what cannot be trained, such as a prompt that leaves no room for an answer.
     """
     config: PpoConfig = job.config
     trainable, total = count_parameters(model)

@@ -29,7 +29,12 @@ PROMPTS = "artifacts/prompts.jsonl"
 
 
 def write(directory: Path, queries: Sequence[Query]) -> None:
-    """Write the prompts of a run."""
+    """Write the prompts of a run, for ``run.final_prompt``.
+
+    Args:
+        directory: the run's folder.
+        queries: what its rows were asked, in the table's order.
+    """
     path = directory / PROMPTS
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -31,14 +31,14 @@ FLIPS = 4000  # drawn signs
 
 
 @dataclass(frozen=True)
-class Round:
+class RaceRound:
     """One round of a race: so many candidates have seen so many rows at its end, those of earlier rounds included."""
 
     candidates: int
     rows: int
 
 
-def schedule(candidates: int, rows: int, first: int) -> tuple[Round, ...]:
+def schedule(candidates: int, rows: int, first: int) -> tuple[RaceRound, ...]:
     """The rounds of a race; one round where there is nothing to gain.
 
     Args:
@@ -48,10 +48,10 @@ def schedule(candidates: int, rows: int, first: int) -> tuple[Round, ...]:
     """
     doublings = int(math.log2(rows / first)) if rows >= 2 * first else 0
     count = min(math.ceil(math.log2(max(2, candidates))), 1 + doublings)
-    return tuple(Round(-(-candidates // 2**r), -(-rows // 2 ** (count - 1 - r))) for r in range(count))
+    return tuple(RaceRound(-(-candidates // 2**r), -(-rows // 2 ** (count - 1 - r))) for r in range(count))
 
 
-def cost(rounds: Sequence[Round], seen: int = 0) -> int:
+def cost(rounds: Sequence[RaceRound], seen: int = 0) -> int:
     """How many rows are asked in a race, over all candidates, each of which has seen the first `seen` rows already."""
     ends = [seen, *(each.rows for each in rounds)]
     return sum(each.candidates * (b - a) for each, (a, b) in zip(rounds, pairwise(ends), strict=True))
@@ -59,7 +59,7 @@ def cost(rounds: Sequence[Round], seen: int = 0) -> int:
 
 def race(
     candidates: Sequence[T],
-    rounds: Sequence[Round],
+    rounds: Sequence[RaceRound],
     try_on: Callable[[Sequence[T], int, int], None],
     ranked: Callable[[Sequence[T]], list[T]],
     seen: int = 0,
@@ -115,7 +115,13 @@ def sign_flips(first: Sequence[float], second: Sequence[float], seed: int) -> fl
 
 
 def chance(first: Sequence[float], second: Sequence[float], seed: int) -> float:
-    """The p of two candidates' values on the same rows: McNemar's for right and wrong, of sign flips for others."""
+    """The p of two candidates' values on the same rows: McNemar's for right and wrong, of sign flips for others.
+
+    Args:
+        first: a number for each of n rows.
+        second: the same of another candidate, on the same rows.
+        seed: of the signs.
+    """
     if {*first, *second} <= {0.0, 1.0}:
         return mcnemar(first, second)
     return sign_flips(first, second, seed)
@@ -126,6 +132,9 @@ def told_apart(chances: Sequence[float]) -> list[bool]:
 
     Args:
         chances: the p of each test, for tests that were fixed before the rows were seen.
+
+    Returns:
+        m truth values, in the order of the tests.
     """
     counts = [False] * len(chances)
     for i, place in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):

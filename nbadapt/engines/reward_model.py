@@ -29,7 +29,13 @@ BINS = 10  # of the predicted probability, from one half to one
 
 
 class RewardModel(Adapted):
-    """A transformers model with a head of one output, and its tokenizer."""
+    """A transformers model with a head of one output, and its tokenizer.
+
+    Args:
+        model: gives logits (B, 1).
+        tokenizer: with a padding token.
+        max_length: tokens kept of a prompt and its answer; None: the model's limit, at most 1024.
+    """
 
     abilities = frozenset({"reward"})
 
@@ -97,7 +103,7 @@ class RewardModel(Adapted):
 def calibration(margins: np.ndarray[Any, Any]) -> tuple[dict[str, float], list[dict[str, float]]]:
     """How far the probabilities that margins stand for are right, and the reliability table behind it.
 
-    A margin of the wrong sign prefers the rejected answer, with the probability sigmoid(|m|). In each bin of that
+    A margin of the wrong sign prefers the rejected answer, with the probability ``sigmoid(|m|)``. In each bin of that
     probability the share of pairs that are ordered rightly should be as large: the expected calibration error is the
     mean difference of the two, weighted by pairs (Naeini et al. 2015). The Brier score is the mean of
     (1 - sigmoid(m))^2; 0.25 is a coin's (Brier 1950).

@@ -25,7 +25,7 @@ from nbadapt.engines.trainer import (
 from nbadapt.engines.training_config import optimizer_steps
 from nbadapt.engines.training_estimate import count_parameters
 from nbadapt.engines.training_memory import autocasts
-from nbadapt.engines.training_report import Reporter, answered
+from nbadapt.engines.training_report import TrainingReporter, answered
 from nbadapt.errors import Stopped
 from nbadapt.events import Notice, Parameters, Stage
 from nbadapt.steering import offer
@@ -108,7 +108,7 @@ def train(
     if prepared.elsewhere:  # a row stands for a text's tokens, which were read before
         arguments.include_num_input_tokens_seen = "no"
     sampler = LengthGroupedSampler(training.lengths, config, job.seed)
-    reporter = Reporter(job, emit, sampler, answered(live.answer, job.task))
+    reporter = TrainingReporter(job, emit, sampler, answered(live.answer, job.task))
     trainer = SupervisedTrainer(
         model=model,
         args=arguments,
@@ -127,7 +127,7 @@ def train(
 
 
 def work(
-    trainer: ResumableTrainer, reporter: Reporter, job: Job, emit: Emit, live: Adapted | None, keep: Keep | None
+    trainer: ResumableTrainer, reporter: TrainingReporter, job: Job, emit: Emit, live: Adapted | None, keep: Keep | None
 ) -> None:
     """Train to the end or up to a Stop, from the start or the job's checkpoint; the reporter tells of it.
 
@@ -138,6 +138,9 @@ def work(
         emit: told of everything.
         live: what answers the user's prompts; None: nothing does.
         keep: writes what is trained, as it is; None: only the run's end does.
+
+    Raises:
+        RunError: the loss is no longer a finite number; the last checkpoint is kept.
     """
     _use_only(trainer, reporter)
     reporter.steering = TrainerSteering(trainer, reporter, live, keep)
@@ -175,7 +178,12 @@ def _prepare(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def trainer_arguments(job: Job, rows: int) -> dict[str, Any]:
-    """What decides the result of training: the TrainingArguments that an exported script needs as well."""
+    """What decides the result of training: the TrainingArguments that an exported script needs as well.
+
+    Args:
+        job: its config is a TrainingConfig.
+        rows: of the training data.
+    """
     config: TrainingConfig = job.config
     steps = optimizer_steps(config, rows)
     warmup = 0 if config.lr_scheduler_type == "constant" else math.ceil(config.warmup_ratio * steps)
@@ -213,7 +221,7 @@ def _pages(job: Job) -> bool:
 
 
 def trainer_settings(kind: type[T], job: Job, rows: int, model: PreTrainedModel, **more: Any) -> T:
-    """The arguments of a Trainer on so many rows: what decides its result, and how a `Reporter` follows it.
+    """The arguments of a Trainer on so many rows: what decides its result, and how a `TrainingReporter` follows it.
 
     Args:
         kind: TrainingArguments, or what another library derives from it.
@@ -228,7 +236,7 @@ def trainer_settings(kind: type[T], job: Job, rows: int, model: PreTrainedModel,
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would hide a loss that is no number
-        eval_strategy="no",  # Reporter decides when to evaluate and to save
+        eval_strategy="no",  # TrainingReporter decides when to evaluate and to save
         save_strategy="no",
         save_total_limit=2,
         prediction_loss_only=job.task != "classification",

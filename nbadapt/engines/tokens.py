@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nbadapt.method import Job
 
 Prompt = str | Sequence[Mapping[str, str]]
+"""What a model is asked: a text, or a conversation of ``{"role": ..., "content": ...}``."""
 
 
 def as_openings(tokenizer: PreTrainedTokenizerBase, job: Job) -> None:

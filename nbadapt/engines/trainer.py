@@ -38,7 +38,13 @@ TRAINED = "trained.safetensors"  # in a checkpoint
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
-    """Rows of similar length side by side; the order depends on the seed and the epoch alone."""
+    """Rows of similar length side by side; the order depends on the seed and the epoch alone.
+
+    Args:
+        lengths: tokens of each of n rows.
+        config: says how many rows make a step.
+        seed: decides the order.
+    """
 
     def __init__(self, lengths: Sequence[int], config: TrainingConfig, seed: int) -> None:
         self._lengths, self._seed = list(lengths), seed
@@ -56,7 +62,16 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
 class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is untyped
     """A Trainer that stops, goes on and halves its batches; stands before another Trainer among a class's bases.
 
-    A class that derives from it says how its batches are parted (`parts`), and scales its loss by `_share`.
+    A class that derives from it says how its batches are parted (`parts`), and scales its loss by `share`.
+
+    Args:
+        job: its config is a TrainingConfig.
+        sampler: draws the training rows.
+        tell: given a line when memory ran out and batches go in parts.
+        arguments: of the Trainer; for its `args` see `trainer_settings`.
+
+    Attributes:
+        share: what of its batch's loss the part has that goes through the model now, from 0 to 1.
     """
 
     def __init__(
@@ -66,7 +81,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
         self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None  # before the evaluation that goes on
         super().__init__(**arguments)
         self._rows = self.args.per_device_train_batch_size  # that go through the model at once
-        self._share = 1.0  # of its batch that the part has which goes through the model now
+        self.share = 1.0
 
     @abstractmethod
     def parts(self, inputs: dict[str, Any], rows: int) -> Iterable[tuple[float, dict[str, Any]]]:
@@ -141,9 +156,9 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
         """The loss of a micro-batch, whose gradient was added, `_rows` rows at a time."""
         losses = []
         for share, part in self.parts(inputs, self._rows):
-            self._share = share
+            self.share = share
             losses.append(super().training_step(model, part, num_items_in_batch))
-        self._share = 1.0
+        self.share = 1.0
         return torch.stack(losses).sum()
 
     def prediction_step(
@@ -157,14 +172,14 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
         rows = self.count(inputs)
         while True:
             try:
-                return self._predicted(model, inputs, rows, prediction_loss_only, ignore_keys)
+                return self.predicted(model, inputs, rows, prediction_loss_only, ignore_keys)
             except Exception as error:
                 if not out_of_memory(error) or rows == 1:
                     raise
             models.release_cached_memory()
             rows = (rows + 1) // 2
 
-    def _predicted(self, model: Any, inputs: dict[str, Any], rows: int, *args: Any) -> Any:
+    def predicted(self, model: Any, inputs: dict[str, Any], rows: int, *args: Any) -> Any:
         """(loss, logits, labels) of a batch, `rows` rows at a time."""
         parts = [
             (share, super(ResumableTrainer, self).prediction_step(model, p, *args))
@@ -268,7 +283,7 @@ class SupervisedTrainer(ResumableTrainer):
             else:
                 loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if torch.is_grad_enabled() and not added:
-            loss = loss * self._share
+            loss = loss * self.share
         return (loss, outputs) if return_outputs else loss
 
 

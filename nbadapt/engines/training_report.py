@@ -60,7 +60,7 @@ def _answered_alone(answer: Answer, prompt: Any, tick: Callable[[], None]) -> st
         return f"(not answered: {first_line(error)})"
 
 
-class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
+class TrainingReporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
     """Turns the Trainer's callbacks into events, and decides when to evaluate, to save and to stop.
 
     Args:

@@ -76,6 +76,7 @@ class Where:
 
 
 EVERYWHERE = Where()
+"""The condition that every document meets."""
 
 
 class Ranked(NamedTuple):
@@ -247,7 +248,16 @@ def checked_vectors(record: Record, chunks: Sequence[Chunk], vectors: np.ndarray
 
 
 def check_width(index: str | Path, stored: int, given: int) -> None:
-    """Raises StoreError where vectors of `given` numbers come to an index of others."""
+    """Refuse vectors that are not as wide as those that are stored.
+
+    Args:
+        index: what the message calls it.
+        stored: numbers in each vector of the index.
+        given: in each of the new ones.
+
+    Raises:
+        StoreError: they differ.
+    """
     if stored != given:
         raise StoreError(f"the index {index} has vectors of {stored} numbers, not of {given}")
 
@@ -258,13 +268,13 @@ def question_words(text: str) -> list[str]:
 
 
 def parts(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
-    """Values in runs that one statement takes."""
+    """Values in lists of at most `size`, which one statement of a database takes."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
 
 def metadata_json(metadata: Mapping[str, str]) -> str:
-    """Metadata as it is stored."""
+    """Metadata as it is stored: a JSON object of texts, each of them `storable`."""
     return json.dumps({name: storable(value) for name, value in metadata.items()}, ensure_ascii=False)
 
 

@@ -24,7 +24,7 @@ from nbadapt.method import ADVANCED
 from nbadapt_plugins._prompting import PromptConfig, PromptMethod
 
 if TYPE_CHECKING:
-    from nbadapt.engines.fitting import Selection
+    from nbadapt.engines.fitting import ShotSelection
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
     from nbadapt.method import Emit, Job
@@ -85,23 +85,23 @@ class DemonstrationMethod(PromptMethod):
 
     def selection(
         self, job: Job, text: str, pool: Sequence[Shot], prompts: Sequence[Prompt], emit: Emit | None
-    ) -> Selection:
+    ) -> ShotSelection:
         """As the settings `selection` and `order` say.
 
         Raises:
             ModelError: there is no such embedding model.
         """
-        from nbadapt.engines.fitting import Selection
+        from nbadapt.engines.fitting import ShotSelection
 
         ordered = _ordered(job, pool)
         if job.config.selection != "nearest":
             answers = [shot.target for shot in pool]
-            return Selection(lambda places, count, _: ordered(_first(job, answers, places, count)))
+            return ShotSelection(lambda places, count, _: ordered(_first(job, answers, places, count)))
         if emit is None:  # no embedding without weights: the longest ones stand for those to come
             longest = sorted(range(len(pool)), key=lambda i: -_length(pool[i]))
-            return Selection(lambda places, count, _: _among(longest, places, count), each=True, known=False)
+            return ShotSelection(lambda places, count, _: _among(longest, places, count), each=True, known=False)
         nearest = _nearest(job, text, pool, prompts, emit)
-        return Selection(lambda places, count, row: ordered(nearest(places, count, row)), each=True)
+        return ShotSelection(lambda places, count, row: ordered(nearest(places, count, row)), each=True)
 
     def extra_memory(self, job: Job) -> Mapping[str, int]:
         """The embedding model's weights, where one is used.

@@ -52,7 +52,10 @@ class PairMethod(Lora):
 
     @abstractmethod
     def trainer(self, job: Job) -> tuple[type[Any], type[Any], dict[str, Any]]:
-        """The trainer's class, that of its arguments, and those of them that are the method's own. Imports trl."""
+        """The trainer's class, that of its arguments, and those of them that are the method's own. Imports trl.
+
+        The first one derives from `PairTrainer`.
+        """
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:

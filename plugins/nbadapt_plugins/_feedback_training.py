@@ -21,7 +21,7 @@ from nbadapt.engines.pairs import EncodedPairs, encode_pairs
 from nbadapt.engines.reward_model import calibration
 from nbadapt.engines.trainer import LengthGroupedSampler, ResumableTrainer
 from nbadapt.engines.training_estimate import count_parameters
-from nbadapt.engines.training_report import Reporter
+from nbadapt.engines.training_report import TrainingReporter
 from nbadapt.events import Notice, Parameters, Reliability, Stage
 
 if TYPE_CHECKING:
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
 
 class PairTrainer(ResumableTrainer):
-    """What a trainer of trl needs, whose batches are n chosen texts and then the n rejected ones."""
+    """What a trainer of trl needs, whose batches are n chosen texts and then the n rejected ones.
+
+    Stands before trl's trainer among a class's bases, which says what it measures: `measured` and `summary`.
+
+    Args:
+        emit: told of what an evaluation shows besides its figures.
+        arguments: of `nbadapt.parts.ResumableTrainer` and trl's trainer.
+    """
 
     def __init__(self, *, emit: Emit, **arguments: Any) -> None:
         self._emit = emit
@@ -78,14 +85,14 @@ class PairTrainer(ResumableTrainer):
         with self.quick_attention(inputs):
             loss, found = self.measured(model, inputs)
         if torch.is_grad_enabled():
-            loss = loss * self._share
+            loss = loss * self.share
         else:
             self._latest.append(found)
         return (loss, {}) if return_outputs else loss
 
-    def _predicted(self, *args: Any) -> Any:
+    def predicted(self, *args: Any) -> Any:
         self._latest = []
-        result = super()._predicted(*args)
+        result = super().predicted(*args)
         self._held_out += self._latest
         return result
 
@@ -167,7 +174,7 @@ def train(
     emit(Parameters(*count_parameters(model)))
     kind, arguments, _ = method.trainer(job)
     sampler = LengthGroupedSampler(training.lengths, job.config, job.seed)
-    reporter = Reporter(job, emit, sampler, method.show(model, tokenizer, job), method.figures)
+    reporter = TrainingReporter(job, emit, sampler, method.show(model, tokenizer, job), method.figures)
     trainer = kind(
         model=model,
         args=supervised.trainer_settings(arguments, job, len(training.rows), model, **method.trl_arguments(job)),

@@ -14,7 +14,7 @@ from nbadapt_plugins._search_rows import Part, divide
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from nbadapt.engines.fitting import Questions, Row
+    from nbadapt.engines.fitting import AskedRow, Questions
     from nbadapt.engines.prompts import Shot
     from nbadapt.method import Job
 
@@ -29,6 +29,13 @@ class Ground:
         templates: all that rows may be filled into.
         shown: demonstrations before each prompt, or for the proposer.
         in_prompts: whether they are before each prompt.
+
+    Attributes:
+        division: the rows: shown, searched on, held out.
+        labels: the classes; empty for free answers.
+        at_endpoint: whether the model is behind one, and nothing is known of it but its name.
+        config, total, tokenizer: the model's, and its number of parameters; None, 0 and None behind an endpoint.
+        size: prompts in a batch.
 
     Raises:
         RequestError, DataError, ModelError: rows, templates or a model that cannot be used.
@@ -48,7 +55,7 @@ class Ground:
         self.config, self.total = (None, 0) if self.at_endpoint else shape(job)
         self.tokenizer = None if self.at_endpoint else models.load_tokenizer(models.base_ref(job.model))
         self.size = 1 if self.at_endpoint else job.config.batch_size
-        self._filled: dict[str, tuple[list[Row], list[Row]]] = {}
+        self._filled: dict[str, tuple[list[AskedRow], list[AskedRow]]] = {}
 
     @property
     def longest_answer(self) -> int:
@@ -76,14 +83,14 @@ class Ground:
         _, rows = self._rows(template)
         return self._fitted(template, instruction, rows, self.division.held_out)
 
-    def _rows(self, template: str) -> tuple[list[Row], list[Row]]:
+    def _rows(self, template: str) -> tuple[list[AskedRow], list[AskedRow]]:
         """The rows to search on and those held out, filled into a template; done once for each."""
         if template not in self._filled:
             parts = (self.division.search, self.division.held_out)
             self._filled[template] = tuple(self._fill(template, part) for part in parts)  # type: ignore[assignment]  # two
         return self._filled[template]
 
-    def _fill(self, template: str, part: Part) -> list[Row]:
+    def _fill(self, template: str, part: Part) -> list[AskedRow]:
         from nbadapt.engines import prompts
         from nbadapt.template import placeholders
 
@@ -94,15 +101,15 @@ class Ground:
             raise RequestError(f"the rows of {part.table.source}: {error}") from None
         return [replace(row, number=number) for row, number in zip(rows, part.numbers, strict=True)]
 
-    def _fitted(self, template: str, instruction: str, rows: Sequence[Row], part: Part) -> Questions:
+    def _fitted(self, template: str, instruction: str, rows: Sequence[AskedRow], part: Part) -> Questions:
         from nbadapt.engines import choice
-        from nbadapt.engines.fitting import Fitting, Selection
+        from nbadapt.engines.fitting import Fitting, ShotSelection
         from nbadapt.engines.templated import instructed
 
         asked = [replace(row, prompt=instructed(instruction, row.prompt)) for row in rows]
         shots = self._shots(template, instruction)
         job = replace(self.job, data=part.table)
-        selection = Selection(lambda places, count, _: tuple(places[:count]))
+        selection = ShotSelection(lambda places, count, _: tuple(places[:count]))
         plan = Fitting(job, self.tokenizer, self.config, self.labels, asked, shots, len(shots), selection).plan()
         if self.at_endpoint and self.labels:
             queries = [replace(query, prompt=choice.with_choice(query.prompt, self.labels)) for query in plan.queries]

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, SequenceClassifierOutput
 
 from nbadapt.engines.embed import Pooling, pooled
-from nbadapt.engines.encoding import Row, collate
+from nbadapt.engines.encoding import collate
 from nbadapt.errors import RequestError
 from nbadapt_plugins._trained import switch_off_dropout
 
@@ -69,7 +69,7 @@ def arguments(vectors: torch.Tensor, pad: int | None) -> dict[str, torch.Tensor]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "inputs_embeds": vectors[:, None].float()}
 
 
-def collate_vectors(rows: Sequence[Row], pad: int | None) -> dict[str, torch.Tensor]:
+def collate_vectors(rows: Sequence[dict[str, Any]], pad: int | None) -> dict[str, torch.Tensor]:
     """A batch of rows that hold a `vector` (d,) and a label."""
     vectors = torch.stack([torch.from_numpy(row["vector"]) for row in rows])  # (B, d)
     return {**arguments(vectors, pad), "labels": torch.tensor([row["labels"] for row in rows])}
@@ -87,7 +87,7 @@ def reading(model: PreTrainedModel, head: PreTrainedModel, tokenizer: PreTrained
         RequestError: none does; this head looks at something else.
     """
     pad = tokenizer.pad_token_id
-    rows: list[Row] = [{"input_ids": ids, "labels": 0} for ids in tokenizer(list(PROBES))["input_ids"]]
+    rows: list[dict[str, Any]] = [{"input_ids": ids, "labels": 0} for ids in tokenizer(list(PROBES))["input_ids"]]
     batch = {name: value.to(model.device) for name, value in collate(rows, pad).items() if name != "labels"}
     model.eval()
     head.eval()

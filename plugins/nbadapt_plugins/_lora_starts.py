@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from nbadapt.engines.encoding import Row
     from nbadapt.method import Job
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
@@ -91,13 +90,13 @@ def start_from_activations(model: PeftModel, job: Job) -> None:
     config.eva_config, config.init_lora_weights = None, True
 
 
-def _groups(rows: list[Row], size: int, rank: int) -> list[list[Row]]:
+def _groups(rows: list[dict[str, Any]], size: int, rank: int) -> list[list[dict[str, Any]]]:
     """Rows in batches of at least `size`, each with twice as many tokens as the rank: peft passes over smaller ones.
 
     Raises:
         RequestError: all rows together have too few.
     """
-    groups: list[list[Row]] = [[]]
+    groups: list[list[dict[str, Any]]] = [[]]
     for row in rows:
         if len(groups[-1]) >= size and _tokens(groups[-1]) >= 2 * rank:
             groups.append([])
@@ -112,7 +111,7 @@ def _groups(rows: list[Row], size: int, rank: int) -> list[list[Row]]:
     return groups
 
 
-def _tokens(rows: list[Row]) -> int:
+def _tokens(rows: list[dict[str, Any]]) -> int:
     return sum(len(row["input_ids"]) for row in rows)
 
 

@@ -20,8 +20,8 @@ from nbadapt.options import DTYPES
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from nbadapt.engines.answering import Reader
-    from nbadapt.engines.fitting import Questions, Row, Selection
+    from nbadapt.engines.answering import AnswerReader
+    from nbadapt.engines.fitting import AskedRow, Questions, ShotSelection
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
 
@@ -107,7 +107,7 @@ class PromptMethod(Method):
 
     def selection(
         self, job: Job, text: str, pool: Sequence[Shot], prompts: Sequence[Prompt], emit: Emit | None
-    ) -> Selection:
+    ) -> ShotSelection:
         """Which demonstrations are shown before each of the prompts.
 
         Args:
@@ -117,15 +117,15 @@ class PromptMethod(Method):
             prompts: what is asked, without demonstrations.
             emit: told of the work; None while the cost is estimated, and no weights may be loaded.
         """
-        from nbadapt.engines.fitting import Selection
+        from nbadapt.engines.fitting import ShotSelection
 
-        return Selection()
+        return ShotSelection()
 
-    def reader(self, job: Job, labels: Sequence[str], rows: Sequence[Row]) -> Reader | None:
+    def reader(self, job: Job, labels: Sequence[str], rows: Sequence[AskedRow]) -> AnswerReader | None:
         """How an answer is found in what the model writes; None where it is all of it, or chosen from labels."""
         return None
 
-    def asked(self, job: Job, labels: Sequence[str], row: Row) -> Row:
+    def asked(self, job: Job, labels: Sequence[str], row: AskedRow) -> AskedRow:
         """A row as this method asks it, demonstrations apart."""
         return row
 
@@ -136,11 +136,11 @@ class PromptMethod(Method):
     def grounded(
         self,
         job: Job,
-        rows: Sequence[Row],
+        rows: Sequence[AskedRow],
         labels: tuple[str, ...],
         tokenizer: PreTrainedTokenizerBase | None,
         emit: Emit | None,
-    ) -> Sequence[Row]:
+    ) -> Sequence[AskedRow]:
         """The rows with what else the model is to read.
 
         `tokenizer` is None for an endpoint, `emit` in an estimate, which loads no weights.
@@ -259,22 +259,22 @@ class PromptMethod(Method):
         return prompts.default_template(table.rows[0], table.task, choosing=bool(labels), source=table.source)
 
 
-def rows_of(job: Job, text: str) -> list[Row]:
+def rows_of(job: Job, text: str) -> list[AskedRow]:
     """What is asked: one row for each of the data, or the prompt itself."""
     from nbadapt import template
     from nbadapt.engines import prompts
-    from nbadapt.engines.fitting import Row
+    from nbadapt.engines.fitting import AskedRow
 
     names = template.placeholders(text)
     if job.data is None:
         known = dict(job.variables)
         if not template.placeholders(job.prompt or ""):  # the body is the input of the examples' own template
             known |= {name: (job.prompt or "").strip() if name == names[0] else "" for name in names}
-        return [Row(1, prompts.fill(text, known), None)]
+        return [AskedRow(1, prompts.fill(text, known), None)]
     prompts.check_filled(job.data, names)
     task = job.data.task
     return [
-        Row(number, prompts.fill(text, prompts.values(row, job.variables)), prompts.target(row, task))
+        AskedRow(number, prompts.fill(text, prompts.values(row, job.variables)), prompts.target(row, task))
         for number, row in enumerate(job.data.rows, 1)
     ]
 
@@ -298,7 +298,7 @@ def check_metric(job: Job, plan: Questions) -> None:
     figures.check(job.metric, expected)
 
 
-def _check_apart(job: Job, rows: Sequence[Row], pool: Sequence[Shot]) -> None:
+def _check_apart(job: Job, rows: Sequence[AskedRow], pool: Sequence[Shot]) -> None:
     """Refuse rows that are compared with their answers and are among the examples of another table.
 
     Where both are the same table, a row is left out of its own demonstrations instead.
@@ -436,9 +436,9 @@ def open_model(job: Job, emit: Emit | None = None) -> Adapted:
 
 def _reach(job: Job, emit: Emit | None) -> Adapted:
     from nbadapt import endpoints
-    from nbadapt.engines.asking import Limits
+    from nbadapt.engines.asking import EndpointLimits
 
-    limits = Limits(job.config.parallel, job.config.timeout, job.config.retries)
+    limits = EndpointLimits(job.config.parallel, job.config.timeout, job.config.retries)
     if emit is None:
         return endpoints.open_model(job.model, limits)
     return endpoints.open_model(

@@ -75,14 +75,14 @@ def find(job: Job) -> ModelRef:
     Raises:
         NbadaptError: there is no such model; the line names the setting.
     """
-    from nbadapt import endpoints, models
+    from nbadapt import models
 
     name, target = job.config.proposer.strip(), job.model
     if not name:
         return target
     url, variable = job.config.proposer_base_url or None, job.config.proposer_key_env or None
-    there, here = endpoints.split(name), endpoints.split(target.name)
-    if target.kind == "endpoint" and there and here and there[0] == here[0] and url is None:
+    prefix, colon, _ = name.partition(":")
+    if target.kind == "endpoint" and colon and target.name.startswith(f"{prefix}:") and url is None:
         url, variable = target.base_url, variable or target.key_env or None  # another model at the same place
     try:
         return models.resolve(name, trust_remote_code=target.trust_remote_code, base_url=url, key_env=variable)
@@ -164,7 +164,7 @@ class Proposer:
     def open(self, target: Adapted, emit: Emit) -> Adapted:
         """Load the model or reach its endpoint; the one that is asked, where that proposes itself."""
         from nbadapt import endpoints
-        from nbadapt.engines.asking import Limits
+        from nbadapt.engines.asking import EndpointLimits
 
         config = self._job.config
         if self.own:
@@ -172,7 +172,7 @@ class Proposer:
         elif self.ref.kind == "endpoint":
             self._model = endpoints.open_model(
                 self.ref,
-                Limits(config.parallel, config.timeout, config.retries),
+                EndpointLimits(config.parallel, config.timeout, config.retries),
                 journal=self._job.directory / PROPOSALS,
                 tell=lambda line: emit(Notice(line, "warning")),
             )

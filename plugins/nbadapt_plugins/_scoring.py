@@ -24,7 +24,13 @@ CANDIDATES = "artifacts/candidates.jsonl"
 
 @dataclass(frozen=True)
 class Score:
-    """A figure over n rows, with its 95 % interval."""
+    """A figure over n rows, with its 95 % interval.
+
+    Attributes:
+        value: the figure.
+        low, high: the interval's ends.
+        rows: n.
+    """
 
     value: float
     low: float
@@ -71,13 +77,24 @@ class Tried:
 
 
 class Steps:
-    """Passes events on to the run, with steps counted over the search and all that follows."""
+    """Passes events on to the run, with steps counted over the search and all that follows.
+
+    Args:
+        emit: of the run.
+        total: steps of the search and of all that follows.
+
+    Attributes:
+        stage: is told in the place of "answering", where it is set.
+        done: steps so far.
+        answers: so far.
+        models: those whose tokens are paid for.
+    """
 
     def __init__(self, emit: Emit, total: int) -> None:
         self._emit, self._total = emit, total
-        self.stage = ""  # is told in the place of "answering"
+        self.stage = ""
         self.done = self.answers = 0
-        self.models: list[Adapted] = []  # whose tokens are paid for
+        self.models: list[Adapted] = []
 
     def advance(self, steps: int, answers: int) -> None:
         """So many more are done."""

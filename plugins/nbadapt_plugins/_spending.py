@@ -15,7 +15,7 @@ from nbadapt.errors import RequestError
 from nbadapt_plugins._search_rows import FEWEST
 
 if TYPE_CHECKING:
-    from nbadapt.engines.racing import Round
+    from nbadapt.engines.racing import RaceRound
     from nbadapt_plugins._ground import Ground
 
 FINALISTS = 4  # instructions in the race at the end
@@ -36,7 +36,7 @@ class Spending:
 
     proposals: tuple[int, ...]
     first: int
-    race: tuple[Round, ...]
+    race: tuple[RaceRound, ...]
     answers: int
 
 
@@ -62,7 +62,7 @@ def spend(budget: int, rounds: int, rows: int, first: int) -> Spending:
             f"each proposed and scored on {first} rows, take {needed:,} with the prompt alone: raise budget, or lower "
             f"rounds or racing_rows (at least {FEWEST})"
         )
-    race: tuple[Round, ...] = ()
+    race: tuple[RaceRound, ...] = ()
     most = min(budget // RACE, budget - needed)
     for last in range(rows, first, -1):
         wanted = racing.schedule(FINALISTS, last, first)

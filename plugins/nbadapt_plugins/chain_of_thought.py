@@ -34,7 +34,7 @@ from nbadapt_plugins._demonstrations import DemonstrationConfig, DemonstrationMe
 
 if TYPE_CHECKING:
     from nbadapt.engines.answering import Reply
-    from nbadapt.engines.fitting import Row
+    from nbadapt.engines.fitting import AskedRow
     from nbadapt.engines.prompts import Shot
     from nbadapt.engines.tokens import Prompt
     from nbadapt.method import Job
@@ -172,14 +172,14 @@ class ChainOfThought(DemonstrationMethod):
             shots.append(replace(shot, answer=answer))
         return shots
 
-    def reader(self, job: Job, labels: Sequence[str], rows: Sequence[Row]) -> Answers:
+    def reader(self, job: Job, labels: Sequence[str], rows: Sequence[AskedRow]) -> Answers:
         """How answers are found: numbers where all that is expected are numbers."""
         reader = Answers(re.compile(job.config.answer_pattern), job.config.reasoning_paths, tuple(labels))
         expected = [_expected(reader, row.expected) for row in rows if row.expected is not None]
         numeric = bool(expected) and not labels and all(NUMBER.fullmatch(text) for text in expected)
         return replace(reader, numeric=numeric)
 
-    def asked(self, job: Job, labels: Sequence[str], row: Row) -> Row:
+    def asked(self, job: Job, labels: Sequence[str], row: AskedRow) -> AskedRow:
         """The row with the trigger, where no examples show how to reason; and the answer alone as expected."""
         reader = Answers(re.compile(job.config.answer_pattern), 1, tuple(labels))
         expected = row.expected if row.expected is None or labels else _expected(reader, row.expected)

@@ -34,7 +34,7 @@ from nbadapt_plugins._prompting import PromptConfig, PromptMethod
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from nbadapt.engines.fitting import Questions, Row
+    from nbadapt.engines.fitting import AskedRow, Questions
     from nbadapt.engines.grounding import Grounding
     from nbadapt.engines.prompts import Shot
     from nbadapt.indexing.index import Hit, Index
@@ -85,7 +85,7 @@ Path("shop.md").write_text("We are open from 9 to 18, on Sundays from 11 to 16."
     def trial(cls, folder: Path) -> Mapping[str, Any]:
         """A small index with a tiny embedding model."""
         from nbadapt.indexing.index import Index
-        from nbadapt.testing.tiny import tiny_model
+        from nbadapt.testing import tiny_model
 
         path, document = folder / "trial.sqlite", folder / "trial.md"
         if not path.exists():
@@ -131,11 +131,11 @@ Path("shop.md").write_text("We are open from 9 to 18, on Sundays from 11 to 16."
     def grounded(
         self,
         job: Job,
-        rows: Sequence[Row],
+        rows: Sequence[AskedRow],
         labels: tuple[str, ...],
         tokenizer: PreTrainedTokenizerBase | None,
         emit: Emit | None,
-    ) -> Sequence[Row]:
+    ) -> Sequence[AskedRow]:
         """The rows behind their passages; in an estimate the longest ones behind stand-ins."""
         from nbadapt.engines.tokens import as_text
 
@@ -211,7 +211,7 @@ def _stand_in(index: Index) -> Hit:
     return Hit("document.pdf", text, 0, len(text), 1, {})
 
 
-def _ground(row: Row, hits: Sequence[Hit], grounding: Grounding, room: int) -> tuple[Row, int]:
+def _ground(row: AskedRow, hits: Sequence[Hit], grounding: Grounding, room: int) -> tuple[AskedRow, int]:
     from nbadapt.engines.tokens import as_text
 
     prompt, count = grounding.ground(row.prompt, hits, room)
@@ -230,7 +230,7 @@ def _tell(found: Sequence[Sequence[Hit]], used: Sequence[Sequence[Hit]], emit: E
         emit(Notice(f"the index has no passage{where}: the model answers without", "warning"))
 
 
-def _write(job: Job, rows: Sequence[Row], used: Sequence[Sequence[Hit]]) -> None:
+def _write(job: Job, rows: Sequence[AskedRow], used: Sequence[Sequence[Hit]]) -> None:
     """Keep what each row was given."""
     path = job.directory / SOURCES
     path.parent.mkdir(parents=True, exist_ok=True)
