@@ -10,6 +10,7 @@ trained: one forward pass without gradients makes bitsandbytes 0.50 repack 4-bit
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
@@ -37,7 +38,7 @@ class GradientWatch:
 
     def __init__(self, tell: Callable[[Notice], None]) -> None:
         self._tell = tell
-        self._thread = 0
+        self._thread: int | None = None  # while it watches
         self._hook: Any = None
         self._looks: weakref.WeakKeyDictionary[Optimizer, _Look] = weakref.WeakKeyDictionary()
         self._told: set[int] = set()
@@ -63,9 +64,10 @@ class GradientWatch:
         if self._hook is not None:
             self._hook.remove()
         self._looks.clear()
+        self._thread = None
 
     def _listen(self) -> None:
-        if self._hook is None and "torch" in sys.modules:
+        if self._hook is None and self._thread is not None and "torch" in sys.modules:
             from torch.optim.optimizer import register_optimizer_step_post_hook
 
             self._hook = register_optimizer_step_post_hook(self._stepped)
@@ -148,9 +150,10 @@ def _names(tensors: Iterable[torch.Tensor]) -> list[str]:
     wanted = {id(tensor): tensor for tensor in tensors}
     best: Mapping[int, str] = {}
     for thing in gc.get_objects():  # an optimizer knows no names, and the model is the method's own
-        if not issubclass(type(thing), torch.nn.Module) or "_parameters" not in vars(thing):
-            continue
-        found = {id(p): name for name, p in thing.named_parameters() if id(p) in wanted}
+        found: dict[int, str] = {}
+        if issubclass(type(thing), torch.nn.Module):
+            with contextlib.suppress(Exception):  # one that is half made, or has a way of its own to tell them
+                found = {id(p): name for name, p in thing.named_parameters() if id(p) in wanted}
         if (len(found), sum(map(len, found.values()))) > (len(best), sum(map(len, best.values()))):
             best = found
     unnamed = [t for key, t in wanted.items() if key not in best]
