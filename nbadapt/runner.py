@@ -28,6 +28,7 @@ from nbadapt.errors import (
     first_line,
 )
 from nbadapt.events import Checkpoint, Controls, Event, Notice, Stage, StateChange
+from nbadapt.gradients import GradientWatch
 from nbadapt.memory import measure, out_of_memory
 from nbadapt.method import Job, Method, Outcome
 from nbadapt.plan import Plan, prepare
@@ -204,12 +205,14 @@ class _Emitter:
 
     Attributes:
         ended: why the engine ended before its last step, where a person asked it to.
+        gradients: sees whether they reach all that is trained.
     """
 
     def __init__(self, run: Run, events: list[tuple[float, Event]], job: Job) -> None:
         self._run, self._events = run, events
         self._log = store.EventLog(job.directory)
         self.ended = ""
+        self.gradients = GradientWatch(self.record)
         self._device = job.device
         self._measured = 0.0
         self._directory = job.directory
@@ -242,6 +245,7 @@ class _Emitter:
             self.record(event)
             if (remark := self._figures.remark(event)) is not None:
                 self.record(remark)
+            self.gradients.see(event)
         if isinstance(event, Stage):
             self._stage = event
         if now - self._measured >= MEMORY_SECONDS:
@@ -320,7 +324,9 @@ def _work(run: Run, method: Method, job: Job, notices: tuple[str, ...], emit: _E
             emit.record(StateChange("running"))
             for notice in notices:
                 emit.record(Notice(notice))
-            outcome = results.checked(method.run(job, emit), method, emit.record)
+            with emit.gradients:
+                result = method.run(job, emit)
+            outcome = results.checked(result, method, emit.record)
         state = "stopped" if run.control.obeyed or emit.ended else "done"
         run.control.reason = run.control.reason or emit.ended
     except Stopped:
@@ -370,9 +376,10 @@ def _wish_failed(error: Exception) -> NbadaptError:
 def _explain(error: BaseException, job: Job) -> NbadaptError:
     """One line for an error that nobody foresaw; the traceback goes into the run's folder."""
     if out_of_memory(error):
-        return OutOfMemoryError(
-            f"{job.method} ran out of memory on {job.device}: lower batch_size or max_length, or use a smaller model"
-        )
+        fields = type(job.config).model_fields
+        there = " or ".join(name for name in ("batch_size", "minibatch_size", "max_length") if name in fields)
+        lower = f"lower {there}, or " if there else ""
+        return OutOfMemoryError(f"{job.method} ran out of memory on {job.device}: {lower}use a smaller model")
     path = job.directory / "error.txt"
     first = (hide(str(error)).strip().splitlines() or [""])[0][:200]
     try:

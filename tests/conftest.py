@@ -89,7 +89,7 @@ def postgresql() -> Iterator[Server]:
 WHOLE_KIT = ("lora", "features", "zero-shot")
 RUNNING = (
     *("parameters", "progress", "events", "outcome", "writes", "silent", "job_unchanged", "base_unchanged"),
-    *("tasks", "deterministic", "stop", "abilities", "exports", "offline"),
+    *("tasks", "deterministic", "stop", "abilities", "exports", "offline", "gradients"),
 )
 ESTIMATES = ("estimate_exact", "estimate_weightless", "estimate_figures")  # one of each task and model
 COSTLY = ("odd_rows", "estimate_measured", "memory_released", "load_elsewhere")  # several runs, a fresh process

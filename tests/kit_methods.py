@@ -386,6 +386,14 @@ class Settling(Good):
         (Path.home() / ".settling").write_text("here", encoding="utf-8")
 
 
+@breaks("gradients")
+class Cut(Good):
+    def open(self, job: Job) -> Any:
+        model, tokenizer = super().open(job)
+        model.classifier.bias.register_hook(lambda gradient: 0 * gradient)
+        return model, tokenizer
+
+
 @breaks("silent")
 class Talking(Good):
     def save(self, model: Any, job: Job) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import itertools
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,52 +20,18 @@ from nbadapt.method import Job, Outcome
 from nbadapt_plugins._linear_layers import linear_layers, targets
 from nbadapt_plugins._trained import switch_off_dropout
 from nbadapt_plugins.lora import Lora
-from tests import tiny_models
+from tests import tiny_models, trained_jobs
+from tests.trained_jobs import DECODERS, ENCODERS, base_weights
 
-ENCODERS = ("bert", "distilbert", "roberta")
-DECODERS = ("gpt2", "llama", "qwen2")
-CASES = [(a, "classification") for a in (*ENCODERS, *DECODERS, "t5")] + [(a, "generation") for a in DECODERS]
+CASES = [*trained_jobs.CASES, ("t5", "classification")]
+make_job = functools.partial(trained_jobs.make_job, Lora, learning_rate=Lora.Config().learning_rate)
+train = functools.partial(trained_jobs.train, Lora)
 
 
 @pytest.fixture(autouse=True)
 def _forget_bases():
     yield
     models.free()
-
-
-def make_job(architecture: str, task: str, directory: Path, *, chat: bool = False, **settings: object) -> Job:
-    if task == "classification":
-        rows, labels = tiny_models.reviews(24), ("negative", "positive")
-    else:
-        rows, labels = tiny_models.translations(12), ()
-    settings = {"epochs": 2, "batch_size": 4, "samples": 1, **settings}
-    return Job(
-        method="lora",
-        config=Lora.Config(**settings),
-        model=models.resolve(str(tiny_models.folder(architecture, chat=chat))),
-        task=task,
-        directory=directory,
-        data=Examples(task, tuple(rows[:-4]), labels),
-        evaluation=Examples(task, tuple(rows[-4:]), labels),
-        labels=labels,
-        dtype="float32",
-    )
-
-
-def train(job: Job):
-    events = []
-    return Lora().run(job, events.append), events
-
-
-def body_weights(job: Job) -> dict[str, torch.Tensor]:
-    model, _ = _base(job)
-    return {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-
-
-def _base(job: Job):
-    if job.task == "classification":
-        return models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
-    return models.load(job.model, job.device, job.dtype)
 
 
 @pytest.mark.parametrize(("architecture", "task"), CASES)
@@ -84,7 +49,7 @@ def test_parameters_equal_the_closed_form_and_pefts_own_count(architecture, task
     assert (told.trainable, told.total) == (estimate.trainable, estimate.total)
     from peft import get_peft_model
 
-    base, _ = _base(job)
+    base, _ = trained_jobs.base(job)
     config = Lora().peft_config(base, job)
     if architecture == "t5":  # elsewhere peft knows the head's name by itself
         config.modules_to_save = ["classification_head"]
@@ -107,9 +72,9 @@ def test_training_changes_the_adapter_alone_and_plain_peft_gives_the_same_logits
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     job = make_job(architecture, task, tmp_path)
-    before = body_weights(job)
+    before = base_weights(job)
     outcome, events = train(job)
-    for name, weight in body_weights(job).items():
+    for name, weight in base_weights(job).items():
         assert torch.equal(weight, before[name]), name
     losses = [e.values["loss"] for e in events if isinstance(e, Metric) and e.split == "train"]
     assert len(losses) == len([e for e in events if isinstance(e, Progress)])
@@ -130,7 +95,7 @@ def test_training_changes_the_adapter_alone_and_plain_peft_gives_the_same_logits
 
 
 def base_logits(job: Job, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    model, _ = _base(job)
+    model, _ = trained_jobs.base(job)
     return model(**inputs).logits
 
 
@@ -138,7 +103,7 @@ def base_logits(job: Job, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("dora", [False, True])
 def test_at_the_start_the_adapted_model_equals_the_base(init, dora, tmp_path):
     job = make_job("llama", "generation", tmp_path, init=init, dora=dora)
-    base, tokenizer = _base(job)
+    base, tokenizer = trained_jobs.base(job)
     batch = tokenizer(["What is the capital"], return_tensors="pt")
     with torch.no_grad():
         expected = base(batch["input_ids"]).logits
@@ -150,7 +115,7 @@ def test_at_the_start_the_adapted_model_equals_the_base(init, dora, tmp_path):
 @pytest.mark.parametrize("base_dropout", [False, True])
 def test_the_frozen_bases_own_dropout_is_off_unless_asked_for(architecture, base_dropout, tmp_path):
     job = make_job(architecture, "classification", tmp_path, base_dropout=base_dropout, r=2)
-    base, _ = _base(job)
+    base, _ = trained_jobs.base(job)
     dropouts = [m for m in base.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     ids = torch.arange(10, 26).reshape(2, 8)
     with torch.no_grad():
@@ -159,7 +124,7 @@ def test_the_frozen_bases_own_dropout_is_off_unless_asked_for(architecture, base
             switch_off_dropout(base)
         same = torch.equal(base.train()(ids).logits, expected)
     assert same is (not base_dropout or not dropouts)
-    shared, _ = _base(job)  # the dropout of the next run on this base is as it was
+    shared, _ = trained_jobs.base(job)  # the dropout of the next run on this base is as it was
     assert len([m for m in shared.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]) == len(dropouts)
     _, events = train(job)
     assert any(isinstance(e, Metric) for e in events)
@@ -168,7 +133,7 @@ def test_the_frozen_bases_own_dropout_is_off_unless_asked_for(architecture, base
 @pytest.mark.parametrize(("rslora", "expected"), [(False, 16 / 4), (True, 16 / 2)])
 def test_the_update_is_scaled_by_alpha_over_r_or_its_root(rslora, expected, tmp_path):
     job = make_job("llama", "generation", tmp_path, r=4, alpha=16, rslora=rslora)
-    base, _ = _base(job)
+    base, _ = trained_jobs.base(job)
     layer = Lora().attach(base, job).base_model.model.model.layers[0].self_attn.q_proj
     assert layer.scaling["default"] == expected
 
@@ -179,7 +144,7 @@ def test_the_loss_counts_the_completion_only(tmp_path):
 
     job = make_job("llama", "generation", tmp_path, chat=True, max_steps=1, batch_size=8, dropout=0.0)
     _, events = train(job)
-    model, tokenizer = _base(job)
+    model, tokenizer = trained_jobs.base(job)
     total, count = 0.0, 0
     first = next(e.values["loss"] for e in events if isinstance(e, Metric) and e.split == "train")
     for row in job.data.rows:  # the 8 rows of the tiny table are one batch
@@ -281,27 +246,40 @@ def test_architectures_where_pefts_defaults_fail_get_targets_too(model_type):
 
 
 @pytest.mark.parametrize("kind", ["peft", "merged"])
-@pytest.mark.parametrize("task", ["classification", "generation"])
-def test_exports_give_the_same_logits_as_the_run(kind, task, tmp_path):
-    from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+@pytest.mark.parametrize(
+    ("architecture", "task", "dtype", "settings"),
+    [
+        ("llama", "classification", "float32", {}),
+        ("llama", "generation", "float32", {"rslora": True}),
+        ("gpt2", "generation", "float32", {"dora": True}),
+        ("bert", "classification", "float32", {"init": "pissa"}),
+        ("t5", "classification", "float32", {}),
+        ("llama", "generation", "bfloat16", {}),
+    ],
+)
+def test_exports_give_the_same_logits_as_the_run(kind, architecture, task, dtype, settings, tmp_path):
+    import peft
+    import transformers
 
-    job = make_job("llama", task, tmp_path / "run")
+    job = make_job(architecture, task, tmp_path / "run", dtype=dtype, r=4, max_steps=3, learning_rate=0.05, **settings)
     outcome, _ = train(job)
     target = tmp_path / "export"
     target.mkdir()
     Lora().export(kind, outcome, job, target)
-    classes = {
-        ("peft", "classification"): AutoPeftModelForSequenceClassification,
-        ("peft", "generation"): AutoPeftModelForCausalLM,
-        ("merged", "classification"): AutoModelForSequenceClassification,
-        ("merged", "generation"): AutoModelForCausalLM,
-    }
-    model = classes[kind, task].from_pretrained(target, dtype=torch.float32).eval()
+    auto = "ModelForSequenceClassification" if task == "classification" else "ModelForCausalLM"
+    auto = getattr(peft, f"AutoPeft{auto}") if kind == "peft" else getattr(transformers, f"Auto{auto}")
+    exported = auto.from_pretrained(target, dtype=getattr(torch, dtype)).eval()
     ours = Lora().load(outcome, job)
     ids = ours.tokenizer(["The film was great."], return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        np.testing.assert_allclose(model(ids).logits.numpy(), ours.model(ids).logits.numpy(), rtol=1e-4, atol=1e-5)
+        found, expected = exported(ids).logits.float(), ours.model(ids).logits.float()
+        for name, parameter in ours.model.named_parameters():
+            if "lora_A" in name:
+                parameter.zero_()
+        without = ours.model(ids).logits.float()
+    noise = {"float32": 1e-5, "bfloat16": 1e-2}[dtype] * float(expected.abs().max())
+    assert float((found - expected).abs().max()) < noise
+    assert float((without - expected).abs().max()) > 10 * noise, "the adapter does too little to tell"
     if kind == "merged" and task == "classification":
         assert json.loads((target / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from nbadapt import models, store
-from nbadapt.data import Examples
 from nbadapt.engines import supervised
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
@@ -28,12 +27,11 @@ from nbadapt_plugins.llama_adapter import LlamaAdapter
 from nbadapt_plugins.p_tuning import PTuning
 from nbadapt_plugins.prefix_tuning import PrefixTuning
 from nbadapt_plugins.prompt_tuning import PromptTuning
-from tests import tiny_models
+from tests import trained_jobs
+from tests.trained_jobs import DECODERS, ENCODERS
 
 pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
 
-ENCODERS = ("bert", "distilbert", "roberta")
-DECODERS = ("gpt2", "llama", "qwen2")
 VARIANTS = {  # method and settings, under a short name
     "ia3": (Ia3, {}),
     "prompt-tuning": (PromptTuning, {"num_virtual_tokens": 6}),
@@ -87,30 +85,14 @@ def _forget_bases():
     models.free()
 
 
-def make_job(variant: str, architecture: str, task: str, directory: Path, *, chat: bool = False, **settings) -> Job:
+def make_job(variant: str, architecture: str, task: str, directory: Path, **settings) -> Job:
     method, own = VARIANTS[variant]
-    if task == "classification":
-        rows, labels = tiny_models.reviews(24), ("negative", "positive")
-    else:
-        rows, labels = tiny_models.translations(12), ()
-    dtype = settings.pop("dtype", "float32")
-    settings = {"epochs": 2, "batch_size": 4, "samples": 1, **own, **settings}
-    return Job(
-        method=method.name,
-        config=method.Config(**settings),
-        model=models.resolve(str(tiny_models.folder(architecture, chat=chat))),
-        task=task,
-        directory=directory,
-        data=Examples(task, tuple(rows[:-4]), labels),
-        evaluation=Examples(task, tuple(rows[-4:]), labels),
-        labels=labels,
-        dtype=dtype,
-    )
+    given = {"learning_rate": method.Config().learning_rate, **own, **settings}
+    return trained_jobs.make_job(method, architecture, task, directory, **given)
 
 
 def run(job: Job, variant: str):
-    events = []
-    return VARIANTS[variant][0]().run(job, events.append), events
+    return trained_jobs.train(VARIANTS[variant][0], job)
 
 
 def attached(job: Job, variant: str):
@@ -229,6 +211,24 @@ def test_at_the_start_virtual_tokens_are_that_text_before_the_input(variant, arc
         expected = base(torch.cat([before, ids], dim=1)).logits
     length = slice(None) if task == "classification" else slice(-ids.shape[1], None)
     torch.testing.assert_close(found[:, length], expected[:, length], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("inner", "virtual"), [(4, 6), (8, 6), (None, 40)])
+def test_a_projection_too_narrow_for_its_start_is_told(inner, virtual, tmp_path):
+    """The tiny llama's keys are 16 wide, which is the inner size where none is asked for."""
+    settings = {"num_virtual_tokens": virtual, "encoder_hidden_size": inner}
+    job = make_job("prefix-tuning-projection", "llama", "generation", tmp_path, **settings)
+    told = [note for note in PrefixTuning().estimate(job).notes if "encoder_hidden_size" in note]
+    model, tokenizer = attached(job, "prefix-tuning-projection")
+    ids = tokenizer(["What is the capital"], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        asked = torch.cat([torch.tensor([start_ids(job, tokenizer)]), ids], dim=1)
+        expected = load_base(job)[0](asked).logits[:, -ids.shape[1] :]
+    exact = torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert len(told) == (not exact) == ((inner or 16) < virtual)
+    random = replace(job, config=job.config.model_copy(update={"init": "random"}))
+    assert not PrefixTuning().estimate(random).notes
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)

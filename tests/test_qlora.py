@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from nbadapt import models, store
-from nbadapt.data import Examples
 from nbadapt.engines.trainer import TRAINED
 from nbadapt.errors import Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress
-from nbadapt.method import Job
 from nbadapt_plugins._trained import skeleton
 from nbadapt_plugins.lora import Lora
 from nbadapt_plugins.qlora import Qlora
-from tests import tiny_models
+from tests import trained_jobs
 
 pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
+make_job = functools.partial(trained_jobs.make_job, Qlora, learning_rate=Qlora.Config().learning_rate)
+train = functools.partial(trained_jobs.train, Qlora)
 CASES = [("bert", "classification"), ("llama", "classification"), ("llama", "generation"), ("gpt2", "generation")]
 
 
@@ -31,27 +31,6 @@ CASES = [("bert", "classification"), ("llama", "classification"), ("llama", "gen
 def _forget_bases():
     yield
     models.free()
-
-
-def make_job(architecture: str, task: str, directory: Path, **settings: object) -> Job:
-    labels = ("negative", "positive") if task == "classification" else ()
-    rows = tiny_models.reviews(24) if labels else tiny_models.translations(12)
-    return Job(
-        method="qlora",
-        config=Qlora.Config(**{"epochs": 2, "batch_size": 4, "samples": 1, **settings}),
-        model=models.resolve(str(tiny_models.folder(architecture))),
-        task=task,
-        directory=directory,
-        data=Examples(task, tuple(rows[:-4]), labels),
-        evaluation=Examples(task, tuple(rows[-4:]), labels),
-        labels=labels,
-        dtype="float32",
-    )
-
-
-def train(job: Job, method: type[Lora] = Qlora):
-    events: list[object] = []
-    return method().run(job, events.append), events
 
 
 def quantised(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,7 +1,9 @@
-"""Memory that runs out in the middle of a step, for real: a process that may not take more (RLIMIT_AS)."""
+"""Memory that runs out: for real, in a process that may not take more (RLIMIT_AS), and from a size of batch on."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -9,7 +11,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers import BertModel
+
+import nbadapt
+from nbadapt import models
+from nbadapt.engines.embed import Embedder
+from nbadapt.errors import OutOfMemoryError
+from nbadapt.events import Metric, Notice
+from nbadapt_plugins.features import Features
+from nbadapt_plugins.lora import Lora
+from tests import tiny_models
+from tests.trained_jobs import make_job, train
 
 ROOT = Path(__file__).resolve().parents[1]
 slow = pytest.mark.slow
@@ -47,3 +61,70 @@ def test_a_batch_that_does_not_fit_goes_on_in_parts_with_the_same_losses(
     assert short["steps"] == enough["steps"]  # no step was lost or done twice
     assert short["losses"] == pytest.approx(enough["losses"], rel=1e-4)
     assert short["metrics"] == pytest.approx(enough["metrics"], rel=1e-4)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Leaves BERT memory for so many texts at once where it evaluates; tells how many it was given each time."""
+
+    def leave(rows: int) -> list[int]:
+        given: list[int] = []
+        forward = BertModel.forward
+
+        @functools.wraps(forward)
+        def limited(self, input_ids=None, *args, **kwargs):
+            if not self.training:
+                given.append(len(input_ids))
+                if len(input_ids) > rows:
+                    raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: not enough memory")
+            return forward(self, input_ids, *args, **kwargs)
+
+        monkeypatch.setattr(BertModel, "forward", limited)
+        return given
+
+    yield leave
+    models.free()
+
+
+def test_an_evaluation_that_does_not_fit_tries_its_size_once_and_says_so_once(room, tmp_path):
+    job = make_job(Lora, "bert", "classification", tmp_path, epochs=2, samples=0)
+    job = dataclasses.replace(job, evaluation=job.data)  # 20 rows, 8 at a time
+    figures = []
+    for fitting in (8, 3):
+        given = room(fitting)
+        _, events = train(Lora, job)
+        figures.append([e.values for e in events if isinstance(e, Metric) and e.split == "evaluation"])
+        told = [e.text for e in events if isinstance(e, Notice)]
+    assert given == [8, 4, *[2] * 20]  # 20 rows, twice: neither a later batch nor the second evaluation tries again
+    rows = "2 held-out rows at a time instead of 8"
+    assert told == [f"memory ran out while evaluating: from here on {rows}; the figures stay the same"]
+    for short, enough in zip(*figures, strict=True):
+        assert short == pytest.approx(enough, rel=1e-4)
+
+
+def test_texts_that_do_not_fit_are_embedded_fewer_at_a_time(room, tmp_path):
+    job = make_job(Lora, "bert", "classification", tmp_path)
+    job = dataclasses.replace(job, method="features", config=Features.Config())
+    texts = [row["text"] * (1 + i % 3) for i, row in enumerate(tiny_models.reviews(50))]
+    enough = Embedder(job, "mean").compute(texts)
+    given, embedder = room(9), Embedder(job, "mean")
+    np.testing.assert_allclose(embedder.compute(texts), enough, atol=1e-5)
+    assert max(given[given.index(8) :]) <= 9
+    tried = len(given)
+    embedder.compute(texts)
+    assert max(given[tried:]) <= 9, "it knows"
+
+
+def test_features_say_that_memory_ran_out_and_name_settings_that_they_have(room, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBADAPT_EMBEDDINGS", str(tmp_path))
+    monkeypatch.setenv("NBADAPT_UI", "text")
+    asked = {"model": str(tiny_models.folder("bert")), "data": tiny_models.reviews(40)}
+    room(9)
+    run = nbadapt.finetune("features", **asked)
+    told = [event.text for _, event in run.events if isinstance(event, Notice) and event.level == "warning"]
+    assert len(told) == 1
+    assert re.match(r"memory ran out while embedding: at most \d+ tokens at a time .* instead of 2,048", told[0])
+    room(0)
+    with pytest.raises(OutOfMemoryError) as caught:
+        nbadapt.finetune("features", **asked, max_length=16)
+    assert str(caught.value) == "features ran out of memory on cpu: lower max_length, or use a smaller model"

@@ -12,6 +12,7 @@ from nbadapt import models, store
 from nbadapt.data import Examples
 from nbadapt.errors import Stopped
 from nbadapt.events import Event, Progress
+from nbadapt.gradients import GradientWatch
 from nbadapt.method import Job, Method, Outcome
 from tests import tiny_models
 
@@ -22,7 +23,14 @@ TEXTS = ["The film was great.", "dull"]
 
 
 def make_job(
-    method: type[Method], architecture: str, task: str, directory: Path, *, dtype: str = "float32", **settings: Any
+    method: type[Method],
+    architecture: str,
+    task: str,
+    directory: Path,
+    *,
+    dtype: str = "float32",
+    chat: bool = False,
+    **settings: Any,
 ) -> Job:
     if task == "classification":
         rows, labels = tiny_models.reviews(24), ("negative", "positive")
@@ -33,7 +41,7 @@ def make_job(
     return Job(
         method=method.name,
         config=method.Config(**{"epochs": 2, "batch_size": 4, "samples": 1, "learning_rate": 1e-2, **settings}),
-        model=models.resolve(str(tiny_models.folder(architecture))),
+        model=models.resolve(str(tiny_models.folder(architecture, chat=chat))),
         task=task,
         directory=directory,
         data=Examples(task, tuple(rows[:-4]), labels),
@@ -44,8 +52,15 @@ def make_job(
 
 
 def train(method: type[Method], job: Job) -> tuple[Outcome, list[Event]]:
+    """The outcome and the events, with what the runner's watch on gradients tells."""
     events: list[Event] = []
-    return method().run(job, events.append), events
+    with GradientWatch(events.append) as watch:
+
+        def tell(event: Event) -> None:
+            events.append(event)
+            watch.see(event)
+
+        return method().run(job, tell), events
 
 
 def base(job: Job) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import time
@@ -27,6 +28,7 @@ from nbadapt.engines.embedding_cache import EmbeddingCache, Entry, digest, root
 from nbadapt.engines.encoding import collate, length_limit
 from nbadapt.errors import UnsuitedError
 from nbadapt.events import Notice
+from nbadapt.memory import out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +72,7 @@ class Embedder:
         self._job, self._pooling, self._loaded = job, pooling, model
         self.limit = length_limit(models.read_config(job.model), job.config.max_length)
         self.kept = True  # whether the cache could be written
+        self.tokens = TOKENS  # in one forward pass; fewer from where memory ran out
 
     def embed(self, texts: Sequence[str], tick: Callable[[int], None], *, keep_few: bool = True) -> Embedded:
         """The vectors of n texts.
@@ -142,9 +145,35 @@ class Embedder:
             for i, row in zip(long, cut, strict=True):
                 ids[i] = row
         names = list(missing)
-        for chosen in batches([len(row) for row in ids]):
-            vectors = self._vectors(model, [ids[i] for i in chosen], tokenizer.pad_token_id)
+        for chosen, vectors in self._fitting(model, ids, tokenizer.pad_token_id):
             yield {names[i]: Entry(vector, lengths[i]) for i, vector in zip(chosen, vectors, strict=True)}
+
+    def _fitting(
+        self, model: PreTrainedModel, ids: list[list[int]], pad: int
+    ) -> Iterator[tuple[list[int], np.ndarray[Any, Any]]]:
+        """Indices and vectors, batch by batch; where memory runs out the batches are halved from there on."""
+        from nbadapt import models
+
+        def planned(rows: list[int]) -> list[list[int]]:
+            """Batches of these rows, the last one first."""
+            found = batches([len(ids[i]) for i in rows], self.tokens)
+            return [[rows[i] for i in batch] for batch in found][::-1]
+
+        waiting = planned(list(range(len(ids))))
+        while waiting:
+            chosen = waiting.pop()
+            try:
+                vectors = self._vectors(model, [ids[i] for i in chosen], pad)
+            except Exception as error:
+                if not out_of_memory(error) or len(chosen) == 1:
+                    raise
+            else:
+                yield chosen, vectors
+                continue
+            gc.collect()  # here the error's frames and with them the activations are gone
+            models.release_cached_memory()
+            self.tokens = len(chosen) * max(len(ids[i]) for i in chosen) // 2
+            waiting = planned([i for batch in (chosen, *waiting) for i in batch])
 
     def _vectors(self, model: PreTrainedModel, ids: list[list[int]], pad: int) -> np.ndarray[Any, Any]:
         batch = collate([{"input_ids": row, "labels": 0} for row in ids], pad)
@@ -185,12 +214,12 @@ class Embedder:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices, shortest first, in batches of at most `BATCH` texts and, unless one alone is longer, `TOKENS`."""
+def batches(lengths: Sequence[int], tokens: int = TOKENS) -> Iterator[list[int]]:
+    """Indices, shortest first, in batches of at most `BATCH` texts and, unless one alone is longer, so many tokens."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) == BATCH or lengths[i] * (len(batch) + 1) > TOKENS):
+        if batch and (len(batch) == BATCH or lengths[i] * (len(batch) + 1) > tokens):
             yield batch
             batch = []
         batch.append(i)
@@ -336,5 +365,13 @@ def report(embedder: Embedder, lengths: np.ndarray[Any, Any], emit: Emit) -> Non
     cut = int((lengths > embedder.limit).sum())
     if cut:
         emit(Notice(f"{cut:,} of {len(lengths):,} rows were longer than {embedder.limit} tokens and were cut"))
+    if embedder.tokens < TOKENS:
+        emit(
+            Notice(
+                f"memory ran out while embedding: at most {embedder.tokens:,} tokens at a time went through the model "
+                f"instead of {TOKENS:,}",
+                "warning",
+            )
+        )
     if not embedder.kept:
         emit(Notice(f"the vectors could not be kept in {root()}: the next run embeds these rows again", "warning"))

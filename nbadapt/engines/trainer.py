@@ -81,6 +81,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
         self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None  # before the evaluation that goes on
         super().__init__(**arguments)
         self._rows = self.args.per_device_train_batch_size  # that go through the model at once
+        self._predicted_rows: int | None = None  # the same in an evaluation, where memory ran out in one
         self.share = 1.0
 
     @abstractmethod
@@ -168,16 +169,27 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers' class is
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> Any:
-        """One batch of an evaluation, in parts where memory runs out."""
-        rows = self.count(inputs)
+        """One batch of an evaluation, in parts where memory runs out, and all batches after it."""
+        count = self.count(inputs)
+        rows = fitting = min(count, self._predicted_rows or count)
         while True:
             try:
-                return self.predicted(model, inputs, rows, prediction_loss_only, ignore_keys)
+                result = self.predicted(model, inputs, rows, prediction_loss_only, ignore_keys)
             except Exception as error:
                 if not out_of_memory(error) or rows == 1:
                     raise
+            else:
+                break
+            gc.collect()
             models.release_cached_memory()
             rows = (rows + 1) // 2
+        if rows < fitting:
+            self._predicted_rows = rows
+            self._tell(
+                f"memory ran out while evaluating: from here on {rows} held-out rows at a time instead of {fitting}; "
+                "the figures stay the same"
+            )
+        return result
 
     def predicted(self, model: Any, inputs: dict[str, Any], rows: int, *args: Any) -> Any:
         """(loss, logits, labels) of a batch, `rows` rows at a time."""

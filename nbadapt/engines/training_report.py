@@ -16,7 +16,7 @@ from nbadapt.engines.tokens import as_text
 from nbadapt.engines.trainer import LengthGroupedSampler, no_number
 from nbadapt.engines.training_config import steps_per_epoch
 from nbadapt.errors import ModelError, Stopped, first_line
-from nbadapt.events import Checkpoint, Metric, Notice, Progress, Sample, Stage
+from nbadapt.events import Checkpoint, Metric, Progress, Sample, Stage
 from nbadapt.steering import Steering, offer
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from nbadapt.engines.training_config import TrainingConfig
     from nbadapt.method import Emit, Job, Task
 
-GRADIENTS_CHECKED = 3  # after so many steps every trained tensor must have had a gradient
 SAVE_SECONDS = 60.0  # a checkpoint at least this often, where the user set no save_steps
 
 
@@ -91,10 +90,6 @@ class TrainingReporter(TrainerCallback):  # type: ignore[misc]  # transformers' 
         self._per_epoch = steps_per_epoch(self._config, len(sampler))
         self._saved_at = time.monotonic()
         self._evaluates = job.evaluation is not None
-        # Some start at zero behind a zero, such as LoRA's A behind B; and an evaluation may change what is trained.
-        self._gradient_checks = {GRADIENTS_CHECKED}
-        self._warning, self._warned = "", list[str]()
-        self._evaluated = False
         self.figures: dict[str, float] = {}
         self.between_steps = True
         self.ends_at_epoch = False  # a person wants it to
@@ -113,32 +108,15 @@ class TrainingReporter(TrainerCallback):  # type: ignore[misc]  # transformers' 
         """Gradients come."""
         self.between_steps = False
 
-    def on_pre_optimizer_step(
-        self, args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any
-    ) -> None:
-        """Look whether every trained tensor has a gradient."""
-        if state.global_step not in self._gradient_checks:
-            return
-        silent = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-        if silent:
-            more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
-            warning = f"no gradient reaches {', '.join(silent[:3])}{more}: they learn nothing"
-            if warning not in self._warned:
-                self._warned.append(warning)
-                self._warning = warning
-
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tell of the step; decide what follows it."""
         step, last = state.global_step, state.global_step >= state.max_steps
         self.between_steps = True
-        warning, self._warning = self._warning, ""
         epoch_ends = step % self._per_epoch == 0
         due = step % self._config.eval_steps == 0 if self._config.eval_steps else epoch_ends
         control.should_evaluate = self._evaluates and (due or last)
         control.should_save = not last and self._must_save(step, epoch_ends)
         try:
-            if warning:
-                self._emit(Notice(warning, "warning"))
             self._emit(self._progress(state))
         except Stopped:
             control.should_training_stop = control.should_save = True
@@ -193,9 +171,6 @@ class TrainingReporter(TrainerCallback):  # type: ignore[misc]  # transformers' 
         names = {"loss": "loss", **self._names}
         values = {name: metrics[f"eval_{key}"] for key, name in names.items() if f"eval_{key}" in metrics}
         self.figures.update(values)
-        if not self._evaluated:
-            self._gradient_checks.add(max(state.global_step, GRADIENTS_CHECKED))
-        self._evaluated = True
         self._emit(Metric(state.global_step, "evaluation", values))
         if not math.isfinite(values.get("loss", 0.0)):
             raise no_number("loss of the held-out rows", values["loss"], state.global_step, self._job)

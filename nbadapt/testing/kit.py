@@ -156,7 +156,12 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "method": Kind(
         "nbadapt.methods",
-        ("nbadapt.testing.declarations", "nbadapt.testing.behaviour", "nbadapt.testing.robustness"),
+        (
+            "nbadapt.testing.declarations",
+            "nbadapt.testing.behaviour",
+            "nbadapt.testing.gradients",
+            "nbadapt.testing.robustness",
+        ),
         "nbadapt.testing.subject:Subject",
     ),
     "store": Kind("nbadapt.stores", ("nbadapt.testing.store_rules",), "nbadapt.testing.store_rules:StoreSubject"),

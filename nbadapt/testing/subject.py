@@ -20,7 +20,8 @@ from nbadapt import named
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.estimating import LateError, NoEstimateError, within
-from nbadapt.events import Event
+from nbadapt.events import Event, Notice
+from nbadapt.gradients import GradientWatch
 from nbadapt.method import Adapted, Estimate, Job, Method, ModelRef, Outcome
 from nbadapt.testing.kit import UntriedError, UnusableError
 from nbadapt.testing.tiny import Architecture, tiny_model
@@ -51,6 +52,7 @@ class Trial:
         connections: other machines that it reached for.
         job_changed: names of the job's parts that are no longer what they were.
         weights_changed: whether the shared base weights are no longer what they were.
+        unreached: what the runner would tell of trained tensors that no gradient reaches.
     """
 
     job: Job
@@ -62,6 +64,7 @@ class Trial:
     connections: list[str] = field(default_factory=list)
     job_changed: list[str] = field(default_factory=list)
     weights_changed: bool = False
+    unreached: list[Notice] = field(default_factory=list)
 
 
 class Subject:
@@ -249,6 +252,7 @@ class Subject:
 
         def tell(event: Event) -> None:
             trial.events.append(event)
+            watch.see(event)
             if emit is not None:
                 emit(event)
 
@@ -258,6 +262,7 @@ class Subject:
             connections() as trial.connections,
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(output),
+            GradientWatch(trial.unreached.append) as watch,
         ):
             try:
                 trial.outcome = self.method().run(job, tell)

@@ -57,12 +57,12 @@ def targets(model: PreTrainedModel, asked: str | list[str], rank: int) -> tuple[
     if not chosen:
         raise RequestError("target_modules is empty: name at least one layer, or write auto or all-linear")
     for name in chosen:
-        if not any(_matches(full, name) for full in layers):
+        if not any(matches(full, name) for full in layers):
             raise RequestError(
                 f"target_modules: {model.config.model_type} has no linear layer {name!r}; "
                 + did_you_mean(name, [*last, "auto", "all-linear"], kind="layers")
             )
-    adapted = {full: size for full, size in layers.items() if any(_matches(full, name) for name in chosen)}
+    adapted = {full: size for full, size in layers.items() if any(matches(full, name) for name in chosen)}
     narrow, size = min(adapted.items(), key=lambda item: min(item[1]))
     if rank > min(size):
         raise RequestError(
@@ -70,7 +70,7 @@ def targets(model: PreTrainedModel, asked: str | list[str], rank: int) -> tuple[
             f"use at most {min(size)}"
         )
     excluded = [
-        full for full, _ in model.named_modules() if full not in layers and any(_matches(full, name) for name in chosen)
+        full for full, _ in model.named_modules() if full not in layers and any(matches(full, name) for name in chosen)
     ]
     return chosen, excluded
 
@@ -78,7 +78,7 @@ def targets(model: PreTrainedModel, asked: str | list[str], rank: int) -> tuple[
 def adapted_layers(model: PreTrainedModel, asked: str | list[str], rank: int) -> list[str]:
     """Full names of the layers that `targets` chooses."""
     chosen, _ = targets(model, asked, rank)
-    return [full for full in linear_layers(model) if any(_matches(full, name) for name in chosen)]
+    return [full for full in linear_layers(model) if any(matches(full, name) for name in chosen)]
 
 
 def stored_transposed(model: PreTrainedModel, names: list[str]) -> bool:
@@ -86,9 +86,9 @@ def stored_transposed(model: PreTrainedModel, names: list[str]) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     modules = dict(model.named_modules())
-    return any(isinstance(m, Conv1D) and any(_matches(full, name) for name in names) for full, m in modules.items())
+    return any(isinstance(m, Conv1D) and any(matches(full, name) for name in names) for full, m in modules.items())
 
 
-def _matches(full: str, name: str) -> bool:
-    """Whether peft takes `name` for the module called `full`."""
+def matches(full: str, name: str) -> bool:
+    """Whether `name`, as a user or peft writes it, means the layer called `full`: all of it, or its last parts."""
     return full == name or full.endswith("." + name)

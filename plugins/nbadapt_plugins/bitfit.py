@@ -30,6 +30,7 @@ from pydantic import Field
 from nbadapt.errors import RequestError, UnsuitedError, did_you_mean
 from nbadapt.method import Job
 from nbadapt_plugins._copied import CopiedMethod
+from nbadapt_plugins._linear_layers import matches
 from nbadapt_plugins._trained import FrozenBaseConfig, head_modules
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class BitFit(CopiedMethod):
     name = "bitfit"
     verb = "finetune"
     family = "The model's own layers"
-    summary = "only the biases: under a thousandth of the weights; for models that have biases (no Llama)"
+    summary = "only the biases, about a thousandth of the weights; for models that have biases (no Llama)"
     reference = "https://arxiv.org/abs/2106.10199"
     Config = BitFitSettings
 
@@ -81,17 +82,13 @@ def chosen_biases(model: PreTrainedModel, asked: str | list[str], job: Job) -> l
     layers = [name.removesuffix(".bias") for name in biases]
     wanted = [asked] if isinstance(asked, str) else asked
     for name in wanted:
-        if not any(_matches(layer, name) for layer in layers):
+        if not any(matches(layer, name) for layer in layers):
             last = sorted({layer.rpartition(".")[2] for layer in layers})
             raise RequestError(
                 f"target_modules: {model.config.model_type} has no layer {name!r} with a bias; "
                 + did_you_mean(name, [*last, "all"], kind="layers")
             )
-    found = [f"{layer}.bias" for layer in layers if any(_matches(layer, name) for name in wanted)]
+    found = [f"{layer}.bias" for layer in layers if any(matches(layer, name) for name in wanted)]
     if not found:
         raise RequestError("target_modules is empty: name at least one layer, or write all")
     return found
-
-
-def _matches(layer: str, name: str) -> bool:
-    return layer == name or layer.endswith("." + name)

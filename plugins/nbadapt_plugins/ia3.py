@@ -63,7 +63,7 @@ class Ia3(PeftMethod):
     name = "ia3"
     verb = "finetune"
     family = "Adapters"
-    summary = "learned factors on keys, values and inner activations: ten times smaller than LoRA"
+    summary = "learned factors on keys, values and inner activations: a fifth to an eighth of LoRA's parameters"
     reference = "https://arxiv.org/abs/2205.05638"
     Config = Ia3Settings
 
@@ -71,14 +71,14 @@ class Ia3(PeftMethod):
         """An IA3Config whose target modules exist in this model."""
         from peft import IA3Config
 
-        from nbadapt_plugins._linear_layers import stored_transposed, targets
+        from nbadapt_plugins._linear_layers import matches, stored_transposed, targets
 
         settings: Ia3Settings = job.config
         asked = settings.target_modules
         chosen, excluded = targets(model, _present(model) if asked == "auto" else asked, rank=1)
         second = settings.feedforward_modules
         if second is None:
-            second = [name for name in chosen if any(_is(name, known) for known in SECOND)]
+            second = [name for name in chosen if any(matches(name, known) for known in SECOND)]
         for name in second:
             if name not in chosen:
                 raise RequestError(
@@ -97,17 +97,13 @@ class Ia3(PeftMethod):
 
 def _present(model: PreTrainedModel) -> list[str]:
     """The names of keys, values and second matrices that this model has."""
-    from nbadapt_plugins._linear_layers import linear_layers
+    from nbadapt_plugins._linear_layers import linear_layers, matches
 
     layers = [name for name in linear_layers(model) if not name.endswith("." + NOT_SECOND)]
-    found = [name for name in (*KEYS_VALUES, *SECOND) if any(_is(full, name) for full in layers)]
+    found = [name for name in (*KEYS_VALUES, *SECOND) if any(matches(full, name) for full in layers)]
     if not found:
         raise RequestError(
             f"target_modules: auto knows no keys, values or feedforward of {model.config.model_type}: "
             "name the linear layers, or write all-linear"
         )
     return found
-
-
-def _is(full: str, name: str) -> bool:
-    return full == name or full.endswith("." + name)

@@ -10,11 +10,11 @@
 
     z_0 = x,   z_i = activation(W_i z_{i-1} + b_i),   logits = W z_n + b,   loss = cross-entropy(logits, label)
 
-New layers read the mean over the tokens: on 2,000 film reviews MiniLM's own head reaches an accuracy of 0.67, one
-linear layer on the mean 0.76. With ``hidden_sizes: none`` the head is the model's own, as transformers shapes it, on
-the vector that it reads: for BERT what the pooler makes of the first token (the pooler is pretrained and belongs to the
-frozen body, as it does in ``model.base_model``), for RoBERTa and DistilBERT the first token, for GPT-2 and Llama the
-last one.
+New layers read the mean over the tokens: on 2,000 film reviews one linear layer on MiniLM's mean reached an accuracy of
+0.730 in the default 20 epochs; its own head 0.623 in 3. With ``hidden_sizes: none`` the head is the model's own, as
+transformers shapes it, on the vector that it reads: for BERT what the pooler makes of the first token (the pooler is
+pretrained and belongs to the frozen body, as it does in ``model.base_model``), for RoBERTa and DistilBERT the first
+token, for GPT-2 and Llama the last one.
 
 Sizes: with h_0 = d and h_{n+1} = k, the sum of h_i (h_{i-1} + 1) over i = 1 ... n+1; the model's own head as it is.
 The result is that of training with a frozen backbone, without dropout in the backbone: it never runs again.

@@ -17,7 +17,8 @@ the classification head, where there is one, is trained whole.
 
 Random keys and values disturb every block, and what is learned from there stays poor. So the prefix starts as what
 the frozen model itself computes for real tokens: at the start a language model with a prefix equals the base with
-that text before the input. With projection W_2 and b_2 are solved so that the network gives the same keys and values.
+that text before the input. With projection W_2 and b_2 are solved so that the network gives the same keys and values;
+where its inner size h is smaller than P there is no such network, and the prefix starts as the nearest it can give.
 
 When to use it: to generate with a small result: a loss of 0.902 on school mathematics beside LoRA's 0.998, with half
 its parameters.
@@ -28,13 +29,14 @@ refused.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from nbadapt.errors import RequestError, UnsuitedError
-from nbadapt.method import Job
+from nbadapt.method import Estimate, Job
 from nbadapt_plugins._prompt_learning import PromptLearningMethod, StartedConfig, as_script, start_text
 
 if TYPE_CHECKING:
@@ -79,6 +81,19 @@ class PrefixTuning(PromptLearningMethod):
             prefix_projection=settings.prefix_projection,
             encoder_hidden_size=settings.encoder_hidden_size,
         )
+
+    def estimate_with(self, job: Job) -> tuple[Estimate, PreTrainedModel]:
+        """As for every trained method; a network too narrow for its start is told."""
+        found, model = super().estimate_with(job)
+        config = model.active_peft_config
+        narrow = config.prefix_projection and config.encoder_hidden_size < config.num_virtual_tokens
+        if not narrow or job.config.init == "random":
+            return found, model
+        note = (
+            f"encoder_hidden_size ({config.encoder_hidden_size:,}) is below num_virtual_tokens "
+            f"({config.num_virtual_tokens:,}): the prefix starts near the real keys and values, not as them"
+        )
+        return dataclasses.replace(found, notes=(*found.notes, note)), model
 
     def attach(self, model: PreTrainedModel, job: Job) -> PeftModel:
         """The model with a new prefix, started from real tokens unless it is on the meta device."""
