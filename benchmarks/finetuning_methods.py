@@ -161,7 +161,9 @@ def report(task: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
         f"tutorials have: float32 (nbadapt: bfloat16 where the machine is quicker in it), batches of random rows "
         f"(nbadapt: of similar length), no warm-up; {DIFFERENCES[task]}. Several figures in a cell: several seeds. "
         "Training: seconds from the first batch to the last step. Memory: the process's peak beyond its "
-        "imports, weights included. Disk: what is stored of the result.",
+        "imports, weights included; nbadapt's counts what it imports late (about 80 MiB) and the kernels that oneDNN "
+        "makes for products in bfloat16, one for each shape of a batch (about 100 MiB), `full` also the bfloat16 base "
+        "beside its float32 copy. Disk: what is stored of the result.",
     ]
     for rows, lines in found.items():
         head = ["", "seeds", "cores", "accuracy" if classify else "loss", "trained parameters", "training, s"]
