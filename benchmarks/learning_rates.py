@@ -2,8 +2,9 @@
 
 usage: python benchmarks/learning_rates.py {classification,generation} [--data FOLDER] [--rows N] [--methods A B ...]
 
-Classification: MiniLM on movie reviews, by accuracy. Generation: SmolLM2-135M on gsm8k, by the loss of the answers. All
-other settings are the methods' own defaults. What was measured before is kept in results/learning_rates_TASK.jsonl and
+Classification: MiniLM on movie reviews, by accuracy. Generation: SmolLM2-135M on gsm8k, by the loss of the answers of
+the first half of the validation file; the other half is for what is reported. All other settings are the methods' own
+defaults. What was measured before is kept in results/learning_rates_TASK.jsonl and
 not measured again. Writes results/learning_rates_TASK.md.
 """
 
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from report import RESULTS, environment, save, table
+from report import CHOSEN_ON, RESULTS, environment, save, table
 
 HERE = Path(__file__).parent
 RATES: dict[str, tuple[float, ...]] = {
@@ -37,7 +38,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": "minilm",
         "files": ("movie_reviews_train.csv", "movie_reviews_validation.csv"),
         "rows": 2000,
-        "held_out": 1066,
+        "held_out": (0, 1066),
         "figure": "accuracy",
         "settings": (),
         "without": ("llama-adapter",),
@@ -46,7 +47,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": "smollm2",
         "files": ("gsm8k_train.jsonl", "gsm8k_validation.jsonl"),
         "rows": 200,
-        "held_out": 50,
+        "held_out": CHOSEN_ON,
         "figure": "loss",
         "settings": ("batch_size=8", "epochs=1", "max_length=256"),
         "without": ("output-layers", "bitfit"),
@@ -75,14 +76,14 @@ def main() -> None:
 def measured(task_name: str, method: str, rate: float, rows: int, data: Path) -> float:
     """The figure on the validation split, from a run in a fresh process or from the file of earlier ones."""
     task, kept = TASKS[task_name], RESULTS / f"learning_rates_{task_name}.jsonl"
-    key = {"method": method, "rate": rate, "rows": rows}
+    key = {"method": method, "rate": rate, "rows": rows, "held_out": list(task["held_out"])}
     for line in kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []:
         entry = json.loads(line)
-        if all(entry[name] == value for name, value in key.items()):
+        if all(entry.get(name) == value for name, value in key.items()):
             return float(entry["figure"])
     files = [str(data / name) for name in task["files"]]
     settings = [word for pair in (f"learning_rate={rate}", *task["settings"]) for word in ("--set", pair)]
-    sizes = ["--rows", str(rows), "--held-out", str(task["held_out"])]
+    sizes = ["--rows", str(rows), "--held-out", *map(str, task["held_out"])]
     command = [sys.executable, str(HERE / "measured_run.py"), method, task["model"], *files, *sizes, *settings]
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     figure = json.loads(out.stdout.splitlines()[-1])[task["figure"]]
@@ -95,6 +96,7 @@ def report(task_name: str, found: dict[str, dict[float, float]], rows: int) -> s
     """The results as Markdown, the best rate of each method in bold."""
     task = TASKS[task_name]
     best = max if task["figure"] == "accuracy" else min
+    first, end = task["held_out"]
     lines = []
     for method, figures in found.items():
         chosen = best(figures, key=lambda rate: figures[rate])
@@ -103,8 +105,8 @@ def report(task_name: str, found: dict[str, dict[float, float]], rows: int) -> s
     return "\n\n".join(
         [
             f"# Learning rates, {task_name}: {task['figure']} on the validation split",
-            f"{task['model']}, {rows:,} training rows, seed 0; other settings are the defaults"
-            + (f" but {', '.join(task['settings'])}." if task["settings"] else "."),
+            f"{task['model']}, {rows:,} training rows, rows {first} to {end - 1} of the validation file, seed 0; other "
+            "settings are the defaults" + (f" but {', '.join(task['settings'])}." if task["settings"] else "."),
             table(("method", "learning rate: figure", "", "", ""), lines),
             environment("benchmarks/learning_rates.py", ("torch", "transformers", "peft")),
         ]

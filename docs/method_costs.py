@@ -23,8 +23,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 NOTEBOOKS = ROOT / "example_notebooks"
 UNMEASURED = "No benchmark measures it yet: `--dry-run` tells what it would cost."
 BENCHMARKS = {
-    "classification": ("2,000 film reviews with MiniLM, on 2 cores", "accuracy", max),
-    "generation": ("128 rows of school mathematics with SmolLM2-135M, on 1 core", "loss", min),
+    "classification": ("2,000 film reviews with MiniLM", "accuracy", max),
+    "generation": ("128 rows of school mathematics with SmolLM2-135M", "loss", min),
 }
 PROMPTING = "prompting_methods"
 PLUMBING = re.compile(
@@ -71,12 +71,15 @@ def costs(task: str, name: str = "", up: str = "../") -> str:
     rows = [_cost_row(record, figure, record["method"] == name) for record in ordered]
     head = ("method", figure, "trained parameters", "training, s", "memory, MiB", "on disk, KiB")
     measured = f"[How it was measured]({up}measured/finetuning_methods_{task}.md)."
-    return f"On {what}, with each method's defaults. {measured}\n\n{table(head, rows)}"
+    cores = " or ".join(sorted({str(record["cores"]) for record in ordered}))
+    where = f"on {cores} core{'s' * (cores != '1')}"
+    return f"On {what}, {where}, with each method's defaults. {measured}\n\n{table(head, rows)}"
 
 
 def _records(task: str) -> list[dict[str, Any]]:
-    """The runs of nbadapt itself that the benchmark's table shows: one of each method."""
+    """The runs of nbadapt itself that the benchmark's table shows: one of each method, on the newest held-out rows."""
     found = _lines(f"finetuning_methods_{task}")
+    found = [record for record in found if record["held_out"] == found[-1]["held_out"]]
     found = [r for r in found if r["side"] == "nbadapt" and r["seed"] == 0 and r["rows"] in {128, 2000}]
     return list({record["method"]: record for record in found}.values())
 

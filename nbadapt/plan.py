@@ -74,7 +74,9 @@ class Plan:
         else:
             shown = [("parameters", f"{e.total:,}")]
         shown += [(f"memory: {item}", gibibytes(size)) for item, size in e.memory.items()]
-        shown.append(("predicted peak memory", f"{gibibytes(e.peak)} on {self.job.device} ({self.job.dtype})"))
+        tensors = f"{gibibytes(e.peak)} of tensors on {self.job.device} ({self.job.dtype})"
+        more = "; the process takes several hundred MiB more" if self.job.device == "cpu" else ""
+        shown.append(("predicted peak memory", tensors + more))
         if e.artifact:
             shown.append(("size on disk", gibibytes(e.artifact)))
         return shown

@@ -1,13 +1,16 @@
-"""Measures the memory that a method takes, by torch's own record of what is allocated."""
+"""Measures the memory that a method takes: torch's own record of what is allocated, and what models hold."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    import torch
 
 
 @contextlib.contextmanager
@@ -31,6 +34,8 @@ def allocated_peak(work: Callable[[], Any]) -> int:
     """
     import torch
 
+    gc.collect()  # what an earlier measurement saw come would be taken off this one's count where it went in it
+
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
     with _without_remarks():
         profiler.start()
@@ -46,3 +51,21 @@ def allocated_peak(work: Callable[[], Any]) -> int:
         now += change.nbytes()
         peak = max(peak, now)
     return peak
+
+
+def held_bytes(models: Iterable[torch.nn.Module]) -> int:
+    """Bytes of the tensors that models hold: parameters, buffers and the scales of 4-bit weights, shared ones once."""
+    tensors = (t for model in models for module in model.modules() for t in _own_tensors(module))
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def _own_tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    import torch
+
+    for parameter in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        yield parameter
+        scales: Any = getattr(parameter, "quant_state", None)
+        while scales is not None:  # bitsandbytes quantises the scales as well, which have scales of their own
+            yield from (value for value in vars(scales).values() if isinstance(value, torch.Tensor))
+            scales = getattr(scales, "state2", None)

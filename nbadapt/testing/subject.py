@@ -24,6 +24,7 @@ from nbadapt.events import Event, Notice
 from nbadapt.gradients import GradientWatch
 from nbadapt.method import Adapted, Estimate, Job, Method, ModelRef, Outcome
 from nbadapt.testing.kit import UntriedError, UnusableError
+from nbadapt.testing.memory import held_bytes
 from nbadapt.testing.tiny import Architecture, tiny_model
 from nbadapt.testing.watching import BaseWeights, Places, connections
 
@@ -188,8 +189,7 @@ class Subject:
         """What the shared base weights that runs on the job's model loaded take in memory."""
         from nbadapt import models
 
-        bases = models.loaded(job.model).values()
-        return sum({id(p): p.nbytes for base in bases for p in base.parameters()}.values())  # two heads share a body
+        return held_bytes(models.loaded(job.model).values())
 
     # ------------------------------------------------------------------ runs
 

@@ -73,13 +73,16 @@ class Qlora(Lora):
     Config = QloraSettings
 
     def estimate(self, job: Job) -> Estimate:
-        """As for LoRA, with the weights of the linear layers in 4 bits."""
+        """As for LoRA, with the weights of the linear layers in 4 bits, and one of them dequantised for its product."""
         from nbadapt_plugins._linear_layers import linear_layers
 
         found = super().estimate(job)
-        packed = sum(inside * outside for inside, outside in linear_layers(skeleton(job)).values())
-        saved = int(packed * (DTYPES[job.dtype] - _quantization(job).bytes_per_weight))
-        memory, notes = {**found.memory, "weights": found.memory["weights"] - saved}, found.notes
+        packed = [inside * outside for inside, outside in linear_layers(skeleton(job)).values()]
+        saved = int(sum(packed) * (DTYPES[job.dtype] - _quantization(job).bytes_per_weight))
+        dequantised = max(packed, default=0) * DTYPES[job.dtype]
+        memory, notes = dict(found.memory), found.notes
+        memory["weights"] -= saved
+        memory["activations"] += dequantised
         if job.config.init == "loftq":
             notes = (*notes, f"init: loftq reads the weights in {job.dtype} once, which takes {gibibytes(saved)} more")
         return dataclasses.replace(found, memory=memory, notes=notes)
