@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +15,7 @@ from nbadapt.testing import fresh
 from nbadapt.testing.behaviour import alike, short
 from nbadapt.testing.kit import UnusableError
 from nbadapt.testing.memory import allocated_peak
+from nbadapt.testing.printing import Printed
 from nbadapt.testing.subject import LABELS, Interrupt, Subject, Trial
 from nbadapt.testing.watching import Held
 
@@ -30,7 +29,7 @@ ODD = ("x", "[MASK] </s> <|im_end|> {{text}} {x}", "\N{GRINNING FACE}\u200b\u030
 
 
 def silent(subject: Subject) -> Iterator[str]:
-    """Estimate, run and load print nothing."""
+    """Estimate, run and load print nothing, from Python or past it, and neither do processes that they start."""
     for task, trial in subject.trials():
         said = {
             "estimate": _printed(lambda: subject.estimate(subject.job(task))),  # noqa: B023 - called at once
@@ -41,14 +40,16 @@ def silent(subject: Subject) -> Iterator[str]:
 
 
 def _printed(work: Callable[[], Any]) -> str:
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+    with Printed() as output:
         work()
-    return output.getvalue()
+    return output.text
 
 
 def offline(subject: Subject) -> Iterator[str]:
-    """Estimate, run and load on a local model reach for no other machine."""
+    """Estimate, run and load on a local model reach for no other machine, as far as Python in this process knows.
+
+    Child processes and what a library does in machine code are not watched.
+    """
     for task, trial in subject.trials():
         subject.estimate(subject.job(task))
         subject.load(trial)
