@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nbadapt.errors import DataError, Stopped
 from nbadapt.events import Checkpoint, Metric, Parameters, Progress, Stage, StateChange
 from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt_plugins.zero_shot import ZeroShot
 
 BROKEN: list[tuple[type[Method], str]] = []
 HEAD = "artifacts/head.safetensors"
@@ -566,6 +567,30 @@ class Hungry(estimating(memory=lambda e: {"weights": 10 * e.memory["weights"]}))
 @breaks("estimate_measured")
 class Modest(estimating(memory=lambda e: {"weights": e.memory["weights"] // 10})):
     pass
+
+
+class GoodPrompt(ZeroShot):
+    """Asks for short answers."""
+
+    tasks = frozenset({"generation"})
+
+    @classmethod
+    def trial(cls, folder: Path) -> Any:
+        return {"max_new_tokens": 8}
+
+
+@breaks("estimate_measured")
+class Boundless(GoodPrompt):
+    def estimate(self, job: Job) -> Estimate:
+        right = super().estimate(job)
+        return dataclasses.replace(right, memory={"weights": 10 * right.memory["weights"]})
+
+
+@breaks("estimate_measured")
+class Frugal(GoodPrompt):
+    def estimate(self, job: Job) -> Estimate:
+        right = super().estimate(job)
+        return dataclasses.replace(right, memory={"weights": right.memory["weights"] // 4})
 
 
 class Keeping(Good):

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kit_heavy_method
 import kit_methods
@@ -184,9 +184,29 @@ def test_expected_failures_are_no_failures_and_strict() -> None:
     assert [r.reasons for r in report.failures] == [("was expected to fail and holds: an old name",)]
 
 
+def test_the_memory_of_prompting_is_measured_too() -> None:
+    (result,) = testing.check(kit_methods.GoodPrompt, only=["estimate_measured"]).results
+    assert result.status == "passed", result
+
+
 def test_a_checkpoint_may_make_room_for_the_next_one() -> None:
     (result,) = testing.check(kit_methods.Pruning, only=["outcome"]).results
     assert result.status == "passed", result
+
+
+def test_a_plugin_may_state_its_expected_failures_itself() -> None:
+    class Stating(kit_methods.BadName):
+        expected_failures: ClassVar = {"name": "an old name that users know", "verb": "it was another one"}
+
+    report = testing.check(Stating, only=["name", "verb", "summary"])
+    assert [r.status for r in report.results] == ["expected", "failed", "passed"]
+    assert report.failures[0].reasons == ("was expected to fail and holds: it was another one",)
+    marked = testing.parametrize_with_checks([Stating])(lambda check: check)
+    cases = {case.id: [mark.name for mark in case.marks] for case in marked.pytestmark[0].args[1]}
+    assert [name for name, marks in cases.items() if marks] == ["Good Method-name", "Good Method-verb"]
+    Stating.expected_failures = ["name"]
+    with pytest.raises(ValueError, match="expected_failures is \\['name'\\]: make it a dict"):
+        testing.check(Stating, only=["name"])
 
 
 @pytest.mark.parametrize("reason", ["", "  ", None])

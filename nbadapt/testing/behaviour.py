@@ -168,11 +168,11 @@ def _outcome_faults(trial: Trial) -> list[str]:
 
 
 def writes(subject: Subject) -> Iterator[str]:
-    """Estimate, run and load write in the run's folder only, as far as Python in this process knows.
+    """Estimate, run and load write in the run's folder only (child processes and libraries' caches are not watched).
 
     All files are looked at in the kit's folders (working directory, home, temporary files) and in the model's.
     Elsewhere it is what Python opens, makes, moves and removes, caches of libraries left out: not what child processes
-    do, nor what a library does in machine code.
+    do, which are seen in the folders above alone, nor what a library does in machine code.
     """
     for task, trial in subject.trials():
         subject.load(trial)

@@ -16,6 +16,7 @@ from typing import IO
 from nbadapt.capture import LIBRARIES
 
 _DESCRIPTORS = (1, 2)
+_LOGGED = {*LIBRARIES, "bitsandbytes"}
 
 
 class Printed:
@@ -65,19 +66,25 @@ def _descriptors_to(target: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_logs() -> Iterator[None]:
-    """Handlers of libraries' loggers hold the stream that was there when they were made: they would pass the others."""
-    handlers = {handler for name in LIBRARIES for handler in logging.getLogger(name).handlers}
+    """Handlers of libraries' loggers hold the stream that was there when they were made, and would pass the others.
+
+    Those without a handler go through logging's last resort, to standard error.
+    """
+    handlers = {handler for name in _LOGGED for handler in logging.getLogger(name).handlers}
+    if logging.lastResort is not None:
+        handlers.add(logging.lastResort)
     for handler in handlers:
-        handler.addFilter(_nothing)
+        handler.addFilter(_is_own)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(_nothing)
+            handler.removeFilter(_is_own)
 
 
-def _nothing(_record: logging.LogRecord) -> bool:
-    return False
+def _is_own(record: logging.LogRecord) -> bool:
+    """Whether a record is the work's own, not a library's."""
+    return record.name.partition(".")[0] not in _LOGGED
 
 
 def _flush() -> None:
