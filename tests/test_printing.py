@@ -7,8 +7,10 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from kernels import VERSIONS, running
 
 from nbadapt.testing.printing import Printed
 
@@ -70,3 +72,23 @@ def test_a_closed_output_stays_closed() -> None:
         "except OSError: os._exit(7)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 7
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_kernel_shows_what_comes_afterwards_as_ever(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # where it is set, ipykernel does not look at the descriptors
+    with running(version, tmp_path) as kernel:
+        first = kernel.run(
+            "import os\n"
+            "from nbadapt.testing.printing import Printed\n"
+            "with Printed() as said:\n"
+            "    print('python')\n"
+            "    os.write(1, b'descriptor')"
+        )
+        assert (first.status, first.text) == ("ok", "")
+        assert kernel.value("said.text") == "python\ndescriptor"
+        cell = kernel.send("print('as ever'); os.write(1, b'and past Python\\n')")
+        kernel.finish(cell)
+        kernel.until(lambda: {"as ever", "and past Python"} <= set(kernel.cells[cell].text.splitlines()))
