@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +18,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from nbadapt.errors import DataError, Stopped
-from nbadapt.events import Metric, Parameters, Progress, Stage, StateChange
+from nbadapt.events import Checkpoint, Metric, Parameters, Progress, Stage, StateChange
 from nbadapt.method import Adapted, Config, Emit, Estimate, Job, Method, Outcome
+from nbadapt_plugins.zero_shot import ZeroShot
 
 BROKEN: list[tuple[type[Method], str]] = []
 HEAD = "artifacts/head.safetensors"
@@ -115,6 +120,24 @@ class Good(Method):
         model, tokenizer = self.open(job)
         model.load_state_dict(load_file(job.directory / outcome.artifacts["head"]), strict=False)
         return Classifier(model, tokenizer, None)
+
+
+class Pruning(Good):
+    """Tells of a checkpoint after every step, and keeps the last one alone."""
+
+    name = "pruning"
+
+    def run(self, job: Job, emit: Emit) -> Outcome:
+        return super().run(job, lambda event: self.kept(job, event, emit))
+
+    def kept(self, job: Job, event: Any, emit: Emit) -> None:
+        if isinstance(event, Progress):
+            shutil.rmtree(job.directory / "checkpoints", ignore_errors=True)
+            folder = job.directory / f"checkpoints/checkpoint-{event.step}"
+            folder.mkdir(parents=True)
+            (folder / "state.json").write_text(json.dumps({"step": event.step}), encoding="utf-8")
+            emit(Checkpoint(event.step, folder.relative_to(job.directory).as_posix()))
+        emit(event)
 
 
 # ---------------------------------------------------------------------------------------------- declarations
@@ -358,6 +381,20 @@ class Missing(Good):
         return done if len(losses) < 3 else Outcome(done.metrics, {**done.artifacts, "log": "artifacts/log"})
 
 
+@breaks("outcome")
+class Announcing(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        emit(Checkpoint(step, f"checkpoints/checkpoint-{step}"))
+        super().tell(emit, step, total, loss)
+
+
+@breaks("outcome")
+class KeptElsewhere(Good):
+    def tell(self, emit: Emit, step: int, total: int, loss: float) -> None:
+        emit(Checkpoint(step, "../bert"))  # it is there, but not in the run's folder
+        super().tell(emit, step, total, loss)
+
+
 @breaks("writes")
 class Straying(Good):
     def save(self, model: Any, job: Job) -> None:
@@ -394,6 +431,32 @@ class Cut(Good):
         return model, tokenizer
 
 
+def stray() -> Path:
+    """A path that is far from everything of the kit's, in the folder of the test."""
+    return Path(os.environ["NBADAPT_RUNS"]).with_name("stray.txt")
+
+
+@breaks("writes")
+class Wandering(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        stray().write_text("here", encoding="utf-8")
+
+
+@breaks("writes")
+class WanderingEarly(Good):
+    def estimate(self, job: Job) -> Estimate:
+        stray().write_text(job.directory.name, encoding="utf-8")
+        return super().estimate(job)
+
+
+@breaks("writes")
+class WanderingLate(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        stray().mkdir(exist_ok=True)
+        return super().load(outcome, job)
+
+
 @breaks("silent")
 class Talking(Good):
     def save(self, model: Any, job: Job) -> None:
@@ -415,6 +478,27 @@ class TalkingLate(Good):
         return super().load(outcome, job)
 
 
+@breaks("silent")
+class Muttering(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        os.write(1, b"saved\n")
+
+
+@breaks("silent")
+class MutteringEarly(Good):
+    def estimate(self, job: Job) -> Estimate:
+        ctypes.CDLL(None).puts(b"estimating")  # C's library holds it back until it is flushed
+        return super().estimate(job)
+
+
+@breaks("silent")
+class Delegating(Good):
+    def load(self, outcome: Outcome, job: Job) -> Adapted:
+        subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write('loading')"], check=True)
+        return super().load(outcome, job)
+
+
 def call_home() -> None:
     with contextlib.suppress(OSError):
         socket.create_connection(("example.org", 443), timeout=1)
@@ -425,6 +509,22 @@ class Calling(Good):
     def save(self, model: Any, job: Job) -> None:
         super().save(model, job)
         call_home()
+
+
+@breaks("offline")
+class Sending(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.sendto(b"saved", ("192.0.2.1", 9))
+
+
+@breaks("offline")
+class Asking(Good):
+    def save(self, model: Any, job: Job) -> None:
+        super().save(model, job)
+        with contextlib.suppress(OSError):
+            socket.gethostbyname("example.org")
 
 
 @breaks("offline")
@@ -475,6 +575,30 @@ class Hungry(estimating(memory=lambda e: {"weights": 10 * e.memory["weights"]}))
 @breaks("estimate_measured")
 class Modest(estimating(memory=lambda e: {"weights": e.memory["weights"] // 10})):
     pass
+
+
+class GoodPrompt(ZeroShot):
+    """Asks for short answers."""
+
+    tasks = frozenset({"generation"})
+
+    @classmethod
+    def trial(cls, folder: Path) -> Any:
+        return {"max_new_tokens": 8}
+
+
+@breaks("estimate_measured")
+class Boundless(GoodPrompt):
+    def estimate(self, job: Job) -> Estimate:
+        right = super().estimate(job)
+        return dataclasses.replace(right, memory={"weights": 10 * right.memory["weights"]})
+
+
+@breaks("estimate_measured")
+class Frugal(GoodPrompt):
+    def estimate(self, job: Job) -> Estimate:
+        right = super().estimate(job)
+        return dataclasses.replace(right, memory={"weights": right.memory["weights"] // 4})
 
 
 class Keeping(Good):

@@ -1,9 +1,12 @@
-"""For every test of the contract of stores one store that fails it, made of the built-in one."""
+"""For every rule of the kit of stores one store that breaks it, made of the built-in one."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,9 +18,10 @@ import numpy as np
 from nbadapt.errors import StoreError
 from nbadapt.indexing.chunks import Chunk
 from nbadapt.indexing.sqlite import SqliteStore
-from nbadapt.indexing.store import EVERYWHERE, Passage, Ranked, Record, Where
+from nbadapt.indexing.store import EVERYWHERE, Passage, Ranked, Record, Store, Where
 
 BROKEN: list[tuple[str, str]] = []
+DECLARED: list[tuple[type[SqliteStore], str]] = []
 
 
 def fails(test: str) -> Callable[[Any], Any]:
@@ -28,6 +32,57 @@ def fails(test: str) -> Callable[[Any], Any]:
         return store
 
     return note
+
+
+def breaks(rule: str) -> Callable[[Any], Any]:
+    """Notes that a store breaks this rule, which is no test."""
+
+    def note(store: Any) -> Any:
+        DECLARED.append((store, rule))
+        return store
+
+    return note
+
+
+@breaks("complete")
+class Speechless(SqliteStore):
+    __doc__ = Store.__doc__
+
+
+@breaks("contract")
+class Later(SqliteStore):
+    """Was written for another version."""
+
+    contract = 2
+
+
+@breaks("requires")
+class Misnaming(SqliteStore):
+    """Names a distribution in the place of an import."""
+
+    requires = ("scikit-learn",)
+
+
+@breaks("behaviour")
+class Deadly(SqliteStore):
+    """Takes the process with it."""
+
+    def count(self) -> int:
+        os._exit(0)
+
+
+@fails("test_it_prints_nothing")
+class Muttering(SqliteStore):
+    def tidy(self) -> None:
+        os.write(1, b"tidy")
+
+
+@fails("test_it_reaches_for_no_other_machine")
+class Telling(SqliteStore):
+    def put(self, record: Record, chunks: Sequence[Chunk], vectors: Any) -> None:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.sendto(b"one more", ("192.0.2.1", 9))
+        super().put(record, chunks, vectors)
 
 
 @fails("test_an_empty_store_finds_nothing")

@@ -26,9 +26,6 @@ def test_every_declared_method_loads() -> None:
     assert {"lora", "zero-shot", "few-shot"} <= set(registry.entries())
 
 
-FEW = {"epochs": 3}  # the last checkpoints alone are kept, and the kit looks at every one that was told of
-
-
 @parametrize_with_checks(
     METHODS,
     settings={
@@ -38,7 +35,6 @@ FEW = {"epochs": 3}  # the last checkpoints alone are kept, and the kit looks at
         "rag": QUICK,
         "prompt-search": QUICK,
         "auto-prompt": QUICK,
-        "output-layers": FEW,
         "ppo": {"max_steps": 3, "batch_size": 4, "minibatch_size": 2, "eval_rows": 4, **QUICK},
     },
 )

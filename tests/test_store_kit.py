@@ -1,4 +1,4 @@
-"""The kit of stores: the built-in one passes, and every test of the contract is failed by a store that is made to."""
+"""The kit of stores: the built-in one passes, and every rule is broken by a store that breaks only it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kit_heavy_store
 import kit_stores
 import pytest
 
@@ -17,6 +18,8 @@ from nbadapt.indexing.store import Store
 from nbadapt.testing.stores import StoreContract
 from nbadapt_plugins.postgresql_store import PostgresqlStore
 
+RULES = [check.name for check in testing.checks("store")]
+DECLARATIONS = ["complete", "contract", "requires"]
 TESTS = [name for name in vars(StoreContract) if name.startswith("test_")]
 PROCESSES = {"test_a_kill_loses_nothing_and_leaves_no_half", "test_processes_write_side_by_side"}
 
@@ -58,8 +61,29 @@ def test_a_broken_store_fails_its_test_and_the_built_in_one_does_not(kind: str, 
     apply("nbadapt.indexing.sqlite:SqliteStore", test, tmp_path / "good" / "index")
 
 
-def test_every_test_of_the_contract_has_a_store_that_fails_it() -> None:
-    assert set(TESTS) == {test for _, test in kit_stores.BROKEN}
+@pytest.mark.parametrize(("store", "rule"), [pytest.param(s, r, id=r) for s, r in kit_stores.DECLARED])
+def test_a_broken_rule_is_found_and_no_other(store: Any, rule: str) -> None:
+    report = testing.check(store, only={*DECLARATIONS, rule})
+    assert [result.check.name for result in report.failures] == [rule], report
+
+
+def test_a_heavy_import_is_found() -> None:
+    (failure,) = testing.check(kit_heavy_store.Heavy, only=[*DECLARATIONS, "light_import"]).failures
+    assert failure.check.name == "light_import"
+    assert failure.reasons[0].startswith("kit_heavy_store imports sklearn")
+
+
+def test_every_rule_has_a_store_that_breaks_it() -> None:
+    tests = {test.removeprefix("test_") for _, test in kit_stores.BROKEN}
+    assert set(RULES) == {rule for _, rule in kit_stores.DECLARED} | {"light_import"} | tests
+
+
+def test_a_store_that_ends_the_process_is_not_said_to_be_untried() -> None:
+    report = testing.check(kit_stores.Deadly, only=["behaviour", "search_is_exact"])
+    assert [(result.status, result.reasons[0]) for result in report.results] == [
+        ("failed", "the process that runs them ends before they do"),
+        ("skipped", "see the rule behaviour"),
+    ]
 
 
 def test_declarations_are_looked_at_first() -> None:
@@ -97,7 +121,7 @@ def test_in_a_terminal_the_check_of_a_store_without_pytest_fails(tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.splitlines()[0] == (
-        "SqliteStore was not checked in full; 1 of 4 rules could not be tried: "
+        "SqliteStore was not checked in full; 1 of 5 rules could not be tried: "
         "the tests of the contract need pytest; check again after  pip install pytest"
     )
     assert (done.returncode, done.stderr) == (1, "")
@@ -114,7 +138,7 @@ def test_in_a_terminal_the_check_of_a_store_behind_a_server_fails(tmp_path: Path
 @pytest.mark.slow
 def test_the_built_in_store_keeps_the_contract() -> None:
     report = testing.check(SqliteStore)
-    assert [result.status for result in report.results] == ["passed"] * (len(TESTS) + 4), report
+    assert [result.status for result in report.results] == ["passed"] * len(RULES), report
 
 
 @pytest.mark.slow

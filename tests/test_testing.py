@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kit_heavy_method
 import kit_methods
@@ -78,17 +78,40 @@ def test_what_a_run_writes_elsewhere_is_named(method: Any, reasons: list[str]) -
     assert not (Path.home() / ".settling").exists()
 
 
+def test_what_is_written_far_away_is_named(tmp_path: Path) -> None:
+    (result,) = testing.check(kit_methods.Wandering, only=["writes"]).results
+    assert result.reasons == (f"classification: {tmp_path / 'stray.txt'}",)
+
+
 @pytest.mark.parametrize(
     ("method", "what"),
     [
-        (kit_methods.Calling, "classification: run"),
-        (kit_methods.CallingEarly, "estimate"),
-        (kit_methods.CallingLate, "load"),
+        (kit_methods.Calling, "classification: run reaches for example.org"),
+        (kit_methods.Sending, "classification: run reaches for 192.0.2.1"),
+        (kit_methods.CallingEarly, "estimate reaches for example.org"),
+        (kit_methods.CallingLate, "load reaches for example.org"),
     ],
 )
 def test_who_calls_home_is_named(method: Any, what: str) -> None:
     (result,) = testing.check(method, only=["offline"]).results
-    assert result.reasons == (f"{what} reaches for example.org",)
+    assert result.reasons == (what,)
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        (kit_methods.Muttering, "run prints 'saved'"),
+        (kit_methods.MutteringEarly, "estimate prints 'estimating'"),
+        (kit_methods.Delegating, "load prints 'loading'"),
+    ],
+)
+def test_what_is_printed_past_python_is_named_and_not_shown(
+    method: Any, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (result,) = testing.check(method, only=["silent"]).results
+    assert result.reasons == (f"classification: {what}",)
+    os.write(1, b"afterwards\n")
+    assert capfd.readouterr() == ("afterwards\n", "")
 
 
 @pytest.mark.slow
@@ -159,6 +182,34 @@ def test_expected_failures_are_no_failures_and_strict() -> None:
     assert "an old name that users know" in repr(report)
     report = testing.check(Good, only=["name"], expected_failures={"name": "an old name"})
     assert [r.reasons for r in report.failures] == [("was expected to fail and holds: an old name",)]
+
+
+def test_the_memory_of_prompting_is_measured_too() -> None:
+    (result,) = testing.check(kit_methods.GoodPrompt, only=["estimate_measured"]).results
+    assert result.status == "passed", result
+
+
+def test_a_checkpoint_may_make_room_for_the_next_one() -> None:
+    (result,) = testing.check(kit_methods.Pruning, only=["outcome"]).results
+    assert result.status == "passed", result
+
+
+def test_a_plugin_may_state_its_expected_failures_itself() -> None:
+    class Stating(kit_methods.BadName):
+        expected_failures: ClassVar = {"name": "an old name that users know", "verb": "it was another one"}
+
+    report = testing.check(Stating, only=["name", "verb", "summary"])
+    assert [r.status for r in report.results] == ["expected", "failed", "passed"]
+    assert report.failures[0].reasons == ("was expected to fail and holds: it was another one",)
+
+    @testing.parametrize_with_checks([Stating])
+    def excused(check: Any) -> None: ...
+
+    cases = excused.pytestmark[0].args[1]  # type: ignore[attr-defined]  # pytest's
+    assert [case.id for case in cases if case.marks] == ["Good Method-name", "Good Method-verb"]
+    Stating.expected_failures = ["name"]
+    with pytest.raises(ValueError, match="expected_failures is \\['name'\\]: make it a dict"):
+        testing.check(Stating, only=["name"])
 
 
 @pytest.mark.parametrize("reason", ["", "  ", None])

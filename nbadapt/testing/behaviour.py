@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nbadapt.errors import NbadaptError, RequestError, Stopped, first_line
-from nbadapt.events import Checkpoint, Event, Memory, Metric, Parameters, Progress, Sample, StateChange, to_json
+from nbadapt.events import Event, Memory, Metric, Parameters, Progress, Sample, StateChange, to_json
 from nbadapt.method import Adapted, Method, Outcome
 from nbadapt.testing import fresh
 from nbadapt.testing.subject import Subject, Trial, bare
@@ -151,9 +151,7 @@ def outcome(subject: Subject) -> Iterator[str]:
         if subject.method.verb == "finetune" and not result.artifacts:
             yield f"{task}: a finetuning run without artifacts"
         yield from (f"{task}: {fault}" for fault in _artifact_faults(result.artifacts, trial.job.directory))
-        for event in trial.events:
-            if isinstance(event, Checkpoint) and not (trial.job.directory / event.path).is_dir():
-                yield f"{task}: the checkpoint {event.path} is no folder of the run"
+        yield from (f"{task}: the checkpoint {path} is no folder of the run" for path in trial.phantoms)
 
 
 def _artifact_faults(artifacts: Mapping[str, str], directory: Path) -> Iterator[str]:
@@ -170,9 +168,17 @@ def _outcome_faults(trial: Trial) -> list[str]:
 
 
 def writes(subject: Subject) -> Iterator[str]:
-    """A run writes in its own folder only."""
+    """Estimate, run and load write in the run's folder only (child processes and libraries' caches are not watched).
+
+    All files are looked at in the kit's folders (working directory, home, temporary files) and in the model's.
+    Elsewhere it is what Python opens, makes, moves and removes, caches of libraries left out: not what child processes
+    do, which are seen in the folders above alone, nor what a library does in machine code.
+    """
     for task, trial in subject.trials():
+        subject.load(trial)
         yield from (f"{task}: {stray}" for stray in trial.strays)
+    for what, strays in subject.strays.items():
+        yield from (f"{what}: {stray}" for stray in sorted(strays))
 
 
 def job_unchanged(subject: Subject) -> Iterator[str]:

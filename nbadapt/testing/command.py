@@ -6,10 +6,10 @@ from typing import Any
 
 from nbadapt import endpoints, models, registry, runner
 from nbadapt.capture import quiet_libraries
-from nbadapt.errors import RequestError, did_you_mean
+from nbadapt.errors import PluginError, RequestError, did_you_mean
 from nbadapt.indexing import store as stores
 from nbadapt.tables import Page
-from nbadapt.testing.kit import Report, check
+from nbadapt.testing.kit import Report, check, excuses
 
 
 def names() -> list[str]:
@@ -44,6 +44,10 @@ def run(name: str) -> Report:
         NbadaptError: there is no such thing, it is broken, it lacks a library, or a run is at work here.
     """
     plugin = find(name)
+    try:
+        excuses(plugin)
+    except ValueError as error:
+        raise PluginError(f"what {name!r} states of its expected failures is wrong: {error}") from None
     busy = runner.current()
     if busy is not None:
         raise RequestError(f"the run {busy.id} is still going on here, and a check would disturb it: wait for it")

@@ -19,7 +19,24 @@ from nbadapt.testing.subject import Subject
 LONGEST_SUMMARY = 100  # characters
 LONGEST_FAMILY = 30
 LONGEST_DESCRIPTION = 200
-HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "ipywidgets", "anywidget")
+HEAVY = (  # import names: each takes a tenth of a second at least
+    *("torch", "torchvision", "transformers", "tokenizers", "peft", "trl", "accelerate", "bitsandbytes", "datasets"),
+    *("tensorflow", "keras", "jax", "flax", "sentence_transformers", "huggingface_hub", "vllm", "openai"),
+    *(
+        "sklearn",
+        "skops",
+        "scipy",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "xgboost",
+        "lightgbm",
+        "catboost",
+        "numba",
+        "lancedb",
+    ),
+    *("matplotlib", "plotly", "ipywidgets", "anywidget"),
+)
 
 
 def name(subject: Subject) -> Iterator[str]:

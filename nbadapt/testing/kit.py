@@ -219,16 +219,16 @@ def check(
         plugin: the class of a method, a store or a provider, or a packaged model.
         settings: a method's settings for the runs, where its defaults take too long on 40 short rows.
         only: names of the checks to apply; None for all.
-        expected_failures: check name -> why the plugin may break it. One that holds after all is a failure.
+        expected_failures: check name -> why the plugin may break it, beside what the plugin states itself. One that
+            holds after all is a failure.
         progress: told before each check how many are done, how many there are, and which one comes.
 
     Raises:
         TypeError: it is no plugin.
         ValueError: a name in `only` or `expected_failures` that is no check, or an expected failure without a reason.
     """
-    kind, expected = kind_of(plugin), expected_failures or {}
+    kind, expected = kind_of(plugin), excuses(plugin, expected_failures)
     _known(kind, only or ())
-    _excused(kind, expected)
     chosen = [c for c in checks(kind) if only is None or c.name in only]
     results = []
     with _subject(plugin, settings) as subject:
@@ -250,12 +250,22 @@ def _known(kind: str, names: Iterable[str]) -> None:
             raise ValueError(f"no check is named {name!r}: {', '.join(sorted(valid))}")
 
 
-def _excused(kind: str, expected: Mapping[str, str]) -> None:
-    """Refuse expected failures of no check, and those that nobody gave a reason for."""
-    _known(kind, expected)
+def excuses(plugin: Any, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Check name -> why the plugin may break it: what its attribute `expected_failures` states, and what is given.
+
+    Raises:
+        TypeError: it is no plugin.
+        ValueError: it is no mapping, or names no check, or there is no reason.
+    """
+    stated = getattr(plugin, "expected_failures", {})
+    if not isinstance(stated, Mapping):
+        raise ValueError(f"expected_failures is {stated!r}: make it a dict of names of checks and reasons")  # noqa: TRY004 - as below
+    expected = {**stated, **(given or {})}
+    _known(kind_of(plugin), expected)
     for name, reason in expected.items():
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"the expected failure {name!r} has no reason: say why the plugin may break the rule")
+    return expected
 
 
 def _settled(result: Result, excuse: str | None) -> Result:
@@ -277,7 +287,8 @@ def parametrize_with_checks(
     Args:
         plugins: classes of methods, stores and providers, and packaged models.
         settings: method name -> settings for its runs.
-        expected_failures: name -> check name -> why it may fail; strict, as pytest's xfail.
+        expected_failures: name -> check name -> why it may fail, beside what a plugin states itself; strict, as
+            pytest's xfail.
 
     Raises:
         TypeError: one is no plugin.
@@ -285,14 +296,13 @@ def parametrize_with_checks(
     """
     import pytest
 
-    excuses = expected_failures or {}
     cases = []
     for plugin in plugins:
         kind, name = kind_of(plugin), getattr(plugin, "name", None) or _name(plugin)
-        _excused(kind, excuses.get(name, {}))
+        expected = excuses(plugin, (expected_failures or {}).get(name))
         subject = _subject(plugin, (settings or {}).get(name))
         for one in checks(kind):
-            excuse = excuses.get(name, {}).get(one.name)
+            excuse = expected.get(one.name)
             marks = [pytest.mark.xfail(strict=True, reason=excuse)] if excuse else []
             cases.append(pytest.param(_Bound(one, subject), id=f"{name}-{one.name}", marks=marks))
     decorate: Callable[[F], F] = pytest.mark.parametrize("check", cases)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -15,8 +13,9 @@ from nbadapt.errors import NbadaptError, first_line
 from nbadapt.guard import CODE
 from nbadapt.method import ModelRef
 from nbadapt.packaged_models import PackagedModel
+from nbadapt.testing.auditing import connections
 from nbadapt.testing.kit import UntriedError, UnusableError
-from nbadapt.testing.watching import connections
+from nbadapt.testing.printing import Printed
 
 
 class ModelSubject:
@@ -40,13 +39,12 @@ class ModelSubject:
             UntriedError: its package is not installed.
             UnusableError: its package does not hold it; the rule `found` tells.
         """
-        output = io.StringIO()
-        with connections() as tried, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with Printed() as output, connections() as tried:
             try:
                 found = self.model.folder()
             except NbadaptError as error:
                 raise UnusableError(first_line(error)) from None
-        self.printed, self.connections = output.getvalue(), tried
+        self.printed, self.connections = output.text, tried
         if found is None:
             raise UntriedError(f"not installed; check again after  {self.model.install}")
         return Path(found)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import re
 import socket
 import threading
@@ -21,10 +20,11 @@ from nbadapt import registry
 from nbadapt.errors import first_line
 from nbadapt.method import ModelRef
 from nbadapt.provider import CONTRACT, Answer, Connection, FaultError, Provider, Question
+from nbadapt.testing.auditing import connections
 from nbadapt.testing.declarations import LONGEST_SUMMARY, import_faults
 from nbadapt.testing.kit import UntriedError
+from nbadapt.testing.printing import Printed
 from nbadapt.testing.server import Manner, Server
-from nbadapt.testing.watching import connections
 
 KEY = "kit-7Qe1rZ0secretPm4"  # nobody's key
 SEVERAL = 8  # questions at a time
@@ -83,12 +83,11 @@ class ProviderSubject:
             except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that called
                 found.append(error)
 
-        output = io.StringIO()
-        with connections() as tried, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with Printed() as output, connections() as tried:
             thread = threading.Thread(target=run, name="nbadapt-kit-asking")  # a notebook's own has a loop already
             thread.start()
             thread.join()
-        self.printed += output.getvalue()
+        self.printed += output.text
         self.reached += tried
         if isinstance(found[0], BaseException):
             raise found[0]

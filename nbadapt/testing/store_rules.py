@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Any
 
 from nbadapt import registry
-from nbadapt.indexing.store import Store
+from nbadapt.indexing.store import CONTRACT, Store
 from nbadapt.testing.declarations import import_faults
 from nbadapt.testing.kit import UntriedError, UnusableError
 
+_USAGE = 4  # pytest's exit status where it is called in a way, or configured, that it does not take
 _TESTS = """
 import pytest
 from nbadapt.testing.stores import StoreContract
@@ -49,12 +50,15 @@ class StoreSubject:
         return
 
     @cached_property
-    def failures(self) -> Mapping[str, list[str]]:
-        """Test -> what failed of it; run once.
+    def failures(self) -> Mapping[str, list[str]] | None:
+        """Test -> what failed of it; run once. None where the store ended the process that ran them.
 
         Raises:
             UntriedError: they cannot be run here.
+            UnusableError: there is nothing that can be run.
         """
+        if inspect.isabstract(self.store):
+            raise UnusableError("see the rule complete")
         missing = [name for name in self.store.requires if not registry.installed(name)]
         if missing:
             install = registry.install_of(missing, None)
@@ -68,7 +72,7 @@ class StoreSubject:
             return _tested(self.store, Path(room))
 
 
-def _tested(store: type[Store], room: Path) -> dict[str, list[str]]:
+def _tested(store: type[Store], room: Path) -> dict[str, list[str]] | None:
     kind = f"{store.__module__}:{store.__qualname__}"
     (room / "test_store.py").write_text(_TESTS.format(kind=kind, file="index.kit"), encoding="utf-8")
     path = os.pathsep.join(entry for entry in sys.path if entry)
@@ -82,7 +86,9 @@ def _tested(store: type[Store], room: Path) -> dict[str, list[str]]:
         env={**os.environ, "PYTHONPATH": path},
     )
     if not (room / "report.xml").exists():
-        raise UntriedError(f"pytest does not run: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        if done.returncode == _USAGE:
+            raise UntriedError(f"pytest does not run: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+        return None
     found: dict[str, list[str]] = {}
     for case in ET.parse(room / "report.xml").iter("testcase"):  # noqa: S314 - pytest's own report
         name, _, which = str(case.get("name")).partition("[")
@@ -104,6 +110,12 @@ def complete(subject: StoreSubject) -> Iterator[str]:
         yield f"it does not implement {', '.join(sorted(subject.store.__abstractmethods__))}"
 
 
+def contract(subject: StoreSubject) -> Iterator[str]:
+    """The contract is the version that this nbadapt speaks."""
+    if subject.store.contract != CONTRACT:
+        yield f"contract is {subject.store.contract!r}, and this nbadapt speaks {CONTRACT}"
+
+
 def requires(subject: StoreSubject) -> Iterator[str]:
     """The requirements are a tuple of import names."""
     names = subject.store.requires
@@ -122,13 +134,15 @@ def _rule(test: str) -> Callable[[StoreSubject], Iterator[str]]:
     """A test of the contract as a rule."""
 
     def rule(subject: StoreSubject) -> Iterator[str]:
-        if inspect.isabstract(subject.store):
-            raise UnusableError("see the rule complete")
         found = subject.failures
+        if found is None:
+            raise UnusableError("see the rule behaviour")
         yield from found.get(test, ["it was not run"])
 
+    from nbadapt.testing.stores import StoreContract
+
     rule.__name__ = test.removeprefix("test_")
-    rule.__doc__ = rule.__name__.replace("_", " ").capitalize()
+    rule.__doc__ = inspect.getdoc(getattr(StoreContract, test)) or rule.__name__.replace("_", " ").capitalize()
     return rule
 
 
@@ -142,11 +156,11 @@ def _tests() -> list[str]:
 
 
 def behaviour(subject: StoreSubject) -> Iterator[str]:
-    """The tests of the contract can be run."""
+    """The tests of the contract run to their end."""
     if importlib.util.find_spec("pytest") is None:
         raise UntriedError("the tests of the contract need pytest; check again after  pip install pytest")
-    _ = subject.failures
-    yield from ()
+    if subject.failures is None:
+        yield "the process that runs them ends before they do"
 
 
-RULES = (complete, requires, light_import, behaviour, *map(_rule, _tests()))
+RULES = (complete, contract, requires, light_import, behaviour, *map(_rule, _tests()))

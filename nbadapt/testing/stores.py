@@ -29,6 +29,8 @@ import pytest
 from nbadapt.errors import StoreError
 from nbadapt.indexing.chunks import Chunk
 from nbadapt.indexing.store import Passage, Record, Store, Where, digest
+from nbadapt.testing.auditing import connections
+from nbadapt.testing.printing import Printed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,6 +311,36 @@ class StoreContract:
         assert store.passages([ranked[0].chunk])[ranked[0].chunk].text == "the saddle"
         assert [r.score for r in ranked] == sorted((r.score for r in ranked), reverse=True)
         assert len(ranked) == 10
+
+    # ------------------------------------------------------------------ what is around it
+
+    def _use(self, path: Path) -> None:
+        """Everything that a store does, once, from its opening to its closing."""
+        store = self.open(path)
+        store.remember({"model": "a"})
+        self.put(store, "a", "one", "two", lang="de")
+        store.touch(Record("a", "2", {"lang": "en"}))
+        self.found(store, "one", where=Where(metadata={"lang": "en"}))
+        store.matching("one", 9)
+        store.vectors([digest("one")])
+        store.tidy()
+        store.remove(["a"])
+        store.close()
+
+    def test_it_prints_nothing(self, path: Path) -> None:
+        """It prints nothing, from Python or past it."""
+        with Printed() as said:
+            self._use(path)
+        assert said.text.strip() == ""
+
+    def test_it_reaches_for_no_other_machine(self, path: Path) -> None:
+        """It reaches for no other machine; its server may be on this one (child processes are not watched).
+
+        Heard is what goes through Python in this process: not what a library does in machine code.
+        """
+        with connections() as tried:
+            self._use(path)
+        assert tried == []
 
     # ------------------------------------------------------------------ interrupts
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import io
 import shutil
 import tempfile
 import weakref
@@ -20,13 +19,15 @@ from nbadapt import named
 from nbadapt.data import Examples
 from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt.estimating import LateError, NoEstimateError, within
-from nbadapt.events import Event, Notice
+from nbadapt.events import Checkpoint, Event, Notice
 from nbadapt.gradients import GradientWatch
 from nbadapt.method import Adapted, Estimate, Job, Method, ModelRef, Outcome
+from nbadapt.testing.auditing import changes, connections
 from nbadapt.testing.kit import UntriedError, UnusableError
 from nbadapt.testing.memory import held_bytes
+from nbadapt.testing.printing import Printed
 from nbadapt.testing.tiny import Architecture, tiny_model
-from nbadapt.testing.watching import BaseWeights, Places, connections
+from nbadapt.testing.watching import BaseWeights, Places
 
 LABELS = ("negative", "positive")
 ROWS = 40
@@ -48,7 +49,8 @@ class Trial:
         events: what the method told.
         outcome: what it gave back; None where it let an exception through.
         error: that exception.
-        printed: what it wrote to standard output and standard error.
+        phantoms: checkpoints that were no folder of the run when they were told of; later they may make room.
+        printed: what it wrote to standard output and standard error, child processes included.
         strays: files that appeared or changed outside the job's folder.
         connections: other machines that it reached for.
         job_changed: names of the job's parts that are no longer what they were.
@@ -60,6 +62,7 @@ class Trial:
     events: list[Event] = field(default_factory=list)
     outcome: Outcome | None = None
     error: BaseException | None = None
+    phantoms: list[str] = field(default_factory=list)
     printed: str = ""
     strays: list[str] = field(default_factory=list)
     connections: list[str] = field(default_factory=list)
@@ -77,11 +80,13 @@ class Subject:
 
     Attributes:
         reached: the other machines that its estimates and its loading reached for so far.
+        strays: what these wrote elsewhere than in the kit's own folders and the model's.
     """
 
     def __init__(self, method: type[Method], settings: Mapping[str, Any] | None = None) -> None:
         self.method, self.settings = method, dict(settings or {})
         self.reached: dict[str, set[str]] = {"estimate": set(), "load": set()}
+        self.strays: dict[str, set[str]] = {"estimate": set(), "load": set()}
         self._trials: dict[str, Trial] = {}
         self._count = 0
         self._late = False
@@ -200,7 +205,7 @@ class Subject:
             NoEstimateError: nothing came in time, now or earlier: a method that hangs is waited for once.
         """
         if not self._late:
-            with self._alone("estimate"):
+            with self._alone("estimate", job):
                 try:
                     return within(LATE, lambda: self.method().estimate(job))
                 except LateError:
@@ -210,17 +215,18 @@ class Subject:
     def load(self, trial: Trial) -> Adapted:
         """What the method loads from the artifacts of a trial that has an outcome."""
         assert trial.outcome is not None  # the caller looked
-        with self._alone("load"):
+        with self._alone("load", trial.job):
             return self.method().load(trial.outcome, bare(trial.job))
 
     @contextlib.contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        """Inside, no other machine can be reached; what was tried is noted."""
-        with connections() as tried:
+    def _alone(self, what: str, job: Job) -> Iterator[None]:
+        """Inside, no other machine can be reached; what was tried, and what is written elsewhere, is noted."""
+        with connections() as tried, changes((self._room, Path(job.model.path))) as strays:
             try:
                 yield
             finally:
                 self.reached[what].update(tried)
+        self.strays[what].update(strays)
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """An undisturbed run of each task, made on first use; tasks that fail are left out.
@@ -253,15 +259,15 @@ class Subject:
         def tell(event: Event) -> None:
             trial.events.append(event)
             watch.see(event)
+            if isinstance(event, Checkpoint) and not _is_inside(job.directory, event.path):
+                trial.phantoms.append(event.path)
             if emit is not None:
                 emit(event)
 
-        output = io.StringIO()
         with (
+            Printed() as output,
             Places(self._room, job) as places,
             connections() as trial.connections,
-            contextlib.redirect_stdout(output),
-            contextlib.redirect_stderr(output),
             GradientWatch(trial.unreached.append) as watch,
         ):
             try:
@@ -272,10 +278,16 @@ class Subject:
                 if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupt):
                     raise
                 trial.error = error
-        trial.printed, trial.strays = output.getvalue(), places.strays
+        trial.printed, trial.strays = output.text, places.strays
         trial.job_changed = [name for name, value in _frozen(job).items() if value != before[name]]
         trial.weights_changed = bases.changed()
         return trial
+
+
+def _is_inside(directory: Path, path: str) -> bool:
+    """Whether a path is a folder below the run's."""
+    folder = (directory / path).resolve()
+    return folder.is_dir() and directory.resolve() in folder.parents
 
 
 def _row(task: str, i: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a piece of work does that it should not: opens connections, writes elsewhere, changes weights, keeps memory."""
+"""What a piece of work does that it should not: writes elsewhere, changes weights, keeps memory."""
 
 from __future__ import annotations
 
@@ -6,58 +6,22 @@ import contextlib
 import gc
 import hashlib
 import os
-import socket
 import sys
 import tempfile
-import threading
 import tracemalloc
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from nbadapt.testing.auditing import changes
 
 if TYPE_CHECKING:
     import torch
 
     from nbadapt.method import Job, ModelRef
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", ""})
-
-
-@contextlib.contextmanager
-def connections() -> Iterator[list[str]]:
-    """Inside, no other machine can be reached; the list grows by what was tried."""
-    tried: list[str] = []
-    home = threading.get_ident()
-    kept = (socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo)
-
-    def refuse(address: Any) -> None:
-        host = address[0] if isinstance(address, tuple) else ""  # a name in the file system is this machine's own
-        host = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host or "")
-        if host not in LOOPBACK:
-            tried.append(host)
-            raise OSError(f"the conformance kit lets nobody reach {host}")
-
-    def guarded(original: Callable[..., Any], *, named: bool = False) -> Callable[..., Any]:
-        def call(first: Any, *rest: Any, **options: Any) -> Any:
-            refuse((first,) if named else rest[0])
-            return original(first, *rest, **options)
-
-        return call
-
-    socket.socket.connect = guarded(kept[0])  # type: ignore[method-assign]
-    socket.socket.connect_ex = guarded(kept[1])  # type: ignore[method-assign]
-    socket.getaddrinfo = guarded(kept[2], named=True)
-    try:
-        yield tried
-    finally:
-        assert threading.get_ident() == home  # one piece of work at a time is watched
-        socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo = kept  # type: ignore[method-assign]
-
-
-# ------------------------------------------------------------------------------------------------ files
 
 
 class Places:
@@ -70,7 +34,8 @@ class Places:
         job: what is run; its folder is below the room.
 
     Attributes:
-        strays: afterwards, a line for each file that appeared, changed or went, beside those in the job's folder.
+        strays: afterwards, a line for each file that appeared, changed or went, beside those in the job's folder. In
+            the room and in the model's folder nothing is missed; elsewhere it is what `auditing.changes` sees.
     """
 
     def __init__(self, room: Path, job: Job) -> None:
@@ -99,6 +64,8 @@ class Places:
             "NBADAPT_EMBEDDINGS": str(self._new["embeddings"]),
             "NBADAPT_ANSWERS": str(self._new["answers"]),
         }
+        self._elsewhere = changes((self._room, self._model))
+        self._found = self._elsewhere.__enter__()  # while home is the user's own: caches are there
         os.environ.update(self._set)
         os.chdir(self._new["work"])
         tempfile.tempdir = str(self._new["temporary"])
@@ -111,9 +78,10 @@ class Places:
             os.environ.pop(name, None)
             if name in environment:
                 os.environ[name] = environment[name]
+        self._elsewhere.__exit__(None, None, None)
         after = self._files()
         changed = [path for path in {*self._before, *after} if self._before.get(path) != after.get(path)]
-        self.strays = [self._told(path) for path in sorted(changed)]
+        self.strays = [*map(self._told, sorted(changed)), *self._found]
 
     def _files(self) -> dict[Path, tuple[int, int]]:
         """Every file of the places that are watched -> its size and the time of its last change."""
