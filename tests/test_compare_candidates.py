@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny_models
 from shells import Shell
 
+import nbadapt
 from nbadapt import data, models
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.selection import asked as asking
@@ -276,6 +279,26 @@ def test_what_was_added_and_stopped_outlives_the_kernel():
     again.add(again.entries[2].candidate.spec)  # and back
     assert {entry.state for entry in Contest(prepare(asked)).entries} == {"waiting"}
     assert {entry.state for entry in Contest(prepare(ask("majority:"))).entries} == {"waiting"}  # another cell
+
+
+def test_a_later_candidate_is_called_as_in_the_cell():
+    llama = str(tiny_models.folder("llama"))
+    body = f"few-shot: {{shots: [1, 2], model: {llama}}}"
+    contest = Contest(prepare(ask("majority:\ntf-idf:")))
+    for spec in specs.specs(specs.read(body), {}):
+        contest.add(spec)
+    assert [entry.label for entry in contest.entries][-2:] == labels(body) == [
+        f"few-shot shots={n} · {Path(llama).name}" for n in (1, 2)
+    ]  # fmt: skip
+
+
+def test_a_model_of_its_own_may_be_a_path():
+    bert, llama = tiny_models.folder("bert"), tiny_models.folder("llama")
+    blocks = {"few-shot": {"model": [llama]}, "features": {"model": bert}}
+    plan = nbadapt.compare(blocks, model=bert, data=tiny_models.reviews(120), dry_run=True)
+    named = {one.label: one.job.model.path for one in plan.candidates}
+    assert str(named[f"few-shot · {llama.name}"]) == str(llama)
+    assert str(named[f"features · {bert.name}"]) == str(bert)
 
 
 def test_a_dry_run_tells_candidates_and_costs(shell):
