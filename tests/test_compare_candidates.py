@@ -244,7 +244,7 @@ def test_a_baseline_that_the_budget_does_not_afford_is_left_out_by_name(installe
     body = "tf-idf:\nmajority:"
     monkeypatch.setattr(rough_time, "of_reading", lambda *_: 90.0)
     found = prepare(ask(body, "--model bert --data reviews --budget 60s"))
-    assert [left.label.split()[0] for left in found.left_out] == ["zero-shot"]
+    assert [(left.label.split()[0], left.lacks) for left in found.left_out] == [("zero-shot", "time")]
     assert "a baseline that takes about 90 s, too much of the budget of 60 s" in found.left_out[0].reason
     named = f"{body}\nzero-shot: {{model: {tiny_models.folder('llama')}}}"
     assert not prepare(ask(named, "--model bert --data reviews --budget 60s")).left_out

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import RequestError, RunError, StoreError
+from nbadapt.redaction import hide
 from nbadapt.selection.advice import sentences
 from nbadapt.selection.candidates import Candidate
 from nbadapt.selection.contest import Contest
@@ -138,10 +139,12 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
     ranked = [place.entry for place in found.places]
     others = [entry for entry in contest.entries if entry.label not in placed]
     others.sort(key=lambda entry: _standing(contest, entry), reverse=True)
+    prompts = _prompts(contest)
     records = []
     for entry in [*ranked, *others]:
         place, last = placed.get(entry.label), entry.last
         costs: Mapping[str, float] = last.costs if last is not None else {}
+        unbeaten = found.unbeaten(entry.label)
         records.append(
             {
                 "candidate": entry.label,
@@ -157,6 +160,8 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
                 "forgotten_as": last.forgotten if last is not None else "",
                 "front": place is not None and place.front,
                 "baseline": entry.candidate.baseline,
+                "does_not_beat": None if unbeaten is None else ", ".join(unbeaten),
+                **({"prompt": prompts[entry.label]} if prompts else {}),
                 "state": "done" if place is not None else entry.state,
                 "reason": entry.reason,
             }
@@ -165,6 +170,17 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
         empty = dict.fromkeys(records[0]) if records else {}
         records.append({**empty, "candidate": left.label, "state": "left out", "reason": left.reason})
     return records
+
+
+def _prompts(contest: Contest) -> dict[str, str | None]:
+    """The candidates' own prompts, "" of one that is made from the columns, None of one that asks nothing.
+
+    Empty where they do not differ.
+    """
+    prompts = {entry.label: entry.candidate.job.prompt for entry in contest.entries}
+    if len({text for text in prompts.values() if text is not None}) < 2:
+        return {}
+    return {label: None if text is None else hide(text) for label, text in prompts.items()}
 
 
 def validation(contest: Contest, trial: Trial) -> tuple[float | None, float | None, float | None]:

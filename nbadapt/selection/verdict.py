@@ -96,6 +96,18 @@ def verdict(contest: Contest) -> Verdict:
     found = Verdict(measure, tuple(places), pairs, chosen, beaten=beaten)
     return _with_curve(contest, found)
 
+    def beats(self, one: str, other: str) -> bool:
+        """Whether the first of two candidates is the better one, as far as the test rows show."""
+        return any(p.differs and (p.first, p.second) == (one, other) for p in self.pairs)
+
+    def unbeaten(self, label: str) -> tuple[str, ...] | None:
+        """The baselines that a candidate does not beat, best first; None of a baseline and of one without a figure."""
+        ours = next((place for place in self.places if place.label == label), None)
+        if ours is None or ours.entry.candidate.baseline:
+            return None
+        cheap = (place.label for place in self.places if place.entry.candidate.baseline)
+        return tuple(other for other in cheap if not self.beats(label, other))
+
 
 def _preference(contest: Contest, entry: Entry) -> tuple[float, float, float]:
     """A sort key without the test rows: the validation figure, and among equals the cheaper one to make and to keep."""
