@@ -94,7 +94,7 @@ def test_a_budget_is_a_time_or_a_memory(text, seconds, memory):
     assert asking.budget(text) == asking.Budget(seconds, memory)
 
 
-def test_eight_candidates_cost_little_more_than_two_full_runs():
+def test_eight_candidates_cost_less_than_a_third_of_eight_full_runs():
     plan = rungs.schedule(8, 1600, 2)
     assert [rung.candidates for rung in plan] == [8, 2, 1]
     assert rungs.cost(plan, 1600) < 8 / 3 * 0.9  # a third of eight full runs, with room for the evaluations
@@ -197,10 +197,8 @@ def test_a_table_for_another_task_is_refused():
 def test_an_empty_body_takes_one_method_of_each_family_and_the_baselines():
     found = prepare(ask(text="--model bert --data reviews"))
     families = [type(one.method).menu_group() for one in found.candidates if not one.baseline]
-    largest = max(found.candidates, key=lambda one: one.estimate.trainable)
     assert len(families) - len(set(families)) <= 1  # the one that trains most may be a second of its family
-    assert largest.method.name in {one.method.name for one in found.candidates}
-    assert {"majority", "tf-idf"} <= {one.method.name for one in found.candidates}
+    assert {"full", "majority", "tf-idf"} <= {one.method.name for one in found.candidates}
     assert "one method of each family was taken" in " ".join(found.notices)
 
 
