@@ -35,7 +35,10 @@ class Candidate:
 
     Attributes:
         label: a short name, unlike that of every other candidate.
+        spec: as it was written.
+        method: what does it.
         job: on all training rows.
+        estimate: parameters, memory by item, size on disk.
         seconds: rough time of the work on all training rows; None where nothing is known.
         own_prompt: whether its template was given, and may name any column.
     """
