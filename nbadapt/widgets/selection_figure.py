@@ -138,7 +138,7 @@ def _draw_curves(axes: Axes, contest: Contest, found: Verdict) -> None:
 def _number_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Numbers beside the last points of curves, none upon another one."""
     low, high = axes.get_ylim()
-    ends = sorted(ends, key=lambda end: end[1])
+    ends = sorted(ends, key=lambda end: (end[1], -int(end[2])))
     for (x, _, number, ink), y in zip(ends, spread([end[1] for end in ends], GAP * (high - low)), strict=True):
         axes.annotate(
             number, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=ink,

@@ -29,7 +29,7 @@ MOST_NOTICES = 8
 _CELL = "text-align:left;vertical-align:top;padding:2px 6px 2px 0"
 _BELOW = "background:none;border:0"  # front ends stripe the rows of tables, and these may be two to a candidate
 _ROW = f"{_BELOW};border-top:1px solid rgba(128,128,128,0.35)"
-_WORDS = "max-width:60ch;opacity:.85"  # wrapped where the table is wider than its cell
+_WORDS = "max-width:50ch;opacity:.85"  # wrapped where the table is wider than its cell
 _NUMBER = "text-align:right;vertical-align:top;padding:2px 6px 2px 0;white-space:nowrap"
 
 HEADINGS = ("", "candidate", "test", "95 % interval", "seeds", "validation", "95 % interval", "rows", "making, s",
