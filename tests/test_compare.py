@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from html import escape
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny_models
 from distributions import Site
@@ -23,10 +26,12 @@ from nbadapt.errors import RunError
 from nbadapt.metrics import wilson_interval
 from nbadapt.selection import bases
 from nbadapt.selection.asked import Asked
-from nbadapt.selection.candidates import prepare
+from nbadapt.selection.candidates import LeftOut, prepare
+from nbadapt.selection.comparison import MethodComparison
 from nbadapt.selection.contest import Contest
+from nbadapt.selection.entry import FINISHED
 from nbadapt.selection.forgetting import passages
-from nbadapt.selection.trials import Trials
+from nbadapt.selection.trials import Said, Trial, Trials
 from nbadapt.widgets.selection import ContestFeed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,15 +129,83 @@ def test_the_answer_names_the_candidate_that_solves_the_table(found):
 
 
 def test_a_finetune_that_does_not_beat_tf_idf_says_so(found):
-    tuned = next(
-        label for label in found.runs if label.startswith("output-layers") and label in found.frame().index[:4]
-    )
-    assert "does not beat tf-idf and majority" in found.advice[1]
+    table = found.frame().query("not baseline and state == 'done'")
+    assert list(table["does_not_beat"]) == ["tf-idf, majority"]
     pairs = found.differences()
-    trained = [place.label for place in found.verdict.places if not place.entry.candidate.baseline]
-    told = pairs[(pairs["first"] == "tf-idf") & (pairs["second"] == trained[0])]
+    told = pairs[(pairs["first"] == "tf-idf") & (pairs["second"] == table.index[0])]
     assert bool(told["differs"].iloc[0])
-    assert tuned
+
+
+def came_through(blocks, right, left_out=(), **options):
+    """A comparison whose candidates are said to have answered this share of the test rows rightly, in their order."""
+    asked = Asked(blocks=blocks, model=str(tiny_models.folder("bert")), data=words(200), **options)
+    contest = Contest(dataclasses.replace(prepare(asked), left_out=left_out))
+    parts = contest.prepared.parts
+    for entry, share in zip(contest.entries, right, strict=True):
+        said = [
+            Said((label,) * len(rows), tuple(float(i < share * len(rows)) for i in range(len(rows))))
+            for rows, label in ((parts.validation, "a"), (parts.test, "a"))
+        ]
+        rows, costs = len(parts.training), {"seconds": 1.0, "inference": 1.0}
+        entry.trials = [Trial(entry.label, entry.label, rows, 0, "", "done", said=said[0], costs=costs)]
+        entry.test, entry.state = said[1:], FINISHED
+    contest.state = "done"
+    return MethodComparison(contest)
+
+
+GRID = {"output-layers": {"weight_decay": [i / 10 for i in range(7)]}, "tf-idf": None, "majority": None}
+
+
+def test_every_row_says_which_baselines_it_does_not_beat(tmp_path: Path):
+    found = came_through(GRID, [0.95] * 6 + [0.1, 1.0, 0.4])
+    told = found.frame()["does_not_beat"].to_dict()
+    tuned = [f"output-layers weight_decay={i / 10:g}" for i in range(7)]
+    assert {told[label] for label in tuned[:6]} == {"tf-idf"}
+    assert told[tuned[6]] == "tf-idf, majority"
+    assert pd.isna([told["tf-idf"], told["majority"]]).all()
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    for html in (found._repr_mimebundle_()["text/html"], page):
+        assert html.count("does not beat tf-idf<") == 6
+        assert html.count("does not beat tf-idf and majority<") == 1
+    head, *lines = repr(found).splitlines()[6:]
+    place = head.index("does not beat")
+    words = [line[place:].split("  ")[0] for line in lines[:9]]
+    assert [words.count(said) for said in ("tf-idf", "tf-idf and majority", "")] == [6, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ([0.95] * 7 + [1.0, 0.4], ("Use tf-idf", "it is a baseline, and no other candidate did better")),
+        ([0.95] * 6 + [0.1, 0.7, 0.4], ("Use output-layers weight_decay=0:", "It beats tf-idf, majority and")),
+    ],
+)
+def test_the_advice_is_three_sentences(right, said):
+    left_out = (LeftOut("full", "too large", "memory"), LeftOut("zero-shot · llama", "too slow", "time"))
+    found = came_through(GRID, right, left_out)
+    assert [len(re.split(r"[.!?](?=\s|$)", line)) for line in found.advice] == [2, 2, 2]  # a sentence and its end
+    for line, part in zip(found.advice, (*said, "with more memory full could be tried; "), strict=True):
+        assert part in line
+    assert "with more time zero-shot · llama could be tried; " in found.advice[2]
+
+
+def test_candidates_that_differ_by_prompt_show_theirs(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("MY_TOKEN", "abcd-1234-efgh")
+    prompts = ["{{text}} Good?", "Is <b>this</b> praise? abcd-1234-efgh {{text}}"]
+    llama, rows = str(tiny_models.folder("llama")), words(60)
+    blocks = {"zero-shot": [{"prompt": text} for text in prompts], "few-shot": None}
+    found = MethodComparison(Contest(prepare(Asked(blocks=blocks, model=llama, data=rows))))
+    hidden = prompts[1].replace("abcd-1234-efgh", "***")
+    told = found.frame()["prompt"].to_dict()
+    assert [told[label] for label in ("zero-shot · 1", "zero-shot · 2", "few-shot")] == [prompts[0], hidden, ""]
+    assert pd.isna(told["tf-idf"])
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all(f"its prompt: {escape(text)}</p>" in page for text in (prompts[0], hidden))
+    html = found._repr_mimebundle_()["text/html"]
+    assert all(f"prompt: {escape(text)}; waiting<" in html for text in (prompts[0], hidden))
+    assert "abcd-1234-efgh" not in page + html + repr(found)
+    alike = MethodComparison(Contest(prepare(Asked(blocks={"few-shot": None}, model=llama, data=rows))))
+    assert "prompt" not in alike.frame().columns
 
 
 def test_the_weaker_one_of_a_grid_is_dropped_and_says_so(found):

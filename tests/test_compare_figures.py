@@ -21,6 +21,7 @@ from nbadapt.selection.entry import FINISHED, Entry
 from nbadapt.selection.figures import Measure
 from nbadapt.selection.trials import Said, Trial, Trials
 from nbadapt.selection.verdict import Place, front, verdict
+from nbadapt.widgets.selection_figure import spread
 
 
 def rows(labels):
@@ -95,6 +96,14 @@ def test_the_pareto_front_is_what_none_beats_in_both():
     assert [p.label for p in front(places, measure) if p.front] == ["dear", "cheap"]
     loss = Measure("bits_per_byte", Examples("generation", ()))
     assert [p.label for p in front(places, loss) if p.front] == ["cheap", "worse"]
+
+
+@pytest.mark.parametrize(
+    ("places", "wanted"),
+    [([0.1, 0.5, 0.9], [0.1, 0.5, 0.9]), ([0.5, 0.5, 0.5], [0.4, 0.5, 0.6]), ([0.2, 0.24, 0.9], [0.17, 0.27, 0.9])],
+)
+def test_numbers_beside_curves_are_moved_apart(places, wanted):
+    assert spread(places, 0.1) == pytest.approx(wanted)
 
 
 # ------------------------------------------------------------------------------------------------ who is chosen

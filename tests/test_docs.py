@@ -18,6 +18,7 @@ import pytest
 from test_contract import public_names
 
 from nbadapt import manual, registry, settings
+from nbadapt.selection.comparison import ComparisonPlan, MethodComparison
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -232,6 +233,9 @@ def test_a_picture_that_is_missing_is_found(tmp_path: Path) -> None:
 def test_every_public_name_is_described_in_the_api(site: dict[Path, _Links]) -> None:
     described = set().union(*(page.anchors for file, page in site.items() if file.parent.name == "api"))
     public = {f"{home}.{name}" for home, names in public_names().items() for name in names}
+    for answer in (MethodComparison, ComparisonPlan):
+        path = f"{answer.__module__}.{answer.__name__}"
+        public |= {path, *(f"{path}.{name}" for name in vars(answer) if not name.startswith("_"))}
     assert public - described == set()
 
 

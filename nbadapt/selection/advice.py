@@ -73,36 +73,21 @@ def _why(found: Verdict, best: Place) -> str:
     if open_:
         parts.append(f"these rows do not tell it apart from {listed(open_)}")
     if better:
-        parts.append(f"{listed(better)} did better on the test rows, though not on those it was chosen by")
+        parts.append(f"on the test rows {listed(better)} did better, though not on those it was chosen by")
     told = "; ".join(parts) or "it was the only one that came through"
     tests = " (paired tests, 5 % over all pairs after Holm)" if others else ""
-    return f"{told[0].upper()}{told[1:]}{tests}.{_against_baselines(found, best)}"
-
-
-def _against_baselines(found: Verdict, best: Place) -> str:
-    """What the cheap baselines say of the finetuned candidates."""
-    cheap = [p for p in found.places if p.entry.candidate.baseline]
-    tuned = [p for p in found.places if not p.entry.candidate.baseline]
-    first = " It is a baseline: nothing that was trained did better on the rows it was chosen by."
-    lines = []
-    for place in tuned:
-        unbeaten = [b.label for b in cheap if not _beats(found, place.label, b.label)]
-        if unbeaten:
-            lines.append(f"{place.label} does not beat {listed(unbeaten)}")
-    more = f"; {len(lines) - MOST_NAMED} more do not beat all baselines" if len(lines) > MOST_NAMED else ""
-    said = f" {'; '.join(lines[:MOST_NAMED])}{more}." if lines else ""
-    return (first if best.entry.candidate.baseline and tuned else "") + said
-
-
-def _beats(found: Verdict, one: str, other: str) -> bool:
-    return any(p.differs and p.first == one and p.second == other for p in found.pairs)
+    cheap = best.entry.candidate.baseline and not all(place.entry.candidate.baseline for place in others)
+    more = "; it is a baseline, and no other candidate did better on the rows it was chosen by" if cheap else ""
+    return f"{told[0].upper()}{told[1:]}{tests}{more}."
 
 
 def _what_if(contest: Contest, found: Verdict, best: Place) -> str:
     """More rows, more memory or time, or quicker answers."""
     parts = [_more_rows(contest, found)]
-    large = [one.label for one in contest.prepared.left_out]
-    late = [e.label for e in contest.entries if e.state == TOO_LATE]
+    left_out = contest.prepared.left_out
+    large = [one.label for one in left_out if one.lacks == "memory"]
+    late = [one.label for one in left_out if one.lacks == "time"]
+    late += [e.label for e in contest.entries if e.state == TOO_LATE]
     parts += [
         f"with more {what} {listed(names)} could be tried"
         for what, names in (("memory", large), ("time", late))
@@ -136,7 +121,7 @@ def _quicker(found: Verdict, best: Place) -> str:
         return ""
     seconds, place = min(known, key=lambda pair: pair[0])
     if place.label == best.label or seconds * QUICKER > ours:
-        return "it is also among the quickest to answer"
+        return f"{best.label} is also among the quickest to answer"
     takes = duration(seconds) if seconds >= SHOWN else f"under {SHOWN:g} s"
     return (
         f"where answers must be quick, {place.label} takes {takes} for 1,000 instead of {duration(ours)}, "
@@ -150,7 +135,7 @@ def _is_of_use(found: Verdict, place: Place) -> bool:
     return best or any(pair.differs and pair.first == place.label for pair in found.pairs)
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """Names in a sentence, the first few of them."""
-    shown = [*names[:MOST_NAMED], *([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])]
+    shown = [*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -35,7 +35,10 @@ class Candidate:
 
     Attributes:
         label: a short name, unlike that of every other candidate.
+        spec: as it was written.
+        method: what does it.
         job: on all training rows.
+        estimate: parameters, memory by item, size on disk.
         seconds: rough time of the work on all training rows; None where nothing is known.
         own_prompt: whether its template was given, and may name any column.
     """
@@ -74,10 +77,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A candidate that is not tried, and why."""
+    """A candidate that is not tried, and why.
+
+    Attributes:
+        lacks: what there is too little of: "memory" or "time".
+    """
 
     label: str
     reason: str
+    lacks: str
 
 
 @dataclass(frozen=True)
@@ -120,12 +128,14 @@ def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[C
     unasked = _baselines(asked, parts, found, notices)
     found += unasked
     names = writing.labels([candidate.spec for candidate in found])
+    large = [_too_large(one, asked.budget) for one in found]
+    dear = [_too_dear(one, asked.budget) if one in unasked else "" for one in found]
     reasons = [
-        _too_large(one, asked.budget) or (_too_dear(one, asked.budget) if one in unasked else "") for one in found
+        (why, "memory") if why else (late, "time") if late else None for why, late in zip(large, dear, strict=True)
     ]
     found = [dataclasses.replace(one, label=name) for one, name in zip(found, names, strict=True)]
-    left_out = [LeftOut(one.label, reason) for one, reason in zip(found, reasons, strict=True) if reason]
-    kept = [one for one, reason in zip(found, reasons, strict=True) if not reason]
+    left_out = [LeftOut(one.label, *reason) for one, reason in zip(found, reasons, strict=True) if reason]
+    kept = [one for one, reason in zip(found, reasons, strict=True) if reason is None]
     check_budget(kept, found, asked.budget)
     unknown = [one.label for one in kept if one.seconds is None]
     if asked.budget.seconds is not None and unknown:

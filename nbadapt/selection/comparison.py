@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.errors import RequestError, RunError, StoreError
+from nbadapt.redaction import hide
 from nbadapt.selection.advice import sentences
 from nbadapt.selection.candidates import Candidate
 from nbadapt.selection.contest import Contest
@@ -72,13 +73,38 @@ class MethodComparison:
         return {label: self._contest.trials.run(trial) for label, trial in found.items() if trial is not None}
 
     def frame(self) -> pd.DataFrame:
-        """One row a candidate, best first; see `table` for what the columns hold."""
+        """One row a candidate: those with figures on the test rows first, best first, then how far others came.
+
+        =============================== =========================================================================
+        column                          what it holds; nothing where it is unknown
+        =============================== =========================================================================
+        accuracy (the metric's name)    the figure on the test rows
+        low, high                       the ends of its 95 % interval, for other rows of this kind
+        lowest_seed, highest_seed       the lowest and the highest one of several seeds
+        validation                      the figure on the validation rows, of the trial on the most training rows
+        validation_low, validation_high the ends of its 95 % interval
+        rows                            training rows of that trial
+        seeds                           how often it was trained on all of them
+        seconds, inference              seconds of work up to the first answer, and for 1,000 answers
+        memory, artifact                bytes: the peak of that trial with its base model, and on disk
+        trainable, tokens               trained parameters, and tokens of a call
+        forgotten, forgotten_as         the change of the base's loss on a general text, or its drift
+        front                           whether no other one is both better and cheaper
+        baseline                        whether it is one of those that all are held against
+        does_not_beat                   the baselines that it does not beat on the test rows
+        prompt                          where prompts differ: its own, empty where the columns make it
+        state, reason                   "done", "dropped", "failed", "left out", ... and why
+        =============================== =========================================================================
+        """
         import pandas as pd
 
         return pd.DataFrame(table(self._contest, self.verdict)).set_index("candidate")
 
     def differences(self) -> pd.DataFrame:
-        """Every two candidates with figures on the test rows: first, second, difference, p and whether that counts."""
+        """Every two candidates with figures on the test rows, one row a pair: see `Pair`.
+
+        The columns are first, second, difference, p and differs.
+        """
         import pandas as pd
 
         pairs = [(p.first, p.second, p.difference, p.chance, p.differs) for p in self.verdict.pairs]
@@ -128,20 +154,17 @@ class MethodComparison:
 
 
 def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
-    """A record for each candidate: those with figures on the test rows first, best first, then how far others came.
-
-    "validation" is measured on the validation rows after "rows" training rows, the metric on the test rows; beside each
-    stand the ends of its 95 % interval, and where there are several seeds the worst and the best one. Costs are in
-    seconds, bytes, parameters and tokens; what is unknown is None.
-    """
+    """A record for each candidate; see `MethodComparison.frame`. What is unknown is None."""
     placed = {place.label: place for place in found.places}
     ranked = [place.entry for place in found.places]
     others = [entry for entry in contest.entries if entry.label not in placed]
     others.sort(key=lambda entry: _standing(contest, entry), reverse=True)
+    prompts = _prompts(contest)
     records = []
     for entry in [*ranked, *others]:
         place, last = placed.get(entry.label), entry.last
         costs: Mapping[str, float] = last.costs if last is not None else {}
+        unbeaten = found.unbeaten(entry.label)
         records.append(
             {
                 "candidate": entry.label,
@@ -157,6 +180,8 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
                 "forgotten_as": last.forgotten if last is not None else "",
                 "front": place is not None and place.front,
                 "baseline": entry.candidate.baseline,
+                "does_not_beat": None if unbeaten is None else ", ".join(unbeaten),
+                **({"prompt": prompts[entry.label]} if prompts else {}),
                 "state": "done" if place is not None else entry.state,
                 "reason": entry.reason,
             }
@@ -165,6 +190,17 @@ def table(contest: Contest, found: Verdict) -> list[dict[str, Any]]:
         empty = dict.fromkeys(records[0]) if records else {}
         records.append({**empty, "candidate": left.label, "state": "left out", "reason": left.reason})
     return records
+
+
+def _prompts(contest: Contest) -> dict[str, str | None]:
+    """The candidates' own prompts, "" of one that is made from the columns, None of one that asks nothing.
+
+    Empty where they do not differ.
+    """
+    prompts = {entry.label: entry.candidate.job.prompt for entry in contest.entries}
+    if len({text for text in prompts.values() if text is not None}) < 2:
+        return {}
+    return {label: None if text is None else hide(text) for label, text in prompts.items()}
 
 
 def validation(contest: Contest, trial: Trial) -> tuple[float | None, float | None, float | None]:

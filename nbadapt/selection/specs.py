@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,8 +141,12 @@ def _spec(method: type[Method], point: dict[str, Any], namespace: Mapping[str, A
             "a comparison must be able to go on in another kernel"
         )
     validate(method, settings)
-    name = str(model) if isinstance(model, str) else getattr(model, "id", "")
-    return Spec(method.name, settings, model_of(model, namespace) if isinstance(model, str) else model, name, prompt)
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else getattr(model, "id", "")
+    if isinstance(model, str):  # a path is no variable's name
+        model = model_of(model, namespace)
+    elif isinstance(model, os.PathLike):
+        model = name
+    return Spec(method.name, settings, model, name, prompt)
 
 
 def sampled(found: Sequence[Spec], count: int | None, seed: int) -> list[Spec]:
@@ -168,7 +173,7 @@ def labels(found: Sequence[Spec]) -> list[str]:
         kin = [other for other in found if other.method == spec.method]
         varied = [name for name in _names(kin) if len({shown(other.settings.get(name)) for other in kin}) > 1]
         own = {name: spec.settings[name] for name in varied if name in spec.settings}
-        names.append(label(spec, own) + (f" · {Path(spec.model_name).name}" if spec.model_name else ""))
+        names.append(label(spec, own))
     for name in {name for name in names if names.count(name) > 1}:  # they differ by their prompts
         for number, place in enumerate([i for i, other in enumerate(names) if other == name], 1):
             names[place] += f" · {number}"
@@ -180,8 +185,9 @@ def _names(kin: Sequence[Spec]) -> list[str]:
 
 
 def label(spec: Spec, settings: Mapping[str, Any]) -> str:
-    """The method and some settings: "lora r=4 learning_rate=0.0002"."""
-    return " ".join([spec.method, *(f"{name}={shown(value)}" for name, value in settings.items())])
+    """The method, some settings and a model of its own: "few-shot shots=4 · smollm2"."""
+    words = [spec.method, *(f"{name}={shown(value)}" for name, value in settings.items())]
+    return " ".join(words) + (f" · {Path(spec.model_name).name}" if spec.model_name else "")
 
 
 def line(spec: Spec) -> str:

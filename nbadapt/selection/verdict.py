@@ -25,6 +25,7 @@ class Pair:
 
     Attributes:
         first: the label of the one with the better figure.
+        second: that of the other one.
         difference: of the figures, not negative.
         chance: the p of the paired test.
         differs: whether that counts after the correction.
@@ -42,6 +43,10 @@ class Place:
     """A candidate's figure on the test rows.
 
     Attributes:
+        entry: the candidate and what was tried of it.
+        value: the metric.
+        low: the lower end of its 95 % interval.
+        high: the upper end.
         seeds: the lowest and the highest figure of its seeds; None of a single one.
         cost: seconds to make it and to have a thousand answers; None where one of the two is unknown.
         front: whether none is both cheaper and better.
@@ -63,20 +68,43 @@ class Place:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All of it. `places` are best first on the test rows; `best` was chosen on the validation rows."""
+    """All of it.
+
+    Attributes:
+        measure: the metric on the test rows.
+        places: best first on the test rows.
+        pairs: every two of them.
+        best: the one to use, chosen on the validation rows; None where nothing came to the test rows.
+        rising: whether the best one gained from its last growth of rows; None: not known.
+        few: training rows before that growth.
+        gain: of the metric by that growth, on the validation rows.
+        beaten: labels of those that the best one beats.
+    """
 
     measure: Measure
     places: tuple[Place, ...] = ()
     pairs: tuple[Pair, ...] = ()
     best: Place | None = None
-    rising: bool | None = None  # whether the best one gained from its last growth of rows; None: not known
-    few: int = 0  # the rows before that growth
+    rising: bool | None = None
+    few: int = 0
     gain: float = 0.0
     beaten: tuple[str, ...] = field(default=())
 
     def differs(self, one: str, other: str) -> bool:
         """Whether two candidates can be told apart."""
         return any(pair.differs for pair in self.pairs if {pair.first, pair.second} == {one, other})
+
+    def beats(self, one: str, other: str) -> bool:
+        """Whether the first of two candidates is the better one, as far as the test rows show."""
+        return any(p.differs and (p.first, p.second) == (one, other) for p in self.pairs)
+
+    def unbeaten(self, label: str) -> tuple[str, ...] | None:
+        """The baselines that a candidate does not beat, best first; None of a baseline and of one without a figure."""
+        ours = next((place for place in self.places if place.label == label), None)
+        if ours is None or ours.entry.candidate.baseline:
+            return None
+        cheap = (place.label for place in self.places if place.entry.candidate.baseline)
+        return tuple(other for other in cheap if not self.beats(label, other))
 
 
 def verdict(contest: Contest) -> Verdict:

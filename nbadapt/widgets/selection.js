@@ -178,6 +178,7 @@ function fill(ui, state, chosen, act) {
   const rows = ordered(state).map((c) => {
     const row = make("tr");
     row.dataset.state = c.state;
+    row.dataset.label = c.label;
     row.dataset.chosen = c.label === chosen.label;
     row.onmouseenter = () => act.choose(c.label);
     const name = cell(row, "label", c.label + (c.baseline ? " (baseline)" : ""));
@@ -226,7 +227,7 @@ function render({ model, el }) {
     choose: (label) => {
       if (chosen.label === label) return;
       chosen.label = label;
-      for (const row of ui.table.tBodies[0].rows) row.dataset.chosen = row.cells[0].textContent.startsWith(label);
+      for (const row of ui.table.tBodies[0].rows) row.dataset.chosen = row.dataset.label === label;
       draw(ui, state, chosen);
     },
     clone: (c) => {

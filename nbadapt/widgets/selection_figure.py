@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ COSTS = {
     "memory": ("memory", "peak memory (GiB)", 2.0**30),
     "trainable": ("trainable", "trained parameters", 1.0),
 }
+GAP = 0.05  # of the axis, between two numbers beside curves
 WIDE = 30.0  # from this ratio of the largest cost to the smallest one on, the axis is logarithmic
 
 
@@ -93,7 +95,7 @@ def _draw_places(axes: Axes, found: Verdict, cost: str) -> None:
         axes.plot([x], [place.value], marker=shape, markersize=8 if best else 6, color=ink, linestyle="")
         axes.annotate(
             str(named[place.label]), (x, place.value), xytext=(6, 4), textcoords="offset points", fontsize=9,
-            color=ink, fontweight="bold", annotation_clip=False,
+            color=ink, fontweight="bold", annotation_clip=False, path_effects=_halo(),
         )  # fmt: skip
     edge = sorted((x, place.value) for place, x in points if place.front)
     if len(edge) > 1:
@@ -109,6 +111,7 @@ def _draw_curves(axes: Axes, contest: Contest, found: Verdict) -> None:
     """Scores of finished models on growing shares of the rows, with intervals; those that were dropped are pale."""
     named = numbers(found)
     drawn = False
+    ends: list[tuple[float, float, str, str]] = []  # x, y, number and ink of the curves that have a number
     for entry in contest.entries:
         seed = entry.trials[0].seed if entry.trials else None
         trials = sorted((t for t in entry.trials if t.said and t.seed == seed), key=lambda trial: trial.rows)
@@ -123,15 +126,40 @@ def _draw_curves(axes: Axes, contest: Contest, found: Verdict) -> None:
             axes.vlines(xs, low, high, color=ink, linewidth=0.9, alpha=0.55)
         axes.plot(xs, ys, color=ink, linewidth=1.4 if there else 0.9, marker="o", markersize=3.5 if there else 2.5)
         if there:
-            axes.annotate(
-                str(named[entry.label]), (xs[-1], ys[-1]), xytext=(5, -2), textcoords="offset points", fontsize=8,
-                color=ink, annotation_clip=False,
-            )  # fmt: skip
+            ends.append((xs[-1], ys[-1], str(named[entry.label]), ink))
     if drawn:
         axes.set_xscale("log")
         _plain_ticks(axes, contest)
     axes.margins(x=0.12, y=0.08)
+    _number_ends(axes, ends)
     _frame(axes, "training rows", f"{contest.measure.label} on validation rows")
+
+
+def _number_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Numbers beside the last points of curves, none upon another one."""
+    low, high = axes.get_ylim()
+    ends = sorted(ends, key=lambda end: (end[1], -int(end[2])))
+    for (x, _, number, ink), y in zip(ends, spread([end[1] for end in ends], GAP * (high - low)), strict=True):
+        axes.annotate(
+            number, (x, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=ink,
+            annotation_clip=False, path_effects=_halo(),
+        )  # fmt: skip
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places in ascending order, moved as far apart as `gap`, each crowd around where it was."""
+    up, down = list(places), list(places)
+    for i in range(1, len(places)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-1 - i] = min(down[-1 - i], down[-i] - gap)
+    return [(above + below) / 2 for above, below in zip(up, down, strict=True)]
+
+
+def _halo() -> list[Any]:
+    """A rim of paper, so that a number is read where a line passes below it."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground=PAPER)]
 
 
 def _plain_ticks(axes: Axes, contest: Contest) -> None:

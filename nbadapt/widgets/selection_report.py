@@ -10,7 +10,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.memory import gibibytes
-from nbadapt.selection.advice import sentences
+from nbadapt.redaction import hide
+from nbadapt.selection.advice import listed, sentences
 from nbadapt.selection.comparison import table
 from nbadapt.widgets import selection_figure
 from nbadapt.widgets.report import FRAME
@@ -19,19 +20,24 @@ from nbadapt.widgets.texts import clip
 
 if TYPE_CHECKING:
     from nbadapt.selection.contest import Contest
+    from nbadapt.selection.entry import Entry
     from nbadapt.selection.verdict import Verdict
 
 MOST_ROWS = 40  # of the table in a notebook
 NAME_BYTES, REASON_BYTES, NOTICE_BYTES = 90, 160, 300
 MOST_NOTICES = 8
 _CELL = "text-align:left;vertical-align:top;padding:2px 6px 2px 0"
+_BELOW = "background:none;border:0"  # front ends stripe the rows of tables, and these may be two to a candidate
+_ROW = f"{_BELOW};border-top:1px solid rgba(128,128,128,0.35)"
+_WORDS = "max-width:50ch;opacity:.85"  # wrapped where the table is wider than its cell
 _NUMBER = "text-align:right;vertical-align:top;padding:2px 6px 2px 0;white-space:nowrap"
 
 HEADINGS = ("", "candidate", "test", "95 % interval", "seeds", "validation", "95 % interval", "rows", "making, s",
-            "1,000 answers, s", "memory", "trained", "on disk", "tokens", "forgotten", "state")  # fmt: skip
+            "1,000 answers, s", "memory", "trained", "on disk", "tokens", "forgotten", "does not beat",
+            "prompt", "state")  # fmt: skip
 RIGHT = range(2, 15)
 INTERVALS = (3, 6)  # of the columns before them
-STATE = 15  # stands below the row in HTML
+UNBEATEN, PROMPT, STATE = 15, 16, 17  # stand below the row in HTML
 
 
 def bundle(contest: Contest, found: Verdict) -> dict[str, Any]:
@@ -88,6 +94,7 @@ def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
         mark = "◆" if label == best else "●" if record.get("front") else ""
         state = record["state"] or ""
         reason = clip(record["reason"] or "", REASON_BYTES)
+        unbeaten = found.unbeaten(label)
         rows.append(
             (
                 f"{named.get(label, '')} {mark}".strip(),
@@ -105,6 +112,8 @@ def cells(contest: Contest, found: Verdict) -> list[tuple[str, ...]]:
                 gibibytes(record["artifact"]) if record.get("artifact") else "",
                 _whole(record.get("tokens")),
                 _forgotten(record),
+                clip(listed(unbeaten, len(unbeaten)), REASON_BYTES) if unbeaten else "",
+                clip(" ".join((record.get("prompt") or "").split()), NAME_BYTES),
                 state + (f": {reason}" if reason else ""),
             )
         )
@@ -137,22 +146,27 @@ def _forgotten(record: dict[str, Any]) -> str:
 
 
 def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
-    """The columns in which something stands; an interval stands below what it is of, and so does what befell a row."""
-    there = [i for i in _filled(rows) if i not in INTERVALS and i != STATE]
+    """The columns in which something stands; an interval stands below what it is of, and so do a row's words."""
+    there = [i for i in _filled(rows) if i not in {*INTERVALS, UNBEATEN, PROMPT, STATE}]
 
     def cell(tag: str, texts: Sequence[str], i: int) -> str:
         below = f'<div style="opacity:.8">{escape(texts[i + 1])}</div>' if i + 1 in INTERVALS and texts[i + 1] else ""
         return f'<{tag} style="{_style(i, head=tag == "th")}">{escape(texts[i])}{below}</{tag}>'
 
     def line(tag: str, texts: Sequence[str]) -> str:
-        return f"<tr>{''.join(cell(tag, texts, i) for i in there)}</tr>"
+        style = _ROW if tag == "td" else _BELOW
+        return f'<tr style="{style}">{"".join(cell(tag, texts, i) for i in there)}</tr>'
 
-    def befell(row: Sequence[str]) -> str:
-        if row[STATE] in {"", "done"}:
+    def words(row: Sequence[str]) -> str:
+        said = [f"does not beat {row[UNBEATEN]}"] * bool(row[UNBEATEN])
+        said += [f"prompt: {row[PROMPT]}"] * bool(row[PROMPT])
+        said += [row[STATE]] * (row[STATE] not in {"", "done"})
+        if not said:
             return ""
-        return f'<tr><td></td><td style="{_CELL}" colspan="{len(there) - 1}">{escape(row[STATE])}</td></tr>'
+        inner = f'<div style="{_WORDS}">{escape("; ".join(said))}</div>'
+        return f'<tr style="{_BELOW}"><td></td><td style="{_CELL}" colspan="{len(there) - 1}">{inner}</td></tr>'
 
-    body = "".join(line("td", row) + befell(row) for row in rows)
+    body = "".join(line("td", row) + words(row) for row in rows)
     return (
         '<table style="border-collapse:collapse;font-size:12px;margin:6px 0">'
         f"<thead>{line('th', HEADINGS)}</thead><tbody>{body}</tbody></table>"
@@ -192,17 +206,20 @@ _PAGE = """<!DOCTYPE html>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; }}
 h1 {{ font-size: 1.4em; }} h2 {{ font-size: 1.1em; margin-top: 2em; }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: 13px; }}
-th, td {{ border-bottom: 1px solid #8884; }} img {{ max-width: 100%; border-radius: 6px; }}
+img {{ max-width: 100%; border-radius: 6px; }}
+.lines th, .lines td {{ border-bottom: 1px solid #8884; }}
+.how {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .answer {{ font-size: 1.1em; border-left: 4px solid #0072b2; padding-left: 1em; }}
 </style></head><body><h1>{title}</h1><div class="answer">{answer}</div>{picture}
 <h2>Candidates</h2><div class="wide">{table}</div><p>{legend}</p>
-<h2>Who beats whom</h2><div class="wide">{pairs}</div>
-<h2>How it was done</h2>{how}</body></html>
+<h2>Who beats whom</h2><div class="wide lines">{pairs}</div>
+<h2>How it was done</h2><div class="how">{how}</div></body></html>
 """
 LEGEND = (
     "◆ is what is advised, chosen on the validation rows; ● lies on the Pareto front of test figure and time. "
     "Validation figures of candidates that were dropped are from fewer training rows; those that prompt are asked "
-    "fewer validation rows instead. Intervals are for other rows of this kind, with the models that were trained "
+    "fewer validation rows instead. Does not beat: the baselines over which the paired test shows no gain on the test "
+    "rows, better figures or not. Intervals are for other rows of this kind, with the models that were trained "
     "here; what other seeds make of it is in none of them: where several were tried, seeds has the lowest and the "
     "highest figure. Making: seconds of work up to the first answer. Memory is the peak of what the trial took beyond "
     "what was in use before it, its base model counted. 1,000 answers: timed on a few rows, without any kept answers "
@@ -225,7 +242,7 @@ def page(contest: Contest, found: Verdict) -> str:
         table=_html_table(cells(contest, found)),
         legend=escape(LEGEND),
         pairs=_pairs_table(pairs) if pairs else "<p>There is no pair to compare.</p>",
-        how="".join(f"<p>{escape(line)}</p>" for line in _how(contest)),
+        how="".join(f"<p>{escape(hide(line))}</p>" for line in _how(contest)),
     )
 
 
@@ -245,10 +262,6 @@ def _how(contest: Contest) -> list[str]:
         "Paired tests on the test rows: exact McNemar for right and wrong, sign flips for other values, random swaps "
         "for macro F1; all pairs together at 5 % after Holm."
     )
-    settings = [
-        f"{entry.label}: {entry.candidate.job.config!r} on {entry.candidate.job.model.name}"
-        for entry in contest.entries
-    ]
     named = ", ".join(f"{name} {version}" for name, version in versions().items())
     written = time.strftime("%Y-%m-%d %H:%M")
     return [
@@ -256,9 +269,18 @@ def _how(contest: Contest) -> list[str]:
         "Each rung trains anew on a part of the training rows; a method's weaker settings are dropped on the way.",
         tests,
         f"{_seeds(contest)} Budget: {_budget(contest)}.",
-        *settings,
+        *(_candidate(entry) for entry in contest.entries),
         f"{written}, {platform.machine()}, {named}",
     ]
+
+
+def _candidate(entry: Entry) -> str:
+    """Settings, model and prompt of a candidate."""
+    job = entry.candidate.job
+    line = f"{entry.label}: {job.config!r} on {job.model.name}"
+    if job.prompt is None:
+        return line
+    return f"{line}; its prompt: {job.prompt}" if job.prompt else f"{line}; its prompt is made from the columns"
 
 
 def _seeds(contest: Contest) -> str:
