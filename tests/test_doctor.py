@@ -160,7 +160,8 @@ def test_the_owner_of_every_plugin_is_named(site: Site, monkeypatch: pytest.Monk
     assert found["model acme"].value == "from acme 2.0: its package acme-model is not installed"
     assert (found["model acme"].state, found["model acme"].fix) == ("note", "pip install acme-model")
     assert found["provider acme"].state == "problem"
-    assert found["provider acme"].value == "from acme 2.0: it fails when it is made (OSError: no licence)"
+    fault = "the plugin acme 2.0 of the provider 'acme' fails when it is made (OSError: no licence)"
+    assert (found["provider acme"].value, found["provider acme"].fix) == (fault, "update or uninstall it")
     assert found["store sqlite"].value.startswith("from nbadapt ")
     monkeypatch.setenv(origins.VARIABLE, "nbadapt")
     found = findings(software.plugins())
