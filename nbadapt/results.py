@@ -29,15 +29,16 @@ def checked(found: Any, method: Method, tell: Callable[[Event], None]) -> Outcom
         raise RunError(
             f"{method.name} gave back {type(found).__name__} and no Outcome: its plugin is broken, update it"
         )
-    if isinstance(found.output, str):  # a plugin may give back what a server told it
-        found = dataclasses.replace(found, output=hide_keys(found.output))
-    bad = {name: value for name, value in found.metrics.items() if not _is_figure(value)}
+    outcome: Outcome = found
+    if isinstance(outcome.output, str):  # a plugin may give back what a server told it
+        outcome = dataclasses.replace(outcome, output=hide_keys(outcome.output))
+    bad = {name: value for name, value in outcome.metrics.items() if not _is_figure(value)}
     if not bad:
-        return found
+        return outcome
     said = ", ".join(f"{name} is {value!r:.40}" for name, value in bad.items())
     tell(Notice(f"{method.name} ended with figures that are none, which are left out: {said}", "warning"))
-    kept = {name: value for name, value in found.metrics.items() if name not in bad}
-    return dataclasses.replace(found, metrics=kept)
+    kept = {name: value for name, value in outcome.metrics.items() if name not in bad}
+    return dataclasses.replace(outcome, metrics=kept)
 
 
 def _is_figure(value: Any) -> bool:

@@ -224,7 +224,8 @@ def kind(name: str) -> type[Store]:
     if fault:
         raise PluginError(f"{subject} {fault}: update or uninstall it")
     registry.demand(f"the store {name!r} needs", found.requires, point.dist.metadata["Name"] if point.dist else None)
-    return found
+    store: type[Store] = found
+    return store
 
 
 # ------------------------------------------------------------------------------------------------ what stores share
