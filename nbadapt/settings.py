@@ -66,8 +66,10 @@ def schema(config: type[Config]) -> dict[str, Any]:
         return config.model_json_schema()
     except PydanticInvalidForJsonSchema as error:
         name = next((name for name, field in config.model_fields.items() if not _is_json(field.annotation)), "")
-        fault = f"is broken: its setting {name!r} cannot be written as JSON ({origins.told(error)})"
-        raise PluginError(f"{_owner(config)} {fault}: update or uninstall it") from None
+        raise PluginError(
+            f"{_owner(config)} is broken: its setting {name!r} cannot be written as JSON ({origins.told(error)}): "
+            "update or uninstall it"
+        ) from None
 
 
 def _is_json(annotation: Any) -> bool:
