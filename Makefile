@@ -1,6 +1,7 @@
 # make demo       set everything up, run the quick-start notebook without a screen, print its result
 # make lab        set everything up, open the same notebook in JupyterLab
 # make test       set everything up, lint, run the tests        make test-slow   the tests that take minutes
+# make newcomer   build the wheel, install it with all that it needs into an empty environment, and use it (downloads)
 # make lint       style, formatting and types                   make clean       remove what was built
 # make docs       build the site into build/docs, with warnings as errors
 # make linkcheck  ask whether the addresses that the site links to still answer (needs a network)
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 NOTEBOOK := example_notebooks/01_quickstart.ipynb
 
-.PHONY: demo lab test test-slow lint docs linkcheck matrix screenshots kernels clean setup
+.PHONY: demo lab test test-slow newcomer lint docs linkcheck matrix screenshots kernels clean setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -31,6 +32,10 @@ test: lint docs kernels
 
 test-slow: setup kernels
 	$(BIN)/python -m pytest -m slow
+
+# What a missing dependency would break: nothing is there but what the wheel asks for.
+newcomer: setup
+	$(BIN)/python scripts/newcomer.py --empty
 
 lint: setup
 	$(BIN)/ruff check --quiet .

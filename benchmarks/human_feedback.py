@@ -245,6 +245,11 @@ def report(
             table(head, rows),
             f"**PPO raises the mean by {gains[PPO]:.2f} standard deviations of the start, DPO by {gains[DPO]:.2f}**, "
             f"as the independent classifier judges; {held} the bound of {arguments.bound:g} nats.",
+            "## The reward model",
+            table(
+                ("", "preference pairs", "accuracy on held-out pairs"),
+                [("`reward`", f"{arguments.pairs:,}", f"{reward.metrics['accuracy']:.3f}")],
+            ),
             "## Before and after",
             table(("opening", *(f"continued by {name}" for name in found)), shown),
             environment("benchmarks/human_feedback.py", ("torch", "transformers", "peft", "trl")),

@@ -133,7 +133,8 @@ def report(places: dict[tuple[str, str], list[int]], documents: int, chunks: int
         for side in ("nbadapt", "peer"):
             found = np.array(places[side, way])
             figures = (f"{figure(found).mean():.3f}" for figure in (recall, reciprocal))
-            lines.append((way, side if side == "nbadapt" else PEERS[way], *figures))
+            name, who = (f"`rag`, search: {way}", side) if side == "nbadapt" else (way, PEERS[way])
+            lines.append((name, who, *figures))
         ours, peer = (np.array(places[side, way]) for side in ("nbadapt", "peer"))
         differences = [interval(figure(ours) - figure(peer), arguments.seed) for figure in (recall, reciprocal)]
         lines.append(("", "difference, 95 % interval", *differences))

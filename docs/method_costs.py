@@ -36,12 +36,19 @@ MOST_FIGURES = 3
 
 def of_method(name: str) -> str:
     """The method's figures, with those of others around them, in Markdown for its page; or that there are none."""
-    found = [costs(task, name) for task in BENCHMARKS if any(r["method"] == name for r in _records(task))]
-    if any(record["method"] == name for record in _prompting()):
-        found.append(prompting(name))
-    if not found:
-        found = [*_tables_with(name), *_notebooks_with(name)]
+    found = _on_same_rows(name) or [*_tables_with(name), *_notebooks_with(name)]
     return "\n\n".join(found) or UNMEASURED
+
+
+def is_benchmarked(name: str) -> bool:
+    """Whether a benchmark measures it: the runs of notebooks do not count."""
+    return bool(_on_same_rows(name) or [*_tables_with(name)])
+
+
+def _on_same_rows(name: str) -> list[str]:
+    """The tables of all methods that have it."""
+    found = [costs(task, name) for task in BENCHMARKS if any(r["method"] == name for r in _records(task))]
+    return [*found, prompting(name)] if any(record["method"] == name for record in _prompting()) else found
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

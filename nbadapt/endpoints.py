@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nbadapt import origins, registry
-from nbadapt.errors import ModelError, PluginError, RequestError, did_you_mean, first_line
+from nbadapt.errors import ModelError, NbadaptError, PluginError, RequestError, did_you_mean
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -28,18 +27,9 @@ _PREFIX = re.compile(r"([A-Za-z][\w.-]+):(.*)")  # two letters at least: C:\mode
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
-def _declared() -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
-    for point in origins.allowed(GROUP):
-        same = found.setdefault(point.name, [])
-        if all((point.value, origins.owner(point)) != (other.value, origins.owner(other)) for other in same):
-            same.append(point)
-    return found
-
-
 def prefixes() -> list[str]:
     """The prefixes of all installed providers."""
-    return sorted(_declared())
+    return sorted({point.name for point in origins.allowed(GROUP)})
 
 
 def split(name: str) -> tuple[str, str] | None:
@@ -58,31 +48,30 @@ def load(prefix: str) -> Provider:
     """
     from nbadapt.provider import CONTRACT, Provider
 
-    points = _declared().get(prefix, [])
-    if not points:
+    point = origins.only("provider", prefix, GROUP)
+    if point is None:
         refused = origins.explain("provider", prefix, origins.refused(GROUP))
         if refused is not None:
             raise refused
         raise ModelError(f"unknown provider {prefix!r}: {did_you_mean(prefix, prefixes(), kind='providers')}")
-    if len(points) > 1:
-        owners = " and ".join(f"{origins.owner(point)} ({point.value})" for point in points)
-        raise PluginError(f"the provider {prefix!r} is declared more than once, by {owners}: uninstall one of them")
-    (point,) = points
-    subject = f"the plugin {origins.owner(point)} of the provider {prefix!r}"
-    try:
-        provider = point.load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise PluginError(f"{subject} cannot be imported ({reason}): update or uninstall it") from None
+    subject = origins.subject("provider", point)
+    provider = origins.load(point, subject)
     if not (isinstance(provider, type) and issubclass(provider, Provider)):
-        raise PluginError(f"{subject} is broken: {point.value} is no subclass of nbadapt.provider.Provider")
-    fault = registry.version_fault(provider.contract, CONTRACT) or registry.requires_fault(provider.requires)
+        fault: str | None = f"is broken: {point.value} is no subclass of nbadapt.provider.Provider"
+    else:
+        fault = registry.version_fault(provider.contract, CONTRACT) or registry.requires_fault(provider.requires)
     if fault:
         raise PluginError(f"{subject} {fault}: update or uninstall it")
     registry.demand(
         f"models of {prefix!r} need", provider.requires, point.dist.metadata["Name"] if point.dist else None
     )
-    return provider()
+    try:
+        made: Provider = provider()
+    except (NbadaptError, *origins.PASSING):
+        raise
+    except BaseException as error:  # noqa: BLE001 - as when it is imported
+        raise PluginError(f"{subject} fails when it is made ({origins.told(error)}): update or uninstall it") from None
+    return made
 
 
 # ------------------------------------------------------------------------------------------------ looking a model up

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nbadapt import registry
+from nbadapt import origins, registry
 from nbadapt.capture import LIBRARIES, Capture
-from nbadapt.errors import NbadaptError, PluginError, drop_frames, first_line
+from nbadapt.errors import NbadaptError, PluginError, drop_frames
 from nbadapt.method import Estimate
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
         raise NoEstimateError(
             f"{_owner(method)} gave no estimate within {limit:g} s: this goes on without one"
         ) from None
-    except NbadaptError:
+    except (NbadaptError, *origins.PASSING):
         raise
-    except Exception as error:  # noqa: BLE001 - told in one line, with the plugin's name
-        line = f"{_owner(method)} fails when it estimates the cost: {type(error).__name__}: {first_line(error)}"
+    except BaseException as error:  # noqa: BLE001 - told in one line, with the plugin's name
+        line = f"{_owner(method)} fails when it estimates the cost: {origins.told(error)}"
         drop_frames(error)
         raise PluginError(line) from None
     fault = _fault(found)

@@ -126,20 +126,17 @@ def load_package(name: str) -> PackagedModel:
 
     try:
         point: Any = origins.only("model", name, GROUP)
+        subject = origins.subject("model", point)
+        package = origins.load(point, subject)
     except PluginError as error:
         raise ModelError(str(error)) from None
-    subject = f"the model {name!r} of {point.dist.name if point.dist else 'an unknown distribution'} is broken"
-    try:
-        package: Any = point.load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
-        raise ModelError(f"{subject}: {first_line(error)}: update or uninstall it") from None
     if not isinstance(package, PackagedModel):
-        raise ModelError(
-            f"{subject}: {point.value} is no nbadapt.packaged_models.PackagedModel: update or uninstall it"
-        )
+        fault = f"{point.value} is no nbadapt.packaged_models.PackagedModel"
+        raise ModelError(f"{subject} is broken: {fault}: update or uninstall it")
     for field in ("name", "distribution", "install", "inside"):
         if not isinstance(getattr(package, field), str):
-            raise ModelError(f"{subject}: its {field} is {getattr(package, field)!r}, no text: update or uninstall it")
+            fault = f"its {field} is {getattr(package, field)!r}, no text"
+            raise ModelError(f"{subject} is broken: {fault}: update or uninstall it")
     return package
 
 

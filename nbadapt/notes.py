@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nbadapt.errors import RequestError, StoreError
+from nbadapt.redaction import holds_secret
 
 FILE = "notes.jsonl"
 MOST_NOTE, MOST_TAG, MOST_TAGS = 4_000, 40, 20  # characters, characters, tags of a run
@@ -65,13 +66,15 @@ def set_note(directory: Path, text: str) -> None:
     """Write a note in the place of the one there is; "" takes it away.
 
     Raises:
-        RequestError: it is no text, or too long.
+        RequestError: it is no text, too long, or holds a secret.
         StoreError: it cannot be written.
     """
     if not isinstance(text, str):
         raise RequestError(f"a note is a text, not {type(text).__name__}: {text!r:.40}")
     if len(text) > MOST_NOTE:
         raise RequestError(f"the note has {len(text):,} characters: {MOST_NOTE:,} fit; keep longer texts in a cell")
+    if holds_secret(text):
+        raise RequestError("the note holds a password or a key, which would be kept with the run: leave it out")
     _append(directory, [{"note": text.encode("utf-8", "replace").decode()}])
 
 
@@ -112,6 +115,8 @@ def _checked(tags: Iterable[str]) -> list[str]:
             raise RequestError(f"{tag!r:.60} is no tag: {fix}")
         if not tag.isprintable():
             raise RequestError(f"the tag {tag!r:.60} holds characters that cannot be shown: leave them out")
+        if holds_secret(tag):
+            raise RequestError("a tag holds a password or a key, which would be kept with the run: leave it out")
     if len(found) > MOST_TAGS:
         raise RequestError(f"{len(found)} tags are too many for one run: keep {MOST_TAGS}")
     return found

@@ -16,12 +16,19 @@ import os
 import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from typing import Any
 
-from nbadapt.errors import PluginError
+from nbadapt.errors import PluginError, Stopped, first_line
 
 VARIABLE = "NBADAPT_PLUGINS"
 OWN = "nbadapt"
 GROUPS = ("nbadapt.methods", "nbadapt.models", "nbadapt.providers", "nbadapt.stores")
+
+FIXES = ("update or uninstall it", "uninstall one of them")
+"""How the line about a broken plugin ends, behind ": "."""
+
+PASSING = (KeyboardInterrupt, GeneratorExit, Stopped)
+"""What is never a plugin's failure. All else is, also what is no Exception: a panic in Rust (pyo3) is none."""
 
 
 def limit() -> frozenset[str] | None:
@@ -65,6 +72,34 @@ def only(kind: str, name: str, group: str) -> EntryPoint | None:
         owners = " and ".join(f"{declared} ({value})" for value, declared in sorted(found, key=lambda pair: pair[1]))
         raise PluginError(f"the {kind} {name!r} is declared more than once, by {owners}: uninstall one of them")
     return next(iter(found.values()), None)
+
+
+def subject(kind: str, point: EntryPoint) -> str:
+    """A plugin as messages call it, such as "the plugin acme 1.0 of the store 'box'"."""
+    return f"the plugin {owner(point)} of the {kind} {point.name!r}"
+
+
+def load(point: EntryPoint, who: str) -> Any:
+    """Import what an entry point names.
+
+    Args:
+        point: the entry point.
+        who: the plugin as messages call it.
+
+    Raises:
+        PluginError: that fails, in whatever way.
+    """
+    try:
+        return point.load()
+    except PASSING:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
+        raise PluginError(f"{who} cannot be imported ({told(error)}): update or uninstall it") from None
+
+
+def told(error: BaseException) -> str:
+    """The type of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 
 def explain(kind: str, name: str, points: Iterable[EntryPoint]) -> PluginError | None:

@@ -14,8 +14,9 @@ from nbadapt.capture import quiet_libraries
 from nbadapt.errors import DataError, OutOfMemoryError, RequestError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.memory import available_bytes, gibibytes
-from nbadapt.method import Estimate, Job, Method, ModelRef, OwnMetric
+from nbadapt.method import Config, Estimate, Job, Method, ModelRef, OwnMetric
 from nbadapt.options import DTYPES
+from nbadapt.redaction import hide_keys, holds_secret
 from nbadapt.run import Run
 from nbadapt.settings import validate
 
@@ -125,6 +126,7 @@ def look_up(request: Request, tables: Mapping[str, Any] | None = None) -> tuple[
     """
     method_class = registry.load(request.method, request.verb)
     config = validate(method_class, request.settings)
+    _refuse_secrets(request, config)
     registry.demand_requirements(method_class)
     if not 0 < request.split < 1:
         raise RequestError(f"--split is {request.split:g}: it is a share between 0 and 1, such as 0.1")
@@ -155,6 +157,24 @@ def look_up(request: Request, tables: Mapping[str, Any] | None = None) -> tuple[
     if job.dtype == "auto":
         job = dataclasses.replace(job, dtype=devices.best_dtype(device))
     return method, job, tuple(notices)
+
+
+def _refuse_secrets(request: Request, config: Config) -> None:
+    """Raises RequestError where a password or a key would be kept with the run; what tables hold is the user's own."""
+    sources = {"eval" if name == "evaluation" else name: word for name, word in request.sources.items()}
+    words = {"model": request.model, "labels": request.labels, **sources, **request.columns}
+    settings = config.model_dump()
+    found = [f"the setting {name!r} of {request.method}" for name in settings if holds_secret(settings[name])]
+    found += [f"the value of --{name}" for name, word in words.items() if holds_secret(word)]
+    # These may be about addresses and passwords: of them keys alone are refused.
+    texts = {"the prompt": request.prompt or ""}
+    texts |= {f"the variable {name!r}": text for name, text in request.variables.items() if isinstance(text, str)}
+    found += [called for called, text in texts.items() if hide_keys(text) != text]
+    if found:
+        raise RequestError(
+            f"{found[0]} holds a password or a key, which would be kept with the run: leave it out; what needs a key "
+            "takes it from an environment variable"
+        )
 
 
 def _find_model(request: Request) -> ModelRef:

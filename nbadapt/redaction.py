@@ -2,7 +2,8 @@
 
 Hidden are the values of environment variables whose names say that they are secret (HF_TOKEN, OPENAI_API_KEY,
 PGPASSWORD, ...), users and passwords in URLs, parameters of URLs whose names say so, and words that have the form of
-a well-known service's key.
+a well-known service's key. Of what a model answers and of prompts only keys are hidden or refused (`hide_keys`): an
+address with a password may be what they are about.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
 
 HIDDEN = "***"
 SHORTEST = 8  # characters of a value that is hidden: a shorter one may be any word
@@ -37,13 +41,27 @@ _KEY = re.compile(
 
 def hide(text: str) -> str:
     """The text with `HIDDEN` in the place of everything that is secret."""
-    for value in _values():
-        text = text.replace(value, HIDDEN)
+    text = hide_keys(text)
     text = _USER.sub(rf"\1{HIDDEN}@", text)
     text = _PASSWORD.sub(lambda found: f"{found[1]}{HIDDEN}@" if found[1] else f"{found[2]}{HIDDEN}", text)
     text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
-    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    return _BEARER.sub(rf"\1{HIDDEN}", text)
+
+
+def hide_keys(text: str) -> str:
+    """The text with `HIDDEN` in the place of secret values of the environment and of services' keys."""
+    for value in _values():
+        text = text.replace(value, HIDDEN)
     return _KEY.sub(HIDDEN, text)
+
+
+def holds_secret(value: Any) -> bool:
+    """Whether `hide` would change a text, or one of those in a list or a mapping."""
+    if isinstance(value, str | PurePath):
+        return hide(str(value)) != str(value)
+    if isinstance(value, Mapping):
+        return any(holds_secret(part) for pair in value.items() for part in pair)
+    return isinstance(value, list | tuple | set | frozenset) and any(map(holds_secret, value))
 
 
 def _values() -> list[str]:

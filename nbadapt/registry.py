@@ -151,12 +151,8 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
         owners = " and ".join(f"{e.owner} ({e.value})" for e in same_name)
         raise PluginError(f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them")
     said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # this may be at a press of Tab
-            loaded = EntryPoint(entry.name, entry.value, GROUP).load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PluginError(f"{_subject(entry)} cannot be imported ({reason}): update or uninstall it") from None
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # this may be at a press of Tab
+        loaded = origins.load(EntryPoint(entry.name, entry.value, GROUP), _subject(entry))
     note_printed(entry.name, "imported", said.getvalue())
     fault = _fault(entry, loaded)
     if fault:

@@ -1,7 +1,8 @@
-"""What a method gives back and tells, looked over: what is no figure is left out, and the user is told who gave it."""
+"""What a method gives back and tells, looked over: keys are hidden, what is no figure is left out and told of."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Any
 from nbadapt.errors import RunError
 from nbadapt.events import Event, Metric, Notice
 from nbadapt.method import Method, Outcome
+from nbadapt.redaction import hide_keys
 
 
 def checked(found: Any, method: Method, tell: Callable[[Event], None]) -> Outcome:
-    """The outcome that a method gave back, without figures that are none.
+    """The outcome that a method gave back, without keys in its answer and without figures that are none.
 
     Args:
         found: what came back.
@@ -27,13 +29,16 @@ def checked(found: Any, method: Method, tell: Callable[[Event], None]) -> Outcom
         raise RunError(
             f"{method.name} gave back {type(found).__name__} and no Outcome: its plugin is broken, update it"
         )
-    bad = {name: value for name, value in found.metrics.items() if not _is_figure(value)}
+    outcome: Outcome = found
+    if isinstance(outcome.output, str):  # a plugin may give back what a server told it
+        outcome = dataclasses.replace(outcome, output=hide_keys(outcome.output))
+    bad = {name: value for name, value in outcome.metrics.items() if not _is_figure(value)}
     if not bad:
-        return found
+        return outcome
     said = ", ".join(f"{name} is {value!r:.40}" for name, value in bad.items())
     tell(Notice(f"{method.name} ended with figures that are none, which are left out: {said}", "warning"))
-    kept = {name: value for name, value in found.metrics.items() if name not in bad}
-    return Outcome(kept, found.artifacts, found.output)
+    kept = {name: value for name, value in outcome.metrics.items() if name not in bad}
+    return dataclasses.replace(outcome, metrics=kept)
 
 
 def _is_figure(value: Any) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 
-from nbadapt.errors import RequestError, did_you_mean
+from nbadapt import origins, registry
+from nbadapt.errors import PluginError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -52,12 +55,48 @@ class Setting:
     description: str
 
 
+@functools.lru_cache(maxsize=256)  # pydantic works it out anew each time: milliseconds, at every key in a form
+def schema(config: type[Config]) -> dict[str, Any]:
+    """The JSON schema of a Config, which forms, help and completion are made of. Not to be changed.
+
+    Raises:
+        PluginError: it has none, so that its settings could not be stored either.
+    """
+    try:
+        return config.model_json_schema()
+    except PydanticInvalidForJsonSchema as error:
+        name = next((name for name, field in config.model_fields.items() if not _is_json(field.annotation)), "")
+        raise PluginError(
+            f"{_owner(config)} is broken: its setting {name!r} cannot be written as JSON ({origins.told(error)}): "
+            "update or uninstall it"
+        ) from None
+
+
+def _is_json(annotation: Any) -> bool:
+    try:
+        TypeAdapter(annotation).json_schema()
+    except PydanticInvalidForJsonSchema:
+        return False
+    return True
+
+
+def _owner(config: type[Config]) -> str:
+    """The plugin whose settings they are, for messages."""
+    for same_name in registry.entries().values():
+        method = registry.attempt(same_name)
+        if not isinstance(method, registry.Problem) and method.Config is config:
+            return f"the plugin {same_name[0].owner} of the method {same_name[0].name!r}"
+    return f"{config.__module__}.{config.__qualname__}"
+
+
 def validate(method: type[Method], given: Mapping[str, Any]) -> Config:
     """The method's Config with the given settings; defaults for the others.
 
     Raises:
         RequestError: an unknown setting or a value that is not allowed: what was given, and what is allowed.
+        PluginError: the settings are of a kind that cannot be stored.
     """
+    schema(method.Config)
     try:
         return method.Config.model_validate(
             {name: _none_if_meant(method, name, value) for name, value in given.items()}
@@ -81,8 +120,8 @@ def from_text(method: type[Method], name: str, text: str) -> Any:
     """
     from nbadapt import body
 
-    schema = method.Config.model_json_schema()
-    part = resolved(schema["properties"].get(name, {}), schema.get("$defs", {}))
+    of_all = schema(method.Config)
+    part = resolved(of_all["properties"].get(name, {}), of_all.get("$defs", {}))
     if part.get("type") != "string":
         return body.parse_value(text)
     return text if "format" in part else unescaped(text)
@@ -104,7 +143,7 @@ def _none_if_meant(method: type[Method], name: str, value: Any) -> Any:
     """None for the word "none" where the setting may be left open and has no choice of that name."""
     if not (isinstance(value, str) and value.lower() == "none" and name in method.Config.model_fields):
         return value
-    part = method.Config.model_json_schema()["properties"][name]
+    part = schema(method.Config)["properties"][name]
     branches = part.get("anyOf", [])
     named = any(value in branch.get("enum", [branch.get("const")]) for branch in branches)
     return None if {"type": "null"} in branches and not named else value
@@ -152,14 +191,14 @@ def describe(method: type[Method]) -> list[Setting]:
 
 def describe_config(config: type[Config]) -> list[Setting]:
     """Every setting of a Config: its own ones first, then those that it inherits, the nearest first."""
-    schema = config.model_json_schema()
-    definitions = schema.get("$defs", {})
+    of_all = schema(config)
+    definitions = of_all.get("$defs", {})
     found = []
     fields = config.model_fields
     own = [name for base in config.__mro__ for name in vars(base).get("__annotations__", ()) if name in fields]
     for name in dict.fromkeys([*own, *fields]):
         field = fields[name]
-        part = schema["properties"][field.alias or name]
+        part = of_all["properties"][field.alias or name]
         examples = [word for word in part.get("examples", []) if isinstance(word, str)]
         words = tuple(dict.fromkeys([*_choices(part, definitions), *examples]))
         default = field.get_default(call_default_factory=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nbadapt.forms.form import Form
 from nbadapt.indexing import store as stores
 from nbadapt.run import Run
 from nbadapt.testing import command, subject
+from nbadapt.testing.kit import Check
 
 SOURCE = """
 import time
@@ -248,11 +249,82 @@ def test_two_stores_or_models_of_one_name_are_both_named(site: Site, group: str,
         stores.kind(name) if group == "nbadapt.stores" else models.load_package(name)
 
 
-@pytest.mark.parametrize("group", ["nbadapt.stores", "nbadapt.models"])
-def test_a_store_or_model_that_leaves_python_is_named(site: Site, group: str) -> None:
-    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": "raise SystemExit('away')"}, group=group)
-    with pytest.raises((PluginError, ModelError), match=r"'box' of rude .*away"):
-        stores.kind("box") if group == "nbadapt.stores" else models.load_package("box")
+LOADERS: dict[str, Callable[[str], Any]] = {
+    "method": registry.load,
+    "store": stores.kind,
+    "provider": endpoints.load,
+    "model": models.load_package,
+}
+PANIC = "class PanicException(BaseException): ...\n"  # as pyo3's, which is no Exception either
+FAULTS = {
+    "raise OSError('no licence: https://e.org')": "cannot be imported (OSError: no licence: https://e.org)",
+    "raise SystemExit('away')": "cannot be imported (SystemExit: away)",
+    PANIC + "raise PanicException": "cannot be imported (PanicException)",
+    PANIC + "raise PanicException('index: 3\\nat 4')": "cannot be imported (PanicException: index: 3)",
+    "Thing = 3": "is broken: rude_plugin:Thing is no ",
+}
+
+
+@pytest.mark.parametrize("source", FAULTS)
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_broken_plugin_of_any_group_is_named_with_its_fix_and_hurts_no_other(
+    site: Site, kind: str, source: str
+) -> None:
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": source}, group=f"nbadapt.{kind}s")
+    reason, fix = f"the plugin rude 1.0 of the {kind} 'box' {FAULTS[source]}", "update or uninstall it"
+    with pytest.raises((PluginError, ModelError)) as raised:
+        LOADERS[kind]("box")
+    assert str(raised.value).startswith(reason)
+    assert str(raised.value).endswith(f": {fix}")
+    assert {"lora", "zero-shot"} <= {method.name for method in registry.methods()}
+    found = {finding.name: finding for finding in software.plugins()}
+    mine = found["box" if kind == "method" else f"{kind} box"]
+    assert (mine.state, mine.fix) == ("problem", fix)
+    assert f"{mine.value}: {fix}" == str(raised.value)
+    assert found["store sqlite"].state == "ok"
+
+
+def test_a_fix_of_the_plugins_own_line_is_not_taken_for_the_doctors(site: Site) -> None:
+    source = f"from nbadapt.errors import NbadaptError\n{PROVIDER.format(requires='()')}"
+    source += "    connect = None\n    def __init__(self): raise NbadaptError('no licence: none at all')"
+    site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": source}, group="nbadapt.providers")
+    found = {finding.name: finding for finding in software.plugins()}["provider box"]
+    assert (found.value, found.fix) == ("no licence: none at all", "update or uninstall it")
+
+
+def test_an_interrupt_while_a_plugin_is_imported_goes_through(site: Site) -> None:
+    site.add("slow", "1.0", {"box": "slow_plugin:Thing"}, {"slow_plugin": "raise KeyboardInterrupt"})
+    with pytest.raises(KeyboardInterrupt):
+        registry.methods()
+
+
+def test_a_panic_in_an_estimate_or_under_the_kit_is_a_failure_of_the_plugin(site: Site) -> None:
+    install(site, head=PANIC, estimate="raise PanicException('index: 3')")
+    with pytest.raises(PluginError, match=rf"^{WHO} fails when it estimates the cost: PanicException: index: 3$"):
+        finetune()
+    check = Check("runs", "it runs", lambda method: method().estimate(None))
+    assert check(registry.load("odd")).reasons == ("PanicException: index: 3",)
+
+
+def test_settings_that_no_form_can_show_are_a_fault_of_the_plugin(site: Site) -> None:
+    head = "from collections.abc import Callable\nclass Config(Config):\n    r: int = 3\n    f: Callable = print"
+    install(site, head=head)
+    line = (
+        f"{WHO} is broken: its setting 'f' cannot be written as JSON (PydanticInvalidForJsonSchema: Cannot generate a "
+        "JsonSchema for core_schema.CallableSchema): update or uninstall it"
+    )
+    for use in (
+        lambda: nbadapt.help("odd"),
+        lambda: Form("finetune", "odd", {"rows": ROWS}),
+        lambda: finetune(dry_run=True),
+        lambda: finetune(settings={"s": 3}),
+    ):
+        with pytest.raises(PluginError) as raised:
+            use()
+        assert str(raised.value) == line
+    found = {finding.name: finding for finding in software.plugins()}["odd"]
+    assert (found.state, found.value) == ("problem", line.removesuffix(": update or uninstall it"))
+    assert "odd" in {method.name for method in registry.methods()}  # who lists pays for no schema
 
 
 STORE = "from nbadapt.indexing.sqlite import SqliteStore\nclass Thing(SqliteStore): requires = {requires}"
@@ -294,7 +366,7 @@ MODEL = "from nbadapt.packaged_models import PackagedModel\n"
 )
 def test_what_is_no_packaged_model_is_named_and_hurts_no_other(site: Site, source: str, fault: str) -> None:
     site.add("rude", "1.0", {"box": "rude_plugin:Thing"}, {"rude_plugin": MODEL + source}, group="nbadapt.models")
-    line = f"the model 'box' of rude is broken: {fault}: update or uninstall it"
+    line = f"the plugin rude 1.0 of the model 'box' is broken: {fault}: update or uninstall it"
     for name in ("box", "no-such-model"):  # the line about what would bring a mistyped one asks each
         with pytest.raises(ModelError) as raised:
             models.resolve(name)

@@ -151,6 +151,11 @@ def test_the_public_names_are_those_of_contract_version_1() -> None:
     assert [home.CONTRACT for home in (method, provider, store, packaged_models)] == [1, 1, 1, 1]
 
 
+def test_the_page_of_the_contract_names_every_module_that_is_pinned() -> None:
+    page = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+    assert [home for home in public_names() if f"`{home}" not in page] == []
+
+
 def test_a_plugin_that_states_no_version_is_of_the_first() -> None:
     """Not of today's: it would then never be told that it is too old."""
     for contract in (method.Method, provider.Provider, store.Store, packaged_models.PackagedModel):

@@ -35,15 +35,15 @@ def findings(look: Any) -> dict[str, Finding]:
     return {finding.name: finding for finding in look}
 
 
-def test_a_quick_look_imports_no_framework_and_takes_two_seconds_at_most(tmp_path: Path) -> None:
+def test_a_quick_look_imports_no_framework_and_takes_two_seconds_of_the_processor_at_most(tmp_path: Path) -> None:
     code = (
-        "import sys, nbadapt; report = nbadapt.doctor(); print(report.seconds)\n"
+        "import sys, time, nbadapt; report = nbadapt.doctor(); print(time.process_time())\n"
         "print([name for name in ('torch', 'transformers', 'matplotlib', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     seconds, imported = done.stdout.splitlines()
     assert imported == "[]"
-    assert float(seconds) < 10.0  # 0.7 s where nobody else computes, and 1.1 s where the hub is asked in vain
+    assert float(seconds) < 2.0  # 0.9 s, Python's start with it; by the clock 1.1 s where the hub is asked in vain
 
 
 def test_every_topic_is_there_and_versions_are_those_installed() -> None:
@@ -160,7 +160,8 @@ def test_the_owner_of_every_plugin_is_named(site: Site, monkeypatch: pytest.Monk
     assert found["model acme"].value == "from acme 2.0: its package acme-model is not installed"
     assert (found["model acme"].state, found["model acme"].fix) == ("note", "pip install acme-model")
     assert found["provider acme"].state == "problem"
-    assert found["provider acme"].value == "from acme 2.0: it fails when it is made (OSError: no licence)"
+    fault = "the plugin acme 2.0 of the provider 'acme' fails when it is made (OSError: no licence)"
+    assert (found["provider acme"].value, found["provider acme"].fix) == (fault, "update or uninstall it")
     assert found["store sqlite"].value.startswith("from nbadapt ")
     monkeypatch.setenv(origins.VARIABLE, "nbadapt")
     found = findings(software.plugins())
@@ -205,10 +206,10 @@ def test_the_sizes_of_what_is_kept(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine._gpu_without_torch(["NVIDIA H200, 143771 MiB, 570.1"]).state in {"problem", "ok"}
-    monkeypatch.setattr(machine, "installed", lambda name: "2.13.0+cpu")
-    found = machine._gpu_without_torch(["NVIDIA H200, 143771 MiB, 570.1"])
-    assert found.state == "problem"
+    for version, state in (("2.13.0+cu130", "ok"), ("2.13.0", "ok"), (None, "ok"), ("2.13.0+cpu", "problem")):
+        monkeypatch.setattr(machine, "installed", {"torch": version}.get)
+        found = machine._gpu_without_torch(["NVIDIA H200, 143771 MiB, 570.1"])
+        assert found.state == state, version
     assert "built without CUDA" in found.value
     assert found.fix.startswith("pip install")
 

@@ -259,7 +259,10 @@ def test_a_broken_package_of_a_model_is_named_and_disturbs_no_other(tmp_path):
     (tmp_path / "broken_model.py").write_text("raise RuntimeError('half an upload')\n")
     path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "HF_HUB_OFFLINE": "1"}
     said = _python(RESOLVE.format("broken"), **path)
-    assert said == "the model 'broken' of broken-model is broken: half an upload: update or uninstall it"
+    assert said == (
+        "the plugin broken-model 1.0 of the model 'broken' cannot be imported (RuntimeError: half an upload): "
+        "update or uninstall it"
+    )
     said = _python(RESOLVE.format("someone/else"), **path)
     assert "brings minilm" in said
     assert "broken-model" not in said

@@ -9,6 +9,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from shells import Shell
 
 import nbadapt
 from nbadapt import consent, endpoints, events, guard, models, origins, redaction, registry, store
+from nbadapt.engines import evaluation
+from nbadapt.engines.answering import Query, Reply
 from nbadapt.errors import DataError, ModelError, NbadaptError, PluginError, RequestError, StoreError
 from nbadapt.indexing import store as stores
 from nbadapt.indexing.finding import find
@@ -437,11 +440,15 @@ LEAKY = """
 import logging, sys, warnings
 from nbadapt.errors import RunError
 from nbadapt.events import Candidate, Notice, Panel, Reply, Sample, Source, Stage
-from nbadapt.method import Estimate, Method
+from nbadapt.method import Config, Estimate, Method, Outcome
 
 class Plugin(Method):
     name, verb, summary, reference = "leaky", "finetune", "tells secrets", "https://example.org"
     tasks = frozenset({{"text"}})
+
+    class Config(Config):
+        api_key: str = ""
+        servers: list[str] = []
 
     def estimate(self, job):
         return Estimate(notes=("estimated with {token}",))
@@ -458,34 +465,136 @@ class Plugin(Method):
         emit(Source(1, "page {token}", "text {key}"))
         emit(Candidate(1, 1, "prompt {key}", "{token}", 0.5, 0.0, 1.0, 3, 4, "left {key}"))
         emit(Reply(1, "asked {token}", "said {key}"))
-        raise {error}("https://host/?token={key} {token}")
+        {end}
 
     def load(self, outcome, job): ...
 """
 
 
-@pytest.mark.parametrize("error", ["RuntimeError", "RunError"])
+ENDS = (
+    f"raise RuntimeError('https://host/?token={KEY} {TOKEN}')",
+    f"raise RunError('https://host/?token={KEY} {TOKEN}')",
+    f"return Outcome({{'loss': 0.5}}, {{}}, 'the server said {KEY} and {TOKEN}')",
+)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["an error", "an error of its own", "an outcome"])
 @pytest.mark.filterwarnings("ignore:warned")
 def test_planted_secrets_are_nowhere(
-    error: str, site: Site, runs: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+    end: str, site: Site, runs: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    source = LEAKY.format(token=TOKEN, key=KEY, error=error)
+    source = LEAKY.format(token=TOKEN, key=KEY, end=end)
     site.add("leaky", "1.0", {"leaky": "leaky_m:Plugin"}, {"leaky_m": source})
     shell["rows"] = [{"text": f"row {i}"} for i in range(20)]
     done = shell.run(f"%%finetune leaky --model {tiny_models.folder('gpt2')} --data rows --as run")
-    assert done.err.splitlines()[-1].startswith("UsageError: "), done
-    run = nbadapt.runs()[0]
-    shown = done.out + done.err + repr(run.id) + repr(nbadapt.show(run.id)) + str(nbadapt.show(run.id).events)
-    shown += str(nbadapt.show(run.id)._repr_mimebundle_())
-    files = [path for path in runs.rglob("*") if path.is_file()]
-    kept = "".join(path.read_text(errors="replace") for path in files)
-    assert {"output.log", "events.jsonl", "outcome.json"} <= {path.name for path in files}
+    run = nbadapt.show(nbadapt.runs()[0].id)
+    if end.startswith("return"):
+        assert run.output == "the server said *** and ***"
+    else:
+        assert done.err.splitlines()[-1].startswith("UsageError: "), done
+    shown = done.out + done.err
+    for refused in (
+        f"api_key: {KEY}",
+        f"servers: ['https://{TOKEN}@host/']",
+        "api_key: postgresql://ann:secret@host/db",
+    ):
+        again = shell.run(f"%%finetune leaky --model {tiny_models.folder('gpt2')} --data rows\n{refused}")
+        shown += again.out + again.err
+        assert "' of leaky holds a password or a key, which would be kept with the run" in again.err
+    assert len(nbadapt.runs()) == 1
+    shown += shell.run(f"%nbadapt show {run.id}").out + repr(run) + str(run.events) + str(run._repr_mimebundle_())
+    kept = all_texts(runs)
+    assert {"output.log", "events.jsonl", "outcome.json"} <= {path.name for path in runs.rglob("*")}
     assert "told ***" in kept
     for secret in (TOKEN, KEY, "ann:secret"):
         assert secret not in shown
         assert secret not in kept
+
+
+def all_texts(folder: Path) -> str:
+    return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
+
+
+ECHO = """
+from nbadapt.provider import Answer, Connection, Provider
+
+class Echo(Provider):
+    name, summary, base_url = "echo", "repeats the key", "http://echo.invalid"
+    def connect(self, model, key, tell): return Way()
+
+class Way(Connection):
+    async def ask(self, question): return Answer("you sent {key}, Bearer {token}")
+    async def close(self): pass
+"""
+
+
+def test_a_key_that_a_server_repeats_is_in_no_answer_that_is_kept(
+    site: Site, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("ECHO_API_KEY", KEY)
+    modules = {"echo_m": ECHO.format(key=KEY, token=TOKEN)}
+    site.add("echo", "1.0", {"echo": "echo_m:Echo"}, modules, group="nbadapt.providers")
+    rows = [{"text": f"row {i}"} for i in range(3)]
+    asked = {"model": "echo:any", "base_url": "http://other.invalid"}
+    table = nbadapt.prompt("zero-shot", "Repeat: {{text}}", data=rows, **asked)
+    one = nbadapt.prompt("zero-shot", "Repeat: row", **asked)
+    said = "you sent ***, Bearer ***"
+    assert (one.output, set(table.answers["output"])) == (said, {said})
+    kept, cached = all_texts(runs), all_texts(tmp_path / "nbadapt_answers")
+    assert "predictions.jsonl" in {path.name for path in runs.rglob("*")}
+    assert said in kept
+    assert said in cached
+    for secret in (TOKEN, KEY):
+        assert secret not in kept + cached + repr(one) + repr(table) + str(table.answers)
+
+
+def test_an_answer_of_a_plugins_own_model_is_kept_without_keys(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    job = SimpleNamespace(directory=runs, config=SimpleNamespace(batch_size=2), seed=0, metric=None, device="cpu")
+    queries = [Query(row, "Say it", "Say it", f"it is {KEY}") for row in (1, 2)]
+    record = evaluation._Record(job, queries, "exact_match")
+    record.add(queries, {row: Reply(f"it is {KEY}", None, (f"as {KEY} says",), {KEY: 1}) for row in (1, 2)})
+    assert record.close().metrics["exact_match"] == 1.0  # what was answered is compared, not what is kept
+    assert KEY not in (runs / evaluation.PREDICTIONS).read_text().replace(f'"expected": "it is {KEY}"', "")
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        ({"prompt": f"Log in with {KEY}"}, "the prompt"),
+        ({"variables": {"word": TOKEN}}, "the variable 'word'"),
+        ({"labels": ["good", KEY]}, "the value of --labels"),
+        ({"data": "https://ann:secret@host/rows.csv"}, "the value of --data"),
+    ],
+)
+def test_what_would_be_kept_with_a_secret_in_it_is_refused(
+    given: dict[str, Any], called: str, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asked = {"prompt": "Say {{word}}", "variables": {"word": "tree"}, **given}
+    with pytest.raises(RequestError) as caught:
+        nbadapt.prompt("zero-shot", asked.pop("prompt"), model=str(tiny_models.folder("gpt2")), **asked)
+    assert str(caught.value).startswith(f"{called} holds a password or a key, which would be kept with the run: ")
+    assert not runs.exists()
+
+
+def test_prompts_may_be_about_addresses(runs: Path) -> None:
+    prompt = "Whose password is in postgresql://ann:secret@host/db?"
+    run = nbadapt.prompt("zero-shot", prompt, model=str(tiny_models.folder("gpt2")), max_new_tokens=1)
+    assert run.request["prompt"] == prompt
+
+
+def test_a_note_or_a_tag_with_a_secret_is_refused(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    run = nbadapt.show(hostile.name)
+    for name, value in (("note", f"asked with {KEY}"), ("tags", [KEY])):
+        with pytest.raises(RequestError, match="holds a password or a key, which would be kept with the run"):
+            setattr(run, name, value)
+    assert not (hostile / "notes.jsonl").exists()
 
 
 def test_every_free_text_of_an_event_is_hidden_and_what_is_looked_up_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

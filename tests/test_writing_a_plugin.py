@@ -56,9 +56,54 @@ def text(outputs: list[Any]) -> str:
     return "\n".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
 
 
+def used(user: Environment, name: str, body: str, stopped: str) -> None:
+    """What a user does with a method from elsewhere: found, completed by Tab, run, stopped, resumed, loaded.
+
+    Args:
+        user: has the wheel.
+        name: the word after the magic.
+        body: of its cell.
+        stopped: settings of a run that is long enough to be stopped.
+    """
+    listed = user.run("python", "-m", "nbadapt", "methods")
+    assert re.search(rf"^{name} .* nbadapt-{name} 0\.1\.0 +ready$", listed, re.MULTILINE)
+    rows = "rows = [{'text': f'{i} a film, ' + w, 'label': w} for i in range(100) for w in ('good', 'bad')]"
+    stopping = (
+        "import threading, time, nbadapt\n"
+        "from nbadapt import runner\n"
+        "def press_stop():\n"
+        "    while (at_work := runner.current()) is None or len(at_work.events) < 12: time.sleep(0.01)\n"
+        "    at_work.stop()\n"
+        "threading.Thread(target=press_stop, daemon=True).start()\n"
+        f"run = nbadapt.finetune('{name}', model='minilm', data=rows, {stopped})\n"
+        "print(run.state)"
+    )
+    cells = [
+        "%load_ext nbadapt",
+        rows,
+        f"print(get_ipython().Completer.complete('%%finetune {name[:4]}')[1])",
+        f"%%finetune {name} --model minilm --data rows --as tuned\n{body}",
+        "print(tuned.state, sorted(tuned.metrics))",
+        "print(tuned.predict('a film, good').labels)",
+        stopping,
+        "print(nbadapt.show(run.id).predict(['a film, bad']).labels)",  # what is there by then is usable
+        "%nbadapt resume run",
+        "print(run.state)",
+        "print(nbadapt.show(run.id).predict(['a film, bad']).labels)",
+    ]
+    outputs = [text(one).strip() for one in notebook(user, cells)]
+    assert name in outputs[2]
+    assert outputs[4].startswith("done ['accuracy'")
+    assert outputs[6].endswith("stopped")
+    assert outputs[9] == "done"
+    assert {outputs[5], outputs[7], outputs[10]} <= {"['good']", "['bad']"}
+    elsewhere = "import nbadapt; run = nbadapt.runs()[0]; print(run.method, run.predict('a film, bad').labels)"
+    assert user.run("python", "-c", elsewhere).startswith(f"{name} [")
+
+
 @pytest.mark.timeout(1800)
 def test_the_tutorial_is_followed_to_the_letter(tmp_path: Path, own_wheel: Path) -> None:
-    author = with_nbadapt(tmp_path, own_wheel)
+    author = with_nbadapt(tmp_path / "author", own_wheel)
     said: list[str] = []
     cells: list[str] = []
     for language, block in blocks():
@@ -76,13 +121,18 @@ def test_the_tutorial_is_followed_to_the_letter(tmp_path: Path, own_wheel: Path)
                 raise AssertionError(language)
     checked = [line for line in said if "rules" in line or "keeps the contract" in line]
     assert [line.splitlines()[0].startswith("Centroid keeps the contract") for line in checked] == [True, True]
-    assert len(list((author.home / "dist").glob("nbadapt_centroid-*.whl"))) == 1
+    (plugin,) = (author.home / "dist").glob("nbadapt_centroid-*.whl")
     outputs = notebook(author, cells)
     assert "['glad', 'sad']" in text(outputs[-1])
     tested = author.run(
         "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "nbadapt-centroid", "-k", "not elsewhere"
     )
     assert re.search(r"\d+ passed", tested)
+
+    user = with_nbadapt(tmp_path / "user", own_wheel)
+    user.run("python", "-m", "pip", "install", "--no-deps", str(plugin))
+    used(user, "centroid", "max_length: 32", stopped="batch_size=1")
+    assert "Centroid keeps the contract" in user.run("python", "-m", "nbadapt", "check", "centroid")
 
 
 @pytest.mark.timeout(1800)
@@ -93,40 +143,7 @@ def test_a_new_authors_method_goes_from_the_clone_to_another_environment(tmp_pat
 
     user = with_nbadapt(tmp_path / "user", own_wheel)
     user.run("python", "-m", "pip", "install", "--no-deps", str(plugin))
-    listed = user.run("python", "-m", "nbadapt", "methods")
-    assert re.search(r"^my-method .* nbadapt-my-method 0\.1\.0 +ready$", listed, re.MULTILINE)
-    rows = "rows = [{'text': f'{i} a film, ' + w, 'label': w} for i in range(30) for w in ('good', 'bad')]"
-    stopping = (
-        "import threading, time, nbadapt\n"
-        "from nbadapt import runner\n"
-        "def press_stop():\n"
-        "    while (at_work := runner.current()) is None or len(at_work.events) < 12: time.sleep(0.02)\n"
-        "    at_work.stop()\n"
-        "threading.Thread(target=press_stop, daemon=True).start()\n"
-        "run = nbadapt.finetune('my-method', model='minilm', data=rows, max_steps=40, batch_size=4)\n"
-        "print(run.state)"
-    )
-    cells = [
-        "%load_ext nbadapt",
-        rows,
-        "print(get_ipython().Completer.complete('%%finetune my-m')[1])",
-        "%%finetune my-method --model minilm --data rows --as tuned\nmax_steps: 6\nr: 16",
-        "print(tuned.state, sorted(tuned.metrics))",
-        "print(tuned.predict('a film, good').labels)",
-        stopping,
-        "%nbadapt resume run",
-        "print(run.state)",
-        "print(nbadapt.show(run.id).predict(['a film, bad']).labels)",
-    ]
-    outputs = [text(one) for one in notebook(user, cells)]
-    assert "my-method" in outputs[2]
-    assert outputs[4].startswith("done ['accuracy'")
-    assert outputs[5].strip() in {"['good']", "['bad']"}
-    assert outputs[6].strip().endswith("stopped")
-    assert outputs[8].strip() == "done"
-    assert outputs[9].strip() in {"['good']", "['bad']"}
-    elsewhere = "import nbadapt; run = nbadapt.runs()[0]; print(run.method, run.predict('a film, bad').labels)"
-    assert user.run("python", "-c", elsewhere).startswith("my-method [")
+    used(user, "my-method", "max_steps: 6\nr: 16", stopped="max_steps=40, batch_size=4")
     assert "MyMethod keeps the contract" in user.run("python", "-m", "nbadapt", "check", "my-method")
 
 

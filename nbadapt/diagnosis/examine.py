@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from nbadapt import origins
 from nbadapt.diagnosis.report import Diagnosis, Finding
-from nbadapt.errors import first_line
 
 
 def examine(*, full: bool = False) -> Diagnosis:
@@ -34,7 +34,9 @@ def examine(*, full: bool = False) -> Diagnosis:
     for topic, look in looks.items():
         try:
             findings.extend(look())
-        except Exception as error:  # noqa: BLE001 - the doctor is asked where things are broken
-            value = f"could not be looked at: {type(error).__name__}: {first_line(error)}"
+        except origins.PASSING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the doctor is asked where things are broken
+            value = f"could not be looked at: {origins.told(error)}"
             findings.append(Finding(topic, topic.lower(), value, "problem", "please report this with the text below"))
     return Diagnosis(findings, time.monotonic() - started)

@@ -10,9 +10,9 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from nbadapt import endpoints, models, origins, registry
+from nbadapt import endpoints, models, origins, registry, settings
 from nbadapt.diagnosis.report import Finding
-from nbadapt.errors import DependencyError, NbadaptError, first_line
+from nbadapt.errors import DependencyError, NbadaptError, PluginError
 from nbadapt.indexing import store as stores
 from nbadapt.packaged_models import PackagedModel
 
@@ -115,6 +115,11 @@ def plugins() -> Iterator[Finding]:
         if isinstance(method, registry.Problem):
             yield _broken(method.name, method.message)
             continue
+        try:
+            settings.schema(method.Config)
+        except PluginError as error:
+            yield _broken(name, str(error))
+            continue
         owners.setdefault(same_name[0].owner, []).append(name)
         for when, line in registry.printed(name).items():
             value = f"of {same_name[0].owner}: it printed while {when}, which nobody was shown: {line}"
@@ -142,9 +147,11 @@ def _limit() -> Iterator[Finding]:
 
 
 def _broken(name: str, message: str) -> Finding:
-    """A plugin's line ends with what to do, behind its last colon."""
+    """A plugin's line ends with what to do, behind its last colon; one of its own need not."""
     reason, _, fix = message.rpartition(": ")
-    return Finding("Plugins", name, reason or message, "problem", fix if reason else "update or uninstall it")
+    if fix not in origins.FIXES:
+        reason, fix = message, origins.FIXES[0]
+    return Finding("Plugins", name, reason, "problem", fix)
 
 
 def _others() -> Iterator[Finding]:
@@ -166,9 +173,6 @@ def _other(kind: str, name: str, owner: str) -> Finding:
         return Finding("Plugins", called, f"from {owner}: {needs}", "note", command)
     except NbadaptError as error:
         return _broken(called, str(error))
-    except Exception as error:  # noqa: BLE001 - a plugin may fail in any way, and hides no other
-        what = f"from {owner}: it fails when it is made ({type(error).__name__}: {first_line(error)})"
-        return Finding("Plugins", called, what, "problem", "update or uninstall it")
     if not isinstance(loaded, PackagedModel):
         return Finding("Plugins", called, f"from {owner}: ready")
     found = installed(loaded.distribution)

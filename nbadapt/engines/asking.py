@@ -22,9 +22,10 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nbadapt.provider import Answer, Connection, FaultError, Question, Tell
+from nbadapt.redaction import hide_keys
 
 POLL = 0.1  # seconds between two looks at the Stop button
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds of back-off
@@ -205,10 +206,11 @@ class _Asking:
     async def _once(self, question: Question, connection: Connection) -> Answer:
         try:
             async with asyncio.timeout(self._limits.timeout):
-                return await connection.ask(question)
+                answer = await connection.ask(question)
         except TimeoutError:
             line = f"no answer within {self._limits.timeout:g} s: raise timeout, or look at the server"
             raise FaultError(line, again=True, reached=False) from None
+        return replace(answer, text=hide_keys(answer.text))  # it is kept, and a server may repeat what it was sent
 
     async def _hold(self) -> None:
         while (left := self._resume_at - self._loop.time()) > 0:

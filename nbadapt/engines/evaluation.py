@@ -16,6 +16,7 @@ from nbadapt.engines.tokens import encode_completion
 from nbadapt.errors import NbadaptError, RequestError, Stopped
 from nbadapt.events import Metric, Notice, Progress, Sample, Stage
 from nbadapt.method import Adapted, Emit, Job, Outcome
+from nbadapt.redaction import hide_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,7 +188,7 @@ class _Record:
         return Outcome(self._figures(done), {"predictions": PREDICTIONS})
 
     def _line(self, query: Query, answer: Reply) -> str:
-        line: dict[str, Any] = {"row": query.row, "input": query.shown, "output": answer.text}
+        line: dict[str, Any] = {"row": query.row, "input": query.shown, "output": hide_keys(answer.text)}
         if self.compared:
             line |= {"expected": query.expected, "correct": same(answer.text, query.expected)}
         if answer.probabilities:
@@ -195,9 +196,10 @@ class _Record:
         if answer.matched is not None:
             line["matched"] = answer.matched
         if answer.reasoning:
-            line["reasoning"] = answer.reasoning[0] if len(answer.reasoning) == 1 else list(answer.reasoning)
+            reasoning = [hide_keys(text) for text in answer.reasoning]
+            line["reasoning"] = reasoning[0] if len(reasoning) == 1 else reasoning
         if answer.votes is not None:
-            line["votes"] = answer.votes
+            line["votes"] = {hide_keys(text): count for text, count in answer.votes.items()}
         return json.dumps(line, ensure_ascii=False) + "\n"
 
     def _figures(self, done: Sequence[Query]) -> dict[str, float]:

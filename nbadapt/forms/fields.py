@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbadapt.errors import RequestError
-from nbadapt.settings import describe_config, escaped, resolved, unescaped
+from nbadapt.settings import describe_config, escaped, resolved, schema, unescaped
 
 if TYPE_CHECKING:
     from nbadapt.method import Config, Method
@@ -84,12 +84,12 @@ def setting_fields(method: type[Method]) -> list[FormField]:
 
 def config_fields(config: type[Config]) -> list[FormField]:
     """A field for every setting of a Config; its own ones first."""
-    schema = config.model_json_schema()
-    definitions = schema.get("$defs", {})
+    of_all = schema(config)
+    definitions = of_all.get("$defs", {})
     fields = config.model_fields
     found = []
     for setting in describe_config(config):
-        part = schema["properties"][fields[setting.name].alias or setting.name]
+        part = of_all["properties"][fields[setting.name].alias or setting.name]
         branches = [resolved(branch, definitions) for branch in resolved(part, definitions).get("anyOf", [part])]
         solid = [branch for branch in branches if branch.get("type") != "null"]
         optional = len(solid) < len(branches)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from nbadapt import origins, registry
-from nbadapt.errors import PluginError, RequestError, StoreError, did_you_mean, first_line
+from nbadapt.errors import PluginError, RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,18 +216,17 @@ def kind(name: str) -> type[Store]:
         if refused is not None:
             raise refused
         raise RequestError(f"unknown kind of store {name!r}: {did_you_mean(name, names(), kind='stores')}")
-    owner = point.dist.metadata["Name"] if point.dist else "an unknown distribution"
-    try:
-        found: Any = point.load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a package raises becomes one line
-        raise PluginError(f"the store {name!r} of {owner} cannot be imported: {first_line(error)}") from None
+    subject = origins.subject("store", point)
+    found = origins.load(point, subject)
     if not (isinstance(found, type) and issubclass(found, Store)):
-        raise PluginError(f"the store {name!r} of {owner} is broken: {point.value} is no subclass of Store")
-    fault = registry.version_fault(found.contract, CONTRACT) or registry.requires_fault(found.requires)
+        fault: str | None = f"is broken: {point.value} is no subclass of nbadapt.indexing.store.Store"
+    else:
+        fault = registry.version_fault(found.contract, CONTRACT) or registry.requires_fault(found.requires)
     if fault:
-        raise PluginError(f"the store {name!r} of {owner} {fault}: update or uninstall it")
-    registry.demand(f"the store {name!r} needs", found.requires, owner if point.dist else None)
-    return found
+        raise PluginError(f"{subject} {fault}: update or uninstall it")
+    registry.demand(f"the store {name!r} needs", found.requires, point.dist.metadata["Name"] if point.dist else None)
+    store: type[Store] = found
+    return store
 
 
 # ------------------------------------------------------------------------------------------------ what stores share

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt.cells import brief
 from nbadapt.errors import RequestError
-from nbadapt.settings import resolved, shown
+from nbadapt.settings import resolved, schema, shown
 
 if TYPE_CHECKING:
     from nbadapt.method import Method
@@ -119,8 +119,8 @@ def _choices(method: type[Method], name: str, value: Any) -> list[Any]:
 
 
 def _may_be_list(method: type[Method], name: str) -> bool:
-    schema = method.Config.model_json_schema()
-    part = resolved(schema["properties"].get(name, {}), schema.get("$defs", {}))
+    of_all = schema(method.Config)
+    part = resolved(of_all["properties"].get(name, {}), of_all.get("$defs", {}))
     return any(branch.get("type") == "array" for branch in part.get("anyOf", [part]))
 
 

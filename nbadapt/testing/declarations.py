@@ -100,9 +100,10 @@ def requires(subject: Subject) -> Iterator[str]:
 
 def config_fields(subject: Subject) -> Iterator[str]:
     """Every setting has a default, a description, and bounds where it is a number."""
+    from nbadapt.settings import schema
+
     config = subject.method.Config
-    schema = config.model_json_schema()
-    for setting, described in schema.get("properties", {}).items():
+    for setting, described in schema(config).get("properties", {}).items():
         field = next(f for n, f in config.model_fields.items() if (f.alias or n) == setting)
         if field.is_required():
             yield f"{setting} has no default"

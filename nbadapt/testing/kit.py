@@ -56,7 +56,9 @@ class Check:
         except UnusableError as error:
             if not failures:
                 return Result(self, "untried" if isinstance(error, UntriedError) else "skipped", (str(error),))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its failure, not the kit's
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its failure, not the kit's
             failures.append(_told(error))
         return Result(self, "failed" if failures else "passed", tuple(failures))
 
