@@ -21,7 +21,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,14 @@ from nbadapt import models
 from nbadapt.capture import Capture
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, Stopped, StoreError, drop_frames, first_line
-from nbadapt.selection import rungs, specs
+from nbadapt.selection import rungs
 from nbadapt.selection.bases import base_of
 from nbadapt.selection.candidates import Candidate, Prepared, look_up_one
-from nbadapt.selection.entry import FINISHED, TOO_LATE, Entry
+from nbadapt.selection.changes import Changes
+from nbadapt.selection.clock import Clock
+from nbadapt.selection.entry import FINISHED, Entry
 from nbadapt.selection.figures import Measure
+from nbadapt.selection.race import Race
 from nbadapt.selection.trials import Said, Trial, Trials, failed
 from nbadapt.selection.trying import Trying, done_share
 
@@ -41,9 +44,6 @@ if TYPE_CHECKING:
     from nbadapt.method import Job
     from nbadapt.run import Run
     from nbadapt.selection.specs import Spec
-
-TELLING = 1.0  # seconds of a rough time, from which on the measured one says how rough it is
-UNMEASURED = 0.3  # of a rough time, which may be three times too long, before anything was timed
 
 
 class Contest:
@@ -65,35 +65,13 @@ class Contest:
         self._lock = threading.Lock()
         self._closed = False  # whether no candidate is taken in any more
         self._thread: threading.Thread | None = None
-        self._rates: list[float] = []  # measured seconds for each rough one
+        self._clock = Clock(self.entries, self._trying, lambda: self.left, len(prepared.parts.test))
+        self._put_off: dict[str, tuple[str, float]] = {}  # label -> why it was not tried in this heat, and its seconds
+        self._made = 0  # trials
         self._began = self._ended = 0.0
         self._before = self.trials.spent(self.name)
-        self._stopped: list[str] = []  # labels
-        self._added: list[str] = []  # lines of the cell
-        self._recall()
-
-    def _recall(self) -> None:
-        """Take up what was added and stopped in a kernel that is gone."""
-        changes = self.trials.changes(self.name)
-        for text in changes["added"]:
-            try:
-                for spec in specs.specs(specs.read(text), self.prepared.asked.namespace):
-                    self.entries.append(Entry(self._look_up(spec)))
-            except NbadaptError as error:
-                self.notices.append(f"{text}, which was added while it worked, is left out: {error}")
-            else:
-                self._added.append(text)
-        for entry in self.entries:
-            if entry.label in changes["stopped"]:
-                entry.state, entry.reason = "stopped", "stopped by the user"
-                self._stopped.append(entry.label)
-        if self._added:
-            self.notices.append(f"added while it worked: {'; '.join(self._added)}")
-        if self._stopped:
-            self.notices.append(
-                f"stopped while it worked, and not tried again: {', '.join(self._stopped)}; add one in the dashboard, "
-                "and it is tried after all"
-            )
+        self._changes = Changes(self.trials, prepared)
+        self.notices += self._changes.recall(self.entries, self._look_up)
 
     # ------------------------------------------------------------------ from outside
 
@@ -129,8 +107,7 @@ class Contest:
         for entry in self.entries:
             if entry.label == label and entry.state in {"waiting", "running"}:
                 entry.state, entry.reason = "stopped", "stopped by the user"
-                self._stopped.append(label)
-                self._keep_changes()
+                self._remember(self._changes.stop, entry.candidate.spec)
 
     def add(self, spec: Spec) -> None:
         """Take a candidate in, or one that was stopped; it is tried when those that are there are through.
@@ -145,19 +122,17 @@ class Contest:
                 raise RequestError("the comparison has ended: add the candidate to its cell, and run that again")
             if again is not None:
                 again.state, again.reason = "waiting", ""
-                self._stopped.remove(again.label)
             if candidate is not None:
                 self.entries.append(Entry(candidate))
-                self._added.append(specs.line(spec))
-        self._keep_changes()
+        self._remember(self._changes.add if again is None else self._changes.take_back, spec)
 
     def _look_up(self, spec: Spec) -> Candidate:
         others = [entry.candidate for entry in self.entries]
         return look_up_one(self.prepared.asked, self.prepared.parts, spec, others)
 
-    def _keep_changes(self) -> None:
+    def _remember(self, change: Callable[[Spec], None], spec: Spec) -> None:
         try:
-            self.trials.keep_changes(self.name, self._added, self._stopped)
+            change(spec)
         except StoreError as error:  # what was asked for is done all the same
             self.notices.append(f"what was added and stopped is lost with this kernel: {error}")
 
@@ -220,7 +195,7 @@ class Contest:
         """Bring candidates from their first rung to the test rows, with those that were added meanwhile."""
         rows = len(self.prepared.parts.training)
         while waiting:
-            self._heat(waiting)
+            self._heat()
             waiting = [] if self.control.stopping else [e for e in self.entries if e.state == "waiting"]
         self._train_again(rows)
         self._look_back()
@@ -231,7 +206,7 @@ class Contest:
         """Train the last ones with further seeds, as far as the budget goes."""
         asked = self.prepared.asked
         for seed in range(asked.seed + 1, asked.seed + asked.seeds):
-            last = self._ranked(self._finalists())
+            last = self._ranked(self._finalists(), rows)
             for entry in sorted(last, key=lambda entry: self._trying.bases.order(entry.candidate)):
                 self._try(entry, rows, seed)
         short = [entry.label for entry in self.entries if entry.seeds_left_out]
@@ -245,65 +220,123 @@ class Contest:
             self._closed = not found
             return found
 
-    def _heat(self, entries: Sequence[Entry]) -> None:
-        """Run some candidates through all rungs: each group by itself, and its rungs in step with the others'."""
-        parts = self.prepared.parts
-        total = len(parts.training)
-        groups: dict[str, list[Entry]] = {}
-        for entry in entries:
-            groups.setdefault(entry.candidate.group, []).append(entry)
-        plans = {name: rungs.schedule(len(kin), total, len(parts.training.labels)) for name, kin in groups.items()}
-        levels = max(len(plan) for plan in plans.values())
-        self._trying.prepare_parts([rung.rows for plan in plans.values() for rung in plan])
-        for level in range(levels):
-            ready = [name for name, kin in groups.items() if kin and level >= levels - len(plans[name])]
-            for name in sorted(ready, key=lambda name: self._order(groups, name)):
-                plan = plans[name]
-                rung = plan[level - levels + len(plan)]
-                self._rung(groups, name, rung, last=level == levels - 1)
+    def _heat(self) -> None:
+        """Run the groups of all that wait through their rungs.
 
-    def _order(self, groups: dict[str, list[Entry]], name: str) -> tuple[Any, ...]:
+        What a budget of time had no room for is put off to the next heat, which knows better how long a trial takes; it
+        is out when a heat had no room for anything.
+        """
+        made, self._put_off = self._made, {}
+        entries = list(self.entries)
+        if self.left is not None:  # the quick ones first
+            entries.sort(key=lambda entry: entry.candidate.seconds or 0.0)
+        names = dict.fromkeys(entry.candidate.group for entry in entries if entry.state == "waiting")
+        kin = {name: [entry for entry in entries if entry.candidate.group == name] for name in names}
+        training = self.prepared.parts.training
+        self._trying.prepare_parts(rungs.sizes(len(training), len(training.labels)))
+        self._take_up([entry for group in kin.values() for entry in group])
+        races = [Race(group, training, self.prepared.asked.seed) for group in kin.values()]
+        for race, rung in self._turns(races):
+            self._rung(races, race, rung)
+        for entry in entries:
+            if self._made == made and entry.state == "waiting" and entry.label in self._put_off:
+                entry.out_of_time(*self._put_off[entry.label])
+
+    def _take_up(self, entries: Sequence[Entry]) -> None:
+        """Find the trials of the rungs that are on disk; who was trained on all rows is through."""
+        training, seed = self.prepared.parts.training, self.prepared.asked.seed
+        sizes = rungs.sizes(len(training), len(training.labels))
+        known = self.trials.any()
+        for entry in entries:
+            if entry.begun is not None:
+                continue
+            found = {rows: self._find(entry, rows, seed)[-1] for rows in sizes} if known else {}
+            entry.begun = {rows for rows, trial in found.items() if trial is not None}
+            for trial in (found[rows] for rows in sorted(found)):
+                if trial is not None and trial.state == "done":
+                    self._take(entry, trial)
+        for entry in entries:
+            if len(sizes) > 1 and entry.state == "waiting" and entry.trial(len(training), seed) is not None:
+                entry.state = FINISHED
+
+    def _turns(self, races: Sequence[Race]) -> Iterator[tuple[Race, int]]:
+        """Whose turn it is in which rung: rungs in step; where time may run out, after those of the baselines."""
+        first = [race for race in races if self.left is not None and race.racers and race.racers[0].candidate.baseline]
+        for race in sorted(first, key=lambda race: self._order(first, race)):
+            yield from ((race, rung) for rung in range(race.begin, -1, -1) if race.at(rung))
+        others = [race for race in races if race not in first]
+        for rung in range(max((race.begin for race in others), default=0), -1, -1):
+            ready = [race for race in others if race.at(rung)]
+            yield from ((race, rung) for race in sorted(ready, key=lambda race: self._order(others, race)))
+
+    def _order(self, races: Sequence[Race], race: Race) -> tuple[Any, ...]:
         """What a group's turn is decided by: one base model after the other, so that each is read once.
 
         Where time may run out, the baselines and the quick ones come first, so that as many as possible are through.
         """
-        one = groups[name][0].candidate
-        place = self._trying.bases.order(one)
+        one = race.racers[0].candidate
         if self.prepared.asked.budget.seconds is None:
-            return (*place, not one.baseline)
+            return (*self._trying.bases.order(one), not one.baseline)
         quickest: dict[str, float] = {}  # by base model
-        for kin in filter(None, groups.values()):
+        for kin in filter(None, (other.racers for other in races)):
             path = base_of(kin[0].candidate)
             quickest[path] = min(quickest.get(path, math.inf), _rough(kin))
         path = base_of(one)
-        return not one.baseline, quickest[path], path, _rough(groups[name])
+        return not one.baseline, quickest[path], path, _rough(race.racers)
 
-    def _rung(self, groups: dict[str, list[Entry]], name: str, rung: rungs.Rung, *, last: bool) -> None:
+    def _rung(self, races: Sequence[Race], race: Race, rung: int) -> None:
         """Try the candidates of a group that are still in, and drop the weaker ones."""
-        tried = []
-        for entry in groups[name]:
-            if entry.state not in {"stopped", "failed", TOO_LATE} and self._try(
-                entry, rung.rows, self.prepared.asked.seed
-            ):
+        rows, seed = race.size(rung), self.prepared.asked.seed
+        tried: list[Entry] = []
+        late: list[Entry] = []
+        for entry in race.enter(rung):
+            known = rung == 0 or entry.trial(rows, seed) is not None
+            if not known and self._clock.lacks_for_all(race, races, rung, tried, entry):
+                late.append(entry)
+                self._put_off[entry.label] = self._too_late(entry, rows, tried)
+            elif self._try(entry, rows, seed):
                 tried.append(entry)
         if self.control.stopping:
             return
-        ranked = self._ranked([entry for entry in tried if entry.state != "stopped"])
-        if not last:
-            said = [self._said(entry) for entry in ranked]
-            ranked = [ranked[i] for i in self.measure.early_order(said)]
-        keep = 1 if last else max(1, -(-len(ranked) // rungs.KEEP))
+        tried = [entry for entry in tried if entry.state != "stopped"]
+        if rung == 0:
+            race.alive = []
+            for entry in tried:
+                entry.state = FINISHED
+        elif tried or not late:
+            race.alive = self._best(race, rung, tried)
+        else:  # one of them goes straight to all rows
+            race.alive = late[:1]
+            del self._put_off[late[0].label]
+
+    def _too_late(self, entry: Entry, rows: int, tried: Sequence[Entry]) -> tuple[str, float]:
+        """Why there is no time for a rung, in words, and what all rows need."""
+        total, kin = len(self.prepared.parts.training), [*tried, entry]
+        needed = self._clock.needed(rows, kin)
+        reason = (
+            f"the budget leaves no time for {rows:,} rows and all {total:,} after them: they need about {needed:,.0f} s"
+        )
+        return reason, self._clock.seconds(entry, total) or 0.0
+
+    def _best(self, race: Race, rung: int, tried: Sequence[Entry]) -> list[Entry]:
+        """Those who go on from a rung, best first; the others are dropped, unless they are through already."""
+        rows = race.size(rung)
+        ranked = self._ranked([*tried, *race.through(rung)], rows)
+        ranked = [ranked[i] for i in self.measure.early_order([self._said(entry, rows) for entry in ranked])]
+        keep = rungs.kept(len(ranked), rung)
         for entry in ranked[keep:]:
-            entry.state, entry.reason = "dropped", self._behind(entry, ranked[0], rung.rows)
-        groups[name] = ranked[:keep]
-        for entry in groups[name]:
-            entry.state = FINISHED if last else "waiting"
+            if entry.state != FINISHED:
+                entry.state, entry.reason = "dropped", self._behind(entry, ranked[0], rows)
+        on = [entry for entry in ranked[:keep] if entry.state != FINISHED]
+        for entry in on:
+            entry.state, entry.reason = "waiting", ""
+        return on
 
     def _behind(self, entry: Entry, best: Entry, rows: int) -> str:
         """Why a candidate is dropped, in words."""
         reason = f"behind {best.label} {self._seen(entry, rows)}"
-        values = [self.measure.better(self.measure.figure([self._said(each)])) for each in (entry, best)]
-        if values[0] < values[1] or self._said(best).log_loss is None:
+        values = [self.measure.better(self.measure.figure([self._said(each, rows)])) for each in (entry, best)]
+        if values[0] < values[1] or self._said(best, rows).log_loss is None:
             return reason
         return f"{reason} in log loss: in {self.measure.label} they cannot be told apart"
 
@@ -313,18 +346,17 @@ class Contest:
             return f"after {rows:,} rows"
         return f"on {len(self._trying.asked(entry.candidate, rows)):,} validation rows"
 
-    def _ranked(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Best first on the validation rows; among equals the cheaper one."""
+    def _ranked(self, entries: Sequence[Entry], rows: int) -> list[Entry]:
+        """Best first on the validation rows, when trained on so many rows; among equals the cheaper one."""
 
         def value(entry: Entry) -> tuple[float, float]:
-            return -self.measure.better(self.measure.figure([self._said(entry)])), entry.candidate.seconds or 0.0
+            return -self.measure.better(self.measure.figure([self._said(entry, rows)])), entry.candidate.seconds or 0.0
 
-        return sorted((entry for entry in entries if entry.last is not None), key=value)
+        return sorted(entries, key=value)
 
-    @staticmethod
-    def _said(entry: Entry) -> Said:
-        """What a candidate said last to the validation rows."""
-        trial = entry.last
+    def _said(self, entry: Entry, rows: int) -> Said:
+        """What a candidate that was trained on so many rows said to the validation rows."""
+        trial = entry.trial(rows, self.prepared.asked.seed)
         assert trial is not None and trial.said is not None  # noqa: PT018 - it was tried
         return trial.said
 
@@ -333,9 +365,9 @@ class Contest:
 
     def _look_back(self) -> None:
         """One point more of the leader's curve, where its group had one rung: would more rows help?"""
-        found = self._ranked([entry for entry in self._finalists() if not entry.candidate.prompts])
         rows = len(self.prepared.parts.training)
-        fewer = round(rows / rungs.GROWTH)
+        fewer = math.ceil(rows / rungs.GROWTH)  # as a rung has
+        found = self._ranked([entry for entry in self._finalists() if not entry.candidate.prompts], rows)
         if not found or found[0].candidate.baseline or len({t.rows for t in found[0].trials}) > 1:
             return
         if fewer >= rungs.FEWEST_ROWS:
@@ -349,56 +381,53 @@ class Contest:
         if self.control.stopping:
             return False
         if entry.trial(rows, seed) is not None:
-            return True  # for those that came before a candidate that was added
-        candidate = entry.candidate
-        job = self._trying.job(candidate, rows, seed, self._trying.asked(candidate, rows))
-        name = self._trying.name(candidate, job, rows)
-        trial = self.trials.find(name)
-        if trial is None or trial.state != "done" or trial.rows != rows:
-            if not self._affords(entry, rows):
+            return True  # it was on disk, or made for those that came before a candidate that was added
+        job, name, trial = self._find(entry, rows, seed)
+        if trial is None or trial.state != "done":
+            if self._is_out_of_time(entry, rows, seed):
                 return False
             trial = self._tried(entry, job, name, rows, seed, trial)
         if trial is None or trial.state != "done":
             return False
-        entry.trials.append(trial)
-        assert trial.said is not None  # it is done
-        self._say(f"{entry.label}: {self.measure.text(trial.said)} {self._seen(entry, rows)}")
+        self._take(entry, trial)
         return True
 
-    def _affords(self, entry: Entry, rows: int) -> bool:
-        """Whether the budget has time for a trial, and for the test of what is through by then; else it is out."""
-        left, needed = self.left, self._predicted(entry, rows)
-        if left is None:
-            return True
-        test, total = len(self.prepared.parts.test) / 1000, len(self.prepared.parts.training)
-        reserved = sum(t.costs.get("inference", 0.0) * test for e in self._finalists() for t in e.full(total))
-        if (needed or 0.0) <= left - reserved:
-            return True
-        if entry.state == FINISHED:
-            entry.seeds_left_out += 1
-        else:
-            told = "" if needed is None else f": they need about {needed:,.0f} s"
-            entry.out_of_time(f"the budget leaves no time for {rows:,} rows{told}", needed)
-        return False
+    def _find(self, entry: Entry, rows: int, seed: int) -> tuple[Job, str, Trial | None]:
+        """The job of a trial, its name on disk, and what is there; what asks no other rows stands under the most."""
+        candidate = entry.candidate
+        job = self._trying.job(candidate, rows, seed, self._trying.asked(candidate, rows))
+        name = self._trying.name(candidate, job, rows)
+        trial = self.trials.find(name)
+        if trial is not None and trial.rows < rows:
+            trial = None
+        return job, name, None if trial is None else dataclasses.replace(trial, rows=rows)
 
-    def _predicted(self, entry: Entry, rows: int) -> float | None:
-        """Seconds for a trial: from those of the same group on other rows, else by rule of thumb."""
-        kin = [t for e in self.entries if e.candidate.group == entry.candidate.group for t in e.trials]
-        share = self._trying.share(entry.candidate, rows)
-        known = [
-            t.costs["wall"] * share / self._trying.share(entry.candidate, t.rows) for t in kin if t.costs.get("wall")
-        ]
-        if known:
-            return min(known)
-        rough = entry.candidate.seconds
-        if rough is None:
-            return None
-        rate = sorted(self._rates)[len(self._rates) // 2] if self._rates else UNMEASURED
-        return rough * share * rate
+    def _take(self, entry: Entry, trial: Trial) -> None:
+        """Take in a trial that is done."""
+        entry.trials.append(trial)
+        assert trial.said is not None  # it is done
+        self._say(f"{entry.label}: {self.measure.text(trial.said)} {self._seen(entry, trial.rows)}")
+
+    def _is_out_of_time(self, entry: Entry, rows: int, seed: int) -> bool:
+        """Whether the budget has no time for a trial: then its candidate is out, or without a further seed."""
+        if not self._clock.lacks(entry, rows):
+            return False
+        needed = self._clock.seconds(entry, rows)
+        told = "" if needed is None else f": they need about {needed:,.0f} s"
+        self._out_of_time(entry, seed, f"the budget leaves no time for {rows:,} rows{told}", needed)
+        return True
+
+    def _out_of_time(self, entry: Entry, seed: int, reason: str, needed: float | None) -> None:
+        """Take a candidate out; one that is through goes without this seed, or without a point more of its curve."""
+        if entry.state != FINISHED:
+            entry.out_of_time(reason, needed)
+        elif seed != self.prepared.asked.seed:
+            entry.seeds_left_out += 1
 
     def _tried(self, entry: Entry, job: Job, name: str, rows: int, seed: int, before: Trial | None) -> Trial | None:
         """Run a trial, or go on with one that was broken off; None where it was stopped."""
         before_state, self.current, entry.state = entry.state, entry, "running"
+        self._made += 1
         start = time.monotonic()
         trial = Trial(name, entry.label, rows, seed, "")
         try:
@@ -419,9 +448,7 @@ class Contest:
             self.current = self._trying.run = None
             self.trials.keep_spent(self.name, self.elapsed)
         entry.state = before_state if entry.state == "running" else entry.state
-        rough = (entry.candidate.seconds or 0.0) * self._trying.share(entry.candidate, rows)
-        if rough >= TELLING:
-            self._rates.append(trial.costs["wall"] / rough)
+        self._clock.learn(entry, rows, trial.costs["wall"])
         return self.trials.keep(trial)
 
     def _failed(self, entry: Entry, trial: Trial, error: NbadaptError, before: str) -> Trial:
@@ -445,16 +472,13 @@ class Contest:
                 self._budget_ended(entry, run, trial)
         return None
 
-    @staticmethod
-    def _budget_ended(entry: Entry, run: Run, trial: Trial) -> None:
-        """The budget broke a trial off: of one that is through already, a further seed."""
-        if entry.state == FINISHED:
-            entry.seeds_left_out += 1
-            return
+    def _budget_ended(self, entry: Entry, run: Run, trial: Trial) -> None:
+        """The budget broke a trial off."""
         share = done_share(run)
         needed = run.log.elapsed / share if share else None
         told = "" if needed is None else f": {100 * share:.0f} % were done, all need about {needed:,.0f} s"
-        entry.out_of_time(f"the budget ended while it worked on {trial.rows:,} rows{told}", needed)
+        reason = f"the budget ended while it worked on {trial.rows:,} rows{told}"
+        self._out_of_time(entry, trial.seed, reason, needed)
 
     # ------------------------------------------------------------------ the end
 

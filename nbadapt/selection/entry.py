@@ -21,6 +21,7 @@ class Entry:
         state: "waiting", "running", "dropped", `FINISHED`, "failed", "stopped" or `TOO_LATE`.
         reason: why it is no longer in.
         trials: what is done, in the order of its rungs; further seeds at the end.
+        begun: the sizes of rungs of which there is a record on disk, whatever became of it; None: not looked up.
         test: what it said to the test rows, one for each of its trials on all rows.
         needs: seconds that it would have needed, of one that is out of time; None: not known.
         seeds_left_out: further seeds that the budget had no time for.
@@ -30,6 +31,7 @@ class Entry:
     state: str = "waiting"
     reason: str = ""
     trials: list[Trial] = field(default_factory=list)
+    begun: set[int] | None = None
     test: list[Said] = field(default_factory=list)
     needs: float | None = None
     seeds_left_out: int = 0

@@ -172,6 +172,8 @@ def _seconds(candidate: Candidate, run: Run, inference: float | None) -> float:
     began = [t for t, text in stages if text == "answering"]
     if candidate.prompts:
         return max(0.0, began[-1] - run.events[0][0]) if began else run.log.elapsed
+    if not stages:  # a method need not tell any
+        return run.log.elapsed
     ends = [t for t, _ in stages[1:]] + [run.events[-1][0]]
     reading = [end - t for (t, text), end in zip(stages, ends, strict=True) if text.startswith("embedding")]
     if inference is None or not reading or not isinstance(run.adapted(), FeatureClassifier):

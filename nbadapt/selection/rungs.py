@@ -11,6 +11,8 @@
 Each rung trains anew on its rows: every score is that of a finished model, so that rungs are points of a learning
 curve, and a result does not depend on the rungs before. Eight candidates cost 8/25 + 2/5 + 1 = 1.7 full runs.
 Groups do not fight each other before the last rung: what learns quickly from few rows is not what is best on all.
+Rungs are numbered from the last one, which is 0: the sizes do not depend on how many candidates there are, only which
+of them a group begins in does.
 
 What trains nothing costs what it asks, so that its rungs ask growing parts of the m validation rows: m/6.25, m/2.5, m
 of them. Few rows tell less than a model that was trained on few and asked all, which is why these parts grow by
@@ -44,6 +46,38 @@ class Rung:
     rows: int
 
 
+def first(candidates: int) -> int:
+    """The number of the rung that so many candidates of a group begin in."""
+    return math.ceil(math.log(candidates, KEEP) - 1e-9) if candidates > 1 else 0
+
+
+def size(rung: int, rows: int, labels: int = 0) -> int:
+    """The training rows of the rung of this number.
+
+    Args:
+        rung: its number.
+        rows: all training rows.
+        labels: classes, each of which needs rows in the first rung.
+    """
+    fewest = min(rows, max(FEWEST_ROWS, ROWS_A_LABEL * labels))
+    smaller: int = GROWTH**rung
+    return max(fewest, math.ceil(rows / smaller))
+
+
+def sizes(rows: int, labels: int = 0) -> tuple[int, ...]:
+    """All sizes that rungs can have, each once, the largest first. Arguments as of `size`."""
+    found = [rows]
+    while (fewer := size(len(found), rows, labels)) < found[-1]:
+        found.append(fewer)
+    return tuple(found)
+
+
+def kept(candidates: int, rung: int) -> int:
+    """How many of the candidates of a rung go on; never more than the rungs after it have room for."""
+    most: int = KEEP ** (rung - 1)
+    return min(-(-candidates // KEEP), most)
+
+
 def schedule(candidates: int, rows: int, labels: int = 0) -> tuple[Rung, ...]:
     """The rungs of one group; the last one has one candidate and all rows.
 
@@ -52,11 +86,8 @@ def schedule(candidates: int, rows: int, labels: int = 0) -> tuple[Rung, ...]:
         rows: all training rows.
         labels: classes, each of which needs rows in the first rung.
     """
-    count = 1 + math.ceil(math.log(candidates, KEEP) - 1e-9) if candidates > 1 else 1
-    fewest = min(rows, max(FEWEST_ROWS, ROWS_A_LABEL * labels))
-    return tuple(
-        Rung(-(-candidates // KEEP**r), max(fewest, math.ceil(rows / GROWTH ** (count - 1 - r)))) for r in range(count)
-    )
+    begin = first(candidates)
+    return tuple(Rung(-(-candidates // KEEP**r), size(begin - r, rows, labels)) for r in range(begin + 1))
 
 
 def asked(rows: int, total: int, validation: int) -> int:

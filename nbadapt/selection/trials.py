@@ -7,7 +7,7 @@
       <trial>.test.json                      what it said to the test rows, once they were looked at
       looks.json                             when they were looked at, and for which trials
       <cell>.spent.json                      how long the comparison of a cell has worked
-      <cell>.changes.json                    which candidates were added to it and stopped while it worked
+      <asked>.changes.json                   which candidates were added and stopped while a comparison worked
 
 A trial stands under what decides its result: method, settings, model and its files, prompt, rows, seed, number type.
 A comparison that was killed, or that gets a further candidate, finds here what is done. A record is written whole.
@@ -115,6 +115,10 @@ class Trials:
             return None
         return found if found.run == "" or (store.root() / found.run / "request.json").is_file() else None
 
+    def any(self) -> bool:
+        """Whether there is anything on disk to find."""
+        return next(self.folder.glob("*.json"), None) is not None
+
     def keep(self, trial: Trial) -> Trial:
         """Write a trial down, in the place of an earlier one of its key.
 
@@ -159,7 +163,7 @@ class Trials:
     def changes(self, name: str) -> dict[str, list[str]]:
         """What was asked of the comparison of this name while it worked.
 
-        "added": candidates as lines of the cell; "stopped": labels.
+        "added", "stopped": candidates as lines of the cell.
         """
         record = self._read(f"{name}.changes.json") or {}
         return {what: [str(text) for text in record.get(what, [])] for what in ("added", "stopped")}
