@@ -25,7 +25,7 @@ from nbadapt.selection import bases
 from nbadapt.selection.asked import Asked
 from nbadapt.selection.candidates import prepare
 from nbadapt.selection.contest import Contest
-from nbadapt.selection.forgetting import passages
+from nbadapt.selection.forgetting import masked_tokens, passages
 from nbadapt.selection.trials import Trials
 from nbadapt.widgets.selection import ContestFeed
 
@@ -263,6 +263,46 @@ def test_what_all_layers_forget_is_the_drift_that_plain_transformers_shows():
             drifts.append(1 - torch.nn.functional.cosine_similarity(*pair, dim=-1).mean())
     assert row["forgotten"] == pytest.approx(float(torch.stack(drifts).mean()), rel=1e-3)
     assert row["forgotten"] > 1e-3
+
+
+def masked_bert(folder: Path) -> Path:
+    """A tiny BERT as it is pretrained: with the head for masked tokens, whose weights are among its own."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
+
+    torch.manual_seed(0)
+    BertForMaskedLM(AutoConfig.from_pretrained(tiny_models.folder("bert"))).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_models.folder("bert")).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_an_encoder_with_its_head_forgets_is_the_loss_that_plain_transformers_shows(tmp_path):
+    import torch
+    from transformers import AutoTokenizer, BertForMaskedLM
+
+    folder = masked_bert(tmp_path / "masked-bert")
+    blocks = {"full": {**QUICK, "learning_rate": 1e-2}}
+    found = compare(blocks, words(100), model=str(folder), dtype="float32")
+    row, tokenizer = found.frame().loc["full"], AutoTokenizer.from_pretrained(folder)
+    assert row["forgotten_as"] == "nats a masked token"
+    base, tuned = BertForMaskedLM.from_pretrained(folder), BertForMaskedLM.from_pretrained(folder)
+    tuned.cls.predictions.decoder.weight = torch.nn.Parameter(base.bert.embeddings.word_embeddings.weight.clone())
+    tuned.load_state_dict(adapted_weights(found.runs["full"]), strict=False)
+    changes = []
+    for place, passage in enumerate(passages()):
+        ids = torch.tensor([tokenizer(passage)["input_ids"][:128]])
+        masked, labels = masked_tokens(ids, tokenizer, place)
+        places = labels[0] >= 0
+        assert (masked[0, places] == tokenizer.mask_token_id).all()
+        assert (labels[0, places] == ids[0, places]).all()
+        assert (masked[0, ~places] == ids[0, ~places]).all()
+        assert int(places.sum()) == round(0.15 * (ids.shape[1] - 2))  # but for [CLS] and [SEP]
+        with torch.no_grad():
+            a, b = (float(one.eval()(input_ids=masked, labels=labels).loss) for one in (tuned, base))
+        changes.append(a - b)
+    assert row["forgotten"] == pytest.approx(sum(changes) / len(changes), rel=1e-3)
+    assert abs(row["forgotten"]) > 1e-3
 
 
 @pytest.mark.slow
