@@ -43,7 +43,11 @@ BLOCKS: dict[str, Any] = {
     "full": None,
     "few-shot": {"model": "smollm2", "shots": [4, 16]},
 }
-SMALL: dict[str, Any] = {"features": None, "lora": {"epochs": 1, "learning_rate": [2e-4, 1e-3]}}
+SMALL: dict[str, Any] = {
+    "lora": {"epochs": 1, "learning_rate": [2e-4, 1e-3]},
+    "full": {"epochs": 1},
+    "few-shot": {"model": "smollm2"},
+}
 MOST_MEMORY = 1.10  # of the largest candidate's peak
 
 

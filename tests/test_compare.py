@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -398,6 +399,31 @@ def test_two_bases_are_read_once_where_there_is_room_and_else_once_a_phase(room,
     # without room: the first rungs and the last ones, in turns; the phases meet at the model that is in memory
     assert len(read) <= reads
     assert set(read) == {Path(bert).name, Path(llama).name}
+
+
+def test_a_larger_candidate_on_a_base_in_memory_drives_the_other_bases_out():
+    rows, bert, llama = words(60), str(tiny_models.folder("bert")), str(tiny_models.folder("llama"))
+    blocks = {"output-layers": QUICK, "full": QUICK, "few-shot": {"model": llama, "shots": 1}}
+    found = {one.method.name: one for one in prepare(Asked(blocks=blocks, model=bert, data=rows)).candidates}
+
+    def sized(name, weights, rest):
+        one = found[name]
+        memory = {"weights": weights, "gradients": rest}
+        return dataclasses.replace(one, estimate=dataclasses.replace(one.estimate, memory=memory))
+
+    small, large, other = sized("output-layers", 50, 50), sized("full", 50, 450), sized("few-shot", 60, 390)
+    models.free()
+    held = bases.Bases([small, large, other], limit=None)
+    held.make_room(small)
+    models.load_classifier(small.job.model, small.job.labels, small.job.device, small.job.dtype, 0)
+    held.make_room(other)
+    models.load(other.job.model, other.job.device, other.job.dtype)
+    held.make_room(small)  # 100 and 60 of the other base: within 550
+    assert models.is_loaded(small.job.model, small.job.device, small.job.dtype)
+    assert models.is_loaded(other.job.model, other.job.device, other.job.dtype)
+    held.make_room(large)  # 500 and 60
+    assert models.is_loaded(large.job.model, large.job.device, large.job.dtype)
+    assert not models.is_loaded(other.job.model, other.job.device, other.job.dtype)
 
 
 @pytest.mark.slow
