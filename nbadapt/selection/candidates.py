@@ -120,11 +120,12 @@ def prepare(asked: Asked) -> Prepared:
 
 def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[Candidate], list[LeftOut], list[str]]:
     notices: list[str] = []
-    found, unchosen = [_looked_up(asked, parts, spec) for spec in written], []
+    found = [_looked_up(asked, parts, spec) for spec in written]
+    unchosen: list[LeftOut] = []
     if not written:
         found, unchosen = _default_set(asked, parts)
         if not found:
-            told = "".join(f"; {left.label} {left.reason}" for left in unchosen)
+            told = "".join(f": {left.label} {left.reason}" for left in unchosen[:1])
             model = asked.sources.get("model", asked.model)
             raise RequestError(f"no method here can be tried on {model} unless it is named{told}")
         methods = ", ".join(candidate.method.name for candidate in found)
