@@ -1,12 +1,15 @@
 """Does %%compare rank as separate full runs do? Every pair whose difference is significant, over some seeds.
 
 usage: python benchmarks/compare_ranking.py [--data FOLDER] [--rows 2000] [--seeds 3] [--test-rows 1066] [--small]
+                                             [--adopt]
 
 Candidates: features, output-layers, four LoRAs and all layers with MiniLM, few-shot with SmolLM2. For each seed
 %%compare works, and then every candidate is trained alone on all training rows of the same split, in a process of its
-own, and asked the same test rows. Pairs are told apart by the exact McNemar test after Holm. A candidate that
-%%compare dropped counts as worse than the one that it was dropped behind. The peak of memory is the process's beyond
-its imports. What was measured is kept in results/compare_ranking.jsonl. Writes results/compare_ranking.md.
+own, and asked the same test rows. Pairs are told apart by the exact McNemar test after Holm. The ranking of %%compare
+is the order of its table: those with figures on the test rows, best first, then those that were dropped, by how far
+they came. Every significant pair counts. The peak of memory is the process's beyond its imports. What was measured is
+kept in results/compare_ranking.jsonl, a comparison with the code of nbadapt/selection that it measured (--adopt: lines
+that do not say so are of the code that is here). Writes results/compare_ranking.md.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import pandas as pd
 import peft
 import sklearn.linear_model
 import transformers
-from report import RESULTS, environment, peak_memory, save, table
+from report import RESULTS, code_of, environment, keep, kept, peak_memory, save, table
 
 del peft, sklearn, transformers  # imported beforehand: imports do not count
 
@@ -40,7 +43,12 @@ BLOCKS: dict[str, Any] = {
     "full": None,
     "few-shot": {"model": "smollm2", "shots": [4, 16]},
 }
-SMALL: dict[str, Any] = {"features": None, "lora": {"epochs": 1, "learning_rate": [2e-4, 1e-3]}}
+SMALL: dict[str, Any] = {
+    "lora": {"epochs": 1, "learning_rate": [2e-4, 1e-3]},
+    "full": {"epochs": 1},
+    "few-shot": {"model": "smollm2"},
+}
+MOST_MEMORY = 1.10  # of the largest candidate's peak
 
 
 def main() -> None:
@@ -50,6 +58,7 @@ def main() -> None:
     parser.add_argument("--test-rows", type=int, default=1066)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--adopt", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("SEED", "WHAT"))
     arguments = parser.parse_args()
     if arguments.one:
@@ -70,18 +79,17 @@ def measured(arguments: argparse.Namespace, seed: int, what: str) -> dict[str, A
     """What one process gave, now or earlier."""
     sizes = {"rows": arguments.rows, "test_rows": arguments.test_rows, "small": arguments.small}
     key = {"seed": seed, "what": what, **sizes}
-    for line in KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []:
-        entry: dict[str, Any] = json.loads(line)
-        if all(entry[name] == value for name, value in key.items()):
-            return entry
+    if what == "compare":
+        key["code"] = code_of("selection")
+    known = kept(KEPT, key, adopt=arguments.adopt)
+    if known is not None:
+        return known
     command = [sys.executable, __file__, "--one", str(seed), what, "--data", str(arguments.data)]
     command += ["--rows", str(arguments.rows), "--test-rows", str(arguments.test_rows)]
     command += ["--small"] * arguments.small
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     entry = {**key, **json.loads(out.stdout.splitlines()[-1])}
-    RESULTS.mkdir(exist_ok=True)
-    with KEPT.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    keep(KEPT, entry)
     print(seed, what, f"{entry['seconds']:.0f} s", file=sys.stderr, flush=True)
     return entry
 
@@ -126,38 +134,63 @@ def alone(candidate: Any, test: Any) -> list[float]:
 
 
 def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
-    """The results as Markdown: the figures, and every pair that both tell apart otherwise."""
-    rows, against, open_, told = [], [], [], 0
-    for part in parts:
-        alone_right = {label: entry["right"] for label, entry in part["alone"].items()}
-        for label, right in sorted(alone_right.items(), key=lambda item: -sum(item[1])):
-            place = part["compare"]["places"].get(label)
-            score = f"{sum(place) / len(place):.3f}" if place else part["compare"]["behind"].get(label, "")
-            rows.append([str(part["seed"]), label, f"{sum(right) / len(right):.3f}", score])
-        for better, worse in significant(alone_right):
-            alike = agrees(part["compare"], better, worse)
-            pair = f"seed {part['seed']}: {better} over {worse}"
-            told += alike is not None
-            against += [pair] * (alike is False)
-            open_ += [pair] * (alike is None)
-    peaks = [
-        f"seed {part['seed']}: {part['compare']['peak'] / 2**20:,.0f} MiB against "
-        f"{max(entry['peak'] for entry in part['alone'].values()) / 2**20:,.0f} MiB of the largest candidate"
-        for part in parts
-    ]
-    about = (
-        f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. Of the pairs whose difference is "
-        f"significant among separate full runs and that it ranks, {told - len(against)} of {told} are ranked alike"
-        + (f"; not so: {'; '.join(against)}." if against else ".")
-        + (f" Both were dropped before the end, and so not ranked: {'; '.join(open_)}." if open_ else "")
-        + f" Peak memory of the comparison: {'; '.join(peaks)}."
-    )
+    """The results as Markdown: the figures, and every pair that is ranked otherwise."""
     head = ["seed", "candidate", "separate full run, test accuracy", "in %%compare"]
     packages = ("torch", "transformers", "peft", "scikit-learn")
     return "\n\n".join(
-        ["# The ranking beside separate full runs", about, table(head, rows),
-         environment("benchmarks/compare_ranking.py", packages)]
-    )  # fmt: skip
+        [
+            "# The ranking beside separate full runs",
+            f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. {agreement(parts)}",
+            memory(parts),
+            table(head, [row for part in parts for row in figures(part)]),
+            environment("benchmarks/compare_ranking.py", packages),
+        ]
+    )
+
+
+def figures(part: dict[str, Any]) -> list[list[str]]:
+    """A row for each candidate of one seed, the best alone first."""
+    found, rows = part["compare"], []
+    for label, entry in sorted(part["alone"].items(), key=lambda item: -sum(item[1]["right"])):
+        place, right = found["places"].get(label), entry["right"]
+        score = f"{sum(place) / len(place):.3f}" if place else found["behind"].get(label, "")
+        rows.append([str(part["seed"]), label, f"{sum(right) / len(right):.3f}", score])
+    return rows
+
+
+def agreement(parts: list[dict[str, Any]]) -> str:
+    """How many significant pairs stand in the same order in the table of %%compare, and which do not."""
+    alike: dict[bool, list[bool]] = {False: [], True: []}  # whether one of the two was dropped
+    against = []
+    for part in parts:
+        order, places = part["compare"]["candidates"], part["compare"]["places"]
+        for better, worse in significant({label: entry["right"] for label, entry in part["alone"].items()}):
+            same = order.index(better) < order.index(worse)
+            dropped = not {better, worse} <= places.keys()
+            alike[dropped].append(same)
+            note = " (dropped)" if dropped else ""
+            against += [f"seed {part['seed']}: {better} over {worse}{note}"] * (not same)
+    both = alike[False] + alike[True]
+    return (
+        f"Of the {len(both)} pairs whose difference is significant among separate full runs, {sum(both)} stand in the "
+        f"same order in the table of %%compare: {sum(alike[False])} of the {len(alike[False])} in which both came to "
+        f"the end, {sum(alike[True])} of the {len(alike[True])} in which one or both were dropped before"
+        + (f". Not so: {'; '.join(against)}." if against else ".")
+    )
+
+
+def memory(parts: list[dict[str, Any]]) -> str:
+    """The comparison's peak beside that of its largest candidate."""
+    told = []
+    for part in parts:
+        label, entry = max(part["alone"].items(), key=lambda item: item[1]["peak"])
+        ours, largest = part["compare"]["peak"], entry["peak"]
+        verdict = "holds" if ours <= MOST_MEMORY * largest else "does not hold"
+        told.append(
+            f"seed {part['seed']}: {ours / 2**20:,.0f} MiB against {largest / 2**20:,.0f} MiB of {label} alone, "
+            f"{ours / largest:.2f} times, {verdict}"
+        )
+    return f"Peak memory, at most {MOST_MEMORY:.2f} times that of the largest candidate: {'; '.join(told)}."
 
 
 def significant(right: dict[str, list[float]]) -> list[tuple[str, str]]:
@@ -167,21 +200,6 @@ def significant(right: dict[str, list[float]]) -> list[tuple[str, str]]:
     pairs = [(a, b) if sum(right[a]) >= sum(right[b]) else (b, a) for a, b in itertools.combinations(right, 2)]
     counts = told_apart([mcnemar(right[a], right[b]) for a, b in pairs])
     return [pair for pair, count in zip(pairs, counts, strict=True) if count]
-
-
-def agrees(found: dict[str, Any], better: str, worse: str) -> bool | None:
-    """Whether the comparison ranks them in this order; None where both were dropped, and it ranks neither."""
-    places, behind = found["places"], found["behind"]
-
-    def standing(label: str) -> tuple[float, int]:
-        if label in places:
-            return sum(places[label]), 1
-        leader = next((name for name in places if behind.get(label, "").startswith(f"behind {name} ")), None)
-        return (sum(places[leader]), 0) if leader else (0.0, 0)
-
-    if better in places or worse in places:
-        return standing(better) >= standing(worse)
-    return None
 
 
 if __name__ == "__main__":

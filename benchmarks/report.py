@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -73,6 +75,53 @@ def save(name: str, text: str) -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+def code_of(folder: str) -> str:
+    """8 hex digits that stand for the Python files of a folder of nbadapt."""
+    files = sorted((Path(__file__).parents[1] / "nbadapt" / folder).glob("*.py"))
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:8]
+
+
+def kept(path: Path, key: Mapping[str, Any], *, adopt: bool = False) -> dict[str, Any] | None:
+    """The line of a file of JSON lines that agrees with the key; None where there is none.
+
+    Args:
+        path: the file, which need not be there.
+        key: its field "code", where it has one, says what code is to have been measured; see `code_of`.
+        adopt: lines without "code" are of the code that is here: it is written into the one that is found.
+
+    Raises:
+        SystemExit: the line has no "code": whoever measured it is to say of which code it is.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    unmarked = None
+    for place, line in enumerate(lines):
+        entry: dict[str, Any] = json.loads(line)
+        if any(entry.get(name) != value for name, value in key.items() if name != "code"):
+            continue
+        if entry.get("code") == key.get("code"):
+            return entry
+        if "code" not in entry:
+            unmarked = place
+    if unmarked is None:
+        return None
+    if not adopt:
+        raise SystemExit(
+            f"{path.name}, line {unmarked + 1}, does not say which code it measured: where that is the code that is "
+            f'here, add --adopt once, which writes "code": "{key["code"]}" into such lines; else delete the line'
+        )
+    entry = {**json.loads(lines[unmarked]), "code": key["code"]}
+    lines[unmarked] = json.dumps(entry)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return entry
+
+
+def keep(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to a file of JSON lines."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 class Took(NamedTuple):

@@ -640,15 +640,19 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def free() -> int:
+def free(but: str = "") -> int:
     """Forget all base models and give their memory back; returns the bytes that the models held.
 
     Shells that runs still hold keep their tensors alive until the runs are forgotten too.
+
+    Args:
+        but: the path of a base that stays.
     """
     with _lock:
-        held = {id(t): t.nbytes for base in _bases.values() for t in _tensors(base)}  # two heads may share a body
+        gone = [_bases.pop(key) for key in [*_bases] if key[0] != but]
+        held = {id(t): t.nbytes for base in gone for t in _tensors(base)}  # two heads may share a body
         size = sum(held.values())
-        _bases.clear()
+        del gone
     gc.collect()
     release_cached_memory()
     return size

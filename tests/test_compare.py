@@ -30,7 +30,7 @@ from nbadapt.selection.candidates import LeftOut, prepare
 from nbadapt.selection.comparison import MethodComparison
 from nbadapt.selection.contest import Contest
 from nbadapt.selection.entry import FINISHED
-from nbadapt.selection.forgetting import passages
+from nbadapt.selection.forgetting import masked_tokens, passages
 from nbadapt.selection.trials import Said, Trial, Trials
 from nbadapt.widgets.selection import ContestFeed
 
@@ -338,6 +338,46 @@ def test_what_all_layers_forget_is_the_drift_that_plain_transformers_shows():
     assert row["forgotten"] > 1e-3
 
 
+def masked_bert(folder: Path) -> Path:
+    """A tiny BERT as it is pretrained: with the head for masked tokens, whose weights are among its own."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
+
+    torch.manual_seed(0)
+    BertForMaskedLM(AutoConfig.from_pretrained(tiny_models.folder("bert"))).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_models.folder("bert")).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_an_encoder_with_its_head_forgets_is_the_loss_that_plain_transformers_shows(tmp_path):
+    import torch
+    from transformers import AutoTokenizer, BertForMaskedLM
+
+    folder = masked_bert(tmp_path / "masked-bert")
+    blocks = {"full": {**QUICK, "learning_rate": 1e-2}}
+    found = compare(blocks, words(100), model=str(folder), dtype="float32")
+    row, tokenizer = found.frame().loc["full"], AutoTokenizer.from_pretrained(folder)
+    assert row["forgotten_as"] == "nats a masked token"
+    base, tuned = BertForMaskedLM.from_pretrained(folder), BertForMaskedLM.from_pretrained(folder)
+    tuned.cls.predictions.decoder.weight = torch.nn.Parameter(base.bert.embeddings.word_embeddings.weight.clone())
+    tuned.load_state_dict(adapted_weights(found.runs["full"]), strict=False)
+    changes = []
+    for place, passage in enumerate(passages()):
+        ids = torch.tensor([tokenizer(passage)["input_ids"][:128]])
+        masked, labels = masked_tokens(ids, tokenizer, place)
+        places = labels[0] >= 0
+        assert (masked[0, places] == tokenizer.mask_token_id).all()
+        assert (labels[0, places] == ids[0, places]).all()
+        assert (masked[0, ~places] == ids[0, ~places]).all()
+        assert int(places.sum()) == round(0.15 * (ids.shape[1] - 2))  # but for [CLS] and [SEP]
+        with torch.no_grad():
+            a, b = (float(one.eval()(input_ids=masked, labels=labels).loss) for one in (tuned, base))
+        changes.append(a - b)
+    assert row["forgotten"] == pytest.approx(sum(changes) / len(changes), rel=1e-3)
+    assert abs(row["forgotten"]) > 1e-3
+
+
 @pytest.mark.slow
 def test_what_a_decoder_forgets_is_the_loss_that_plain_transformers_shows():
     import torch
@@ -431,6 +471,31 @@ def test_two_bases_are_read_once_where_there_is_room_and_else_once_a_phase(room,
     # without room: the first rungs and the last ones, in turns; the phases meet at the model that is in memory
     assert len(read) <= reads
     assert set(read) == {Path(bert).name, Path(llama).name}
+
+
+def test_a_larger_candidate_on_a_base_in_memory_drives_the_other_bases_out():
+    rows, bert, llama = words(60), str(tiny_models.folder("bert")), str(tiny_models.folder("llama"))
+    blocks = {"output-layers": QUICK, "full": QUICK, "few-shot": {"model": llama, "shots": 1}}
+    found = {one.method.name: one for one in prepare(Asked(blocks=blocks, model=bert, data=rows)).candidates}
+
+    def sized(name, weights, rest):
+        one = found[name]
+        memory = {"weights": weights, "gradients": rest}
+        return dataclasses.replace(one, estimate=dataclasses.replace(one.estimate, memory=memory))
+
+    small, large, other = sized("output-layers", 50, 50), sized("full", 50, 450), sized("few-shot", 60, 390)
+    models.free()
+    held = bases.Bases([small, large, other], limit=None)
+    held.make_room(small)
+    models.load_classifier(small.job.model, small.job.labels, small.job.device, small.job.dtype, 0)
+    held.make_room(other)
+    models.load(other.job.model, other.job.device, other.job.dtype)
+    held.make_room(small)  # 100 and 60 of the other base: within 550
+    assert models.is_loaded(small.job.model, small.job.device, small.job.dtype)
+    assert models.is_loaded(other.job.model, other.job.device, other.job.dtype)
+    held.make_room(large)  # 500 and 60
+    assert models.is_loaded(large.job.model, large.job.device, large.job.dtype)
+    assert not models.is_loaded(other.job.model, other.job.device, other.job.dtype)
 
 
 @pytest.mark.slow

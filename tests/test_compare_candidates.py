@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,37 @@ def test_the_default_set_follows_model_memory_and_time(monkeypatch):
     assert quick
     assert set(quick) < set(whole)
     assert not any("gradients" in one.estimate.memory for one in quick.values())
+
+
+@pytest.mark.slow
+def test_without_a_budget_the_default_set_follows_the_number_of_rows(monkeypatch):
+    from nbadapt.engines import rough_time
+
+    def prepared(rows, body="", text="--model bert --data reviews"):
+        found = prepare(ask(body, text, reviews=tiny_models.reviews(rows)))
+        return {one.method.name: one for one in found.candidates if not one.baseline}, found
+
+    frozen, _ = prepared(120, "features:\noutput-layers:\nmajority:\ntf-idf:")
+    assert frozen["output-layers"].seconds == pytest.approx(frozen["features"].seconds, rel=0.1)  # each row read once
+    total = frozen["features"].estimate.total
+    monkeypatch.setattr(rough_time, "_rate", lambda _dtype: total * 500.0)  # a slow machine
+    few, found = prepared(120)
+    many, cut = prepared(12_000)
+    assert not found.left_out
+    assert {"features", "lora", "full"} <= few.keys()
+    assert "features" in many
+    assert not {"lora", "full"} & many.keys()
+    reasons = {left.label: (left.lacks, left.reason) for left in cut.left_out}
+    assert {"lora", "full"} <= reasons.keys()
+    assert few.keys() <= many.keys() | reasons.keys()
+    assert reasons["full"][0] == "time"
+    assert re.fullmatch(
+        r"takes roughly \d+ min on this machine, more than the 30 min of one that nobody named: name it in the cell, "
+        r"or set --budget", reasons["full"][1],
+    )  # fmt: skip
+    assert "full is left out: takes roughly" in repr(ComparisonPlan(cut))
+    assert "full" in prepared(12_000, "full:\nmajority:\ntf-idf:")[0]
+    assert "full" in prepared(12_000, text="--model bert --data reviews --budget 9h")[0]
 
 
 def test_zero_shot_asks_an_installed_generator_where_the_model_writes_no_text(installed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,8 @@ from nbadapt.selection.figures import Measure
 from nbadapt.selection.trials import Said, Trial, Trials
 from nbadapt.selection.verdict import Place, front, verdict
 from nbadapt.widgets.selection_figure import spread
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def rows(labels):
@@ -230,3 +233,36 @@ def test_a_look_that_was_broken_off_and_gone_on_with_is_one_look():
     assert len(trials.looks()) == 1
     trials.add_look(3.0, ["c"], 1)
     assert [look["candidates"] for look in trials.looks()] == [2, 1]
+
+
+COUNTS = {"best": 60, "middling": 40, "weak": 10}  # right answers of 60
+
+
+def test_the_benchmark_ranks_a_dropped_candidate_where_the_table_shows_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import compare_ranking
+
+    alone = {name: {"right": [1.0] * count + [0.0] * (60 - count), "peak": 100} for name, count in COUNTS.items()}
+    compared = {"candidates": ["best", "weak", "middling"], "behind": {"middling": "behind best after 48 rows"}}
+    compared["places"] = {name: alone[name]["right"] for name in ("best", "weak")}
+    told = compare_ranking.agreement([{"seed": 3, "compare": compared, "alone": alone}])
+    assert "Of the 3 pairs" in told
+    assert "1 of the 1 in which both came to the end, 1 of the 2 in which one or both were dropped" in told
+    assert told.endswith("Not so: seed 3: middling over weak (dropped).")
+    for peak, ending in ((110, "1.10 times, holds"), (111, "1.11 times, does not hold")):
+        part = {"seed": 3, "compare": {"peak": peak}, "alone": alone}
+        assert compare_ranking.memory([part]).endswith(f"{ending}.")
+
+
+def test_a_kept_line_counts_for_the_code_that_it_measured(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import report
+
+    kept, key = tmp_path / "kept.jsonl", {"seed": 0, "code": "new"}
+    report.keep(kept, {"seed": 0, "code": "old", "found": 1})
+    assert report.kept(kept, key) is None
+    report.keep(kept, {"seed": 0, "found": 2})
+    with pytest.raises(SystemExit, match=r"line 2, does not say which code it measured: .* add --adopt once"):
+        report.kept(kept, key)
+    assert report.kept(kept, key, adopt=True) == report.kept(kept, key) == {"seed": 0, "found": 2, "code": "new"}
+    assert report.kept(kept, {"seed": 0, "code": "old"})["found"] == 1

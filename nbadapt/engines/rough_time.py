@@ -56,10 +56,15 @@ def seconds(parameters: int, dtype: str, width: int, prompt_tokens: int, answer_
 
 
 def of_training(job: Job, estimate: Estimate) -> float | None:
-    """The time of a training on this CPU; None for other work and other machines."""
+    """The time of a training on this CPU; None for other work and other machines.
+
+    Where the base's vectors of the rows are kept, it reads each row once, however many epochs follow.
+    """
     per_step = getattr(job.config, "batch_size", None)
     if job.data is None or job.device != "cpu" or "gradients" not in estimate.memory or not per_step:
         return None
+    if "vectors" in estimate.memory:
+        return of_reading(job, estimate, job.data)
     rows = estimate.steps * per_step * getattr(job.config, "gradient_accumulation_steps", 1)
     return _passes(job, estimate, job.data, PASSES * rows)
 

@@ -1,8 +1,8 @@
 """Base models in memory: each read once, as far as there is room for it beside the others.
 
 A comparison is to take no more than its largest candidate does, and a tenth (`SLACK`): within that, the budget and what
-is free, the bases of other candidates stay. Where they do not fit, all are let go, and what is read anew is kept small
-by the order of the work: see `Bases.order`.
+is free, the bases of other candidates stay. Where they do not fit, these are let go, and what is read anew is kept
+small by the order of the work: see `Bases.order`.
 """
 
 from __future__ import annotations
@@ -50,29 +50,31 @@ class Bases:
                 self._aside = False
 
     def make_room(self, candidate: Candidate) -> None:
-        """Let go of the other bases where a candidate would not fit beside them."""
+        """Let go of the other bases where a candidate would not fit beside them, its own base in memory or not."""
         path = base_of(candidate)
         if not path:
             return
-        if path not in self._held and self._held and not self._fits(candidate):
-            self.let_go()
+        others = sum(size for other, size in self._held.items() if other != path)
+        if others and not self._fits(candidate, path, others):
+            self.let_go(but=path)
         self._held[path] = max(self._held.get(path, 0), candidate.estimate.memory.get("weights", 0))
         self._last = path
 
-    def _fits(self, candidate: Candidate) -> bool:
+    def _fits(self, candidate: Candidate, path: str, others: int) -> bool:
+        """Whether a candidate, whose peak holds its own base's weights, fits beside so many bytes of other bases."""
         peak = candidate.estimate.peak
         most = SLACK * max(self._largest, peak)
         if self._limit is not None:
             most = min(most, self._limit)
         free = available_bytes(candidate.job.device)
-        return sum(self._held.values()) + peak <= most and (free is None or peak <= free)
+        return others + peak <= most and (free is None or peak - self._held.get(path, 0) <= free)
 
-    def let_go(self) -> None:
-        """Let go of all of them."""
-        self._held = {}
+    def let_go(self, but: str = "") -> None:
+        """Let go of all of them, but for the one of this path."""
+        self._held = {path: size for path, size in self._held.items() if path == but}
         gc.unfreeze()
         gc.collect()
-        models.free()
+        models.free(but)
         if self._aside:
             gc.freeze()
 

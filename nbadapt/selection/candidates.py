@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TRUST = 2.0  # a rough time may be so much too long
 BASELINE = 0.25  # of the time budget, that a baseline which nobody named may take
+UNASKED = 30 * 60.0  # seconds of rough time that a candidate which nobody named may take, where there is no budget
 DEFAULT_METRIC = {"classification": "accuracy", "generation": "bits_per_byte"}
 METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("bits_per_byte", "exact_match")}
 
@@ -119,10 +120,14 @@ def prepare(asked: Asked) -> Prepared:
 
 def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[Candidate], list[LeftOut], list[str]]:
     notices: list[str] = []
-    found = [_looked_up(asked, parts, spec) for spec in written] or list(_default_set(asked, parts))
+    found = [_looked_up(asked, parts, spec) for spec in written]
+    unchosen: list[LeftOut] = []
     if not written:
+        found, unchosen = _default_set(asked, parts)
         if not found:
-            raise RequestError(f"no method here can be tried on {asked.sources.get('model', asked.model)}: name some")
+            told = "".join(f": {left.label} {left.reason}" for left in unchosen[:1])
+            model = asked.sources.get("model", asked.model)
+            raise RequestError(f"no method here can be tried on {model} unless it is named{told}")
         methods = ", ".join(candidate.method.name for candidate in found)
         notices.append(f"nothing was named to compare: one method of each family was taken ({methods})")
     unasked = _baselines(asked, parts, found, notices)
@@ -134,7 +139,7 @@ def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[C
         (why, "memory") if why else (late, "time") if late else None for why, late in zip(large, dear, strict=True)
     ]
     found = [dataclasses.replace(one, label=name) for one, name in zip(found, names, strict=True)]
-    left_out = [LeftOut(one.label, *reason) for one, reason in zip(found, reasons, strict=True) if reason]
+    left_out = [LeftOut(one.label, *reason) for one, reason in zip(found, reasons, strict=True) if reason] + unchosen
     kept = [one for one, reason in zip(found, reasons, strict=True) if reason is None]
     check_budget(kept, found, asked.budget)
     unknown = [one.label for one in kept if one.seconds is None]
@@ -170,7 +175,10 @@ def _baselines(asked: Asked, parts: Parts, found: Sequence[Candidate], notices: 
 
 def _too_dear(candidate: Candidate, budget: Budget) -> str:
     """Why there is no time for a baseline that nobody asked for; empty where there is."""
-    if budget.seconds is None or candidate.seconds is None or candidate.seconds / TRUST <= BASELINE * budget.seconds:
+    if budget.seconds is None:
+        late = _too_long(candidate, budget)
+        return f"a baseline that {late}" if late else ""
+    if candidate.seconds is None or candidate.seconds / TRUST <= BASELINE * budget.seconds:
         return ""
     return (
         f"a baseline that takes about {candidate.seconds:,.0f} s, too much of the budget of {budget.seconds:,.0f} s; "
@@ -310,28 +318,44 @@ def check_budget(kept: Sequence[Candidate], found: Sequence[Candidate], budget: 
 # ------------------------------------------------------------------------------------------------ what nobody named
 
 
-def _default_set(asked: Asked, parts: Parts) -> Iterator[Candidate]:
+def _default_set(asked: Asked, parts: Parts) -> tuple[list[Candidate], list[LeftOut]]:
     """One method of each family, the first that works, and the one that trains most: all from declarations.
 
-    Methods that need what only the user can bring, and so declare a `trial`, are not among them; nor is one that would
-    not fit into the memory or alone take longer than the budget.
+    Methods that need what only the user can bring, and so declare a `trial`, are not among them. One that would not fit
+    into the memory, or alone take longer than the budget (without one, `UNASKED`), gives its place to the next of its
+    family, and is told by name. Few rows take nothing out: on them a trial costs seconds, and which method learns
+    most from few is what is to be measured.
     """
     order = {name: place for place, name in enumerate(support.records())}
     able = [m for m in registry.methods() if _comes_unasked(m, parts.training.task)]
     able.sort(key=lambda method: order.get(method.name, len(order)))
-    taken: dict[str, Candidate] = {}
-    largest: Candidate | None = None
+    there: list[Candidate] = []
     for method in able:
-        candidate = _with_any_model(asked, parts, method, list(taken.values()), installed=True)
-        if candidate is None or _too_large(candidate, asked.budget) or _too_long(candidate, asked.budget):
-            continue
-        taken.setdefault(method.menu_group(), candidate)
-        if largest is None or candidate.estimate.trainable > largest.estimate.trainable:
-            largest = candidate
-    chosen = list(taken.values())
-    if largest is not None and largest.estimate.trainable and largest not in chosen:
-        chosen.append(largest)
-    yield from sorted(chosen, key=lambda one: order.get(one.method.name, len(order)))
+        candidate = _with_any_model(asked, parts, method, there, installed=True)
+        if candidate is not None:
+            there.append(candidate)
+    lacks = {one.method.name: _lacks(one, asked.budget) for one in there}
+    chosen = _one_a_family([one for one in there if lacks[one.method.name] is None])
+    left = [(one, lack) for one in _one_a_family(there) if (lack := lacks[one.method.name]) is not None]
+    return chosen, [LeftOut(writing.label(one.spec, {}), *lack) for one, lack in left]
+
+
+def _one_a_family(able: Sequence[Candidate]) -> list[Candidate]:
+    """The first of each family, and the one that trains most, in their order."""
+    first: dict[str, Candidate] = {}
+    for one in able:
+        first.setdefault(one.method.menu_group(), one)
+    most = max(able, key=lambda one: one.estimate.trainable, default=None)
+    wanted = {one.method.name for one in first.values()}
+    if most is not None and most.estimate.trainable:
+        wanted.add(most.method.name)
+    return [one for one in able if one.method.name in wanted]
+
+
+def _lacks(candidate: Candidate, budget: Budget) -> tuple[str, str] | None:
+    """Why one that nobody named is not tried, and what there is too little of; None where it can be tried."""
+    large, late = _too_large(candidate, budget), _too_long(candidate, budget)
+    return (large, "memory") if large else (late, "time") if late else None
 
 
 def _comes_unasked(method: type[Method], task: str) -> bool:
@@ -339,8 +363,18 @@ def _comes_unasked(method: type[Method], task: str) -> bool:
     return task in method.tasks and not (brings or method.baseline or registry.missing_requirements(method))
 
 
-def _too_long(candidate: Candidate, budget: Budget) -> bool:
-    return budget.seconds is not None and candidate.seconds is not None and candidate.seconds / TRUST > budget.seconds
+def _too_long(candidate: Candidate, budget: Budget) -> str:
+    """Why there is no time for a candidate that nobody named; empty where there is."""
+    if candidate.seconds is None:
+        return ""
+    told = f"takes roughly {candidate.seconds / 60:,.0f} min on this machine"
+    if budget.seconds is not None:
+        late = candidate.seconds / TRUST > budget.seconds
+        return f"{told}, more than the budget of {budget.seconds:,.0f} s" if late else ""
+    if candidate.seconds <= UNASKED:
+        return ""
+    limit = f"the {UNASKED / 60:.0f} min of one that nobody named"
+    return f"{told}, more than {limit}: name it in the cell, or set --budget"
 
 
 def _with_any_model(

@@ -5,10 +5,14 @@
     language model     loss(adapted) - loss(base)                       nats a token
     decoder with a     the same, with the base model's output layer     nats a token
     classifier's head  on the adapted hidden states
-    encoder            1 - cos(h_adapted, h_base), mean over tokens     drift: 0 is none, 1 is unrelated
+    encoder with a     the same of the masked tokens, with the base     nats a masked token
+    masked-LM head     model's head on the adapted hidden states
+    other encoder      1 - cos(h_adapted, h_base), mean over tokens     drift: 0 is none, 1 is unrelated
 
-An encoder's masked-language-model head is rarely among its weights, so that of an encoder the drift is told. Where
-nothing of the model is trained, nothing is forgotten, and nothing is computed.
+Checkpoints as they are pretrained (BERT, RoBERTa, DistilBERT) declare a masked-language-model head and bring its
+weights; encoders that were trained further, such as MiniLM for sentences, have lost it, so that their drift is told.
+Of the tokens of a passage `MASKED` are masked, the same ones for both models and for all candidates. Where nothing of
+the model is trained, nothing is forgotten, and nothing is computed.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ if TYPE_CHECKING:
 
 TEXT = Path(__file__).with_name("general_text.txt")
 MOST_TOKENS = 128  # of a passage
-LOSS, DRIFT, NOTHING = "nats a token", "drift", "no weight changes"
+MASKED = 0.15  # of the tokens, as BERT was pretrained (https://arxiv.org/abs/1810.04805)
+LOSS, MASKED_LOSS, DRIFT, NOTHING = "nats a token", "nats a masked token", "drift", "no weight changes"
 
 
 def passages() -> list[str]:
@@ -68,6 +73,9 @@ def _change(job: Job, model: Any) -> tuple[float, str]:
         return _mean([a - b for a, b in pairs]), LOSS
     base, tokenizer = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
     declared = " ".join(models.read_config(job.model).architectures or [])
+    masked_head = _masked_head(job) if "MaskedLM" in declared and tokenizer.mask_token_id is not None else None
+    if masked_head is not None:
+        return _masked_change(job, model, base, tokenizer, masked_head), MASKED_LOSS
     output = None
     if "CausalLM" in declared or "LMHead" in declared:
         output = models.load(job.model, job.device, job.dtype)[0].get_output_embeddings()
@@ -79,6 +87,68 @@ def _change(job: Job, model: Any) -> tuple[float, str]:
         else:
             found.append(float(1 - torch.cosine_similarity(ours.float(), theirs.float(), dim=-1).mean()))
     return _mean(found), LOSS if output is not None else DRIFT
+
+
+def _masked_change(job: Job, model: Any, base: Any, tokenizer: Any, head: Any) -> float:
+    """The change of the loss of masked tokens; the head is the base model's, with the base's own embeddings."""
+    found = []
+    for place, ids in enumerate(_tokens(tokenizer, job)):
+        masked, labels = masked_tokens(ids, tokenizer, place)
+        ours, theirs = (_masked_loss(head, _states(one, masked), masked, labels) for one in (model, base))
+        found.append(ours - theirs)
+    return _mean(found)
+
+
+def _masked_head(job: Job) -> Any:
+    """The base model with its masked-language-model head; None where the head is not among its weights."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    from nbadapt.capture import quiet_libraries
+
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
+        head, info = AutoModelForMaskedLM.from_pretrained(
+            job.model.path,
+            dtype=getattr(torch, job.dtype),
+            trust_remote_code=job.model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    return None if info["missing_keys"] else head.to(job.device).eval()
+
+
+def masked_tokens(ids: torch.Tensor, tokenizer: Any, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A passage's tokens with some of them masked, and what these are.
+
+    Args:
+        ids: token ids (1, T).
+        tokenizer: knows the mask, and which tokens are none of the text.
+        place: of the passage, which decides what is masked.
+
+    Returns:
+        Ids (1, T) with `MASKED` of the text's tokens replaced by the mask, and labels (1, T): the id that was there
+        before where a token is masked, else -100.
+    """
+    import torch
+
+    special = torch.tensor(tokenizer.get_special_tokens_mask(ids[0].tolist(), already_has_special_tokens=True))
+    text = (special == 0).nonzero()[:, 0]
+    drawn = torch.randperm(len(text), generator=torch.Generator().manual_seed(place))
+    chosen = text[drawn[: max(1, round(MASKED * len(text)))]].to(ids.device)
+    masked, labels = ids.clone(), torch.full_like(ids, -100)
+    masked[0, chosen], labels[0, chosen] = tokenizer.mask_token_id, ids[0, chosen]
+    return masked, labels
+
+
+def _masked_loss(head: Any, states: torch.Tensor, masked: torch.Tensor, labels: torch.Tensor) -> float:
+    """The loss of a masked language model whose body gives these hidden states."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutput
+
+    head.base_model.forward = lambda *_, **__: BaseModelOutput(last_hidden_state=states.to(head.dtype))
+    with torch.no_grad():
+        logits = head(input_ids=masked, attention_mask=torch.ones_like(masked)).logits  # (1, T, V)
+    return float(torch.nn.functional.cross_entropy(logits[0].float(), labels[0]))
 
 
 def _tokens(tokenizer: Any, job: Job) -> Iterator[torch.Tensor]:

@@ -201,6 +201,7 @@ class Trying:
         if known is not None:
             return known
         self.bases.make_room(candidate)
+        give_back()  # what a training left must not stand below what answering takes
         rows = self._prepared.parts.test
         run = self._trials.run(trial)
         if candidate.prompts and self._prepared.metric != "bits_per_byte":

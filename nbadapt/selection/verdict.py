@@ -116,7 +116,7 @@ def verdict(contest: Contest) -> Verdict:
         return Verdict(measure)
     places = [_place(measure, entry) for entry in finalists]
     places = front(places, measure)
-    best = min(places, key=lambda place: _preference(contest, place.entry)).label
+    best = min(places, key=lambda place: preference(contest, place.entry)).label
     places.sort(key=lambda place: -measure.better(place.value))
     chosen = next(place for place in places if place.label == best)
     pairs = _pairs(measure, places)
@@ -125,7 +125,7 @@ def verdict(contest: Contest) -> Verdict:
     return _with_curve(contest, found)
 
 
-def _preference(contest: Contest, entry: Entry) -> tuple[float, float, float]:
+def preference(contest: Contest, entry: Entry) -> tuple[float, float, float]:
     """A sort key without the test rows: the validation figure, and among equals the cheaper one to make and to keep."""
     costs = entry.last.costs if entry.last is not None else {}
     unknown = float("inf")
