@@ -190,11 +190,11 @@ def test_the_advice_is_three_sentences(right, said):
 
 
 def test_candidates_that_differ_by_prompt_show_theirs(monkeypatch, tmp_path: Path):
-    monkeypatch.setenv("MY_TOKEN", "abcd-1234-efgh")
     prompts = ["{{text}} Good?", "Is <b>this</b> praise? abcd-1234-efgh {{text}}"]
     llama, rows = str(tiny_models.folder("llama")), words(60)
     blocks = {"zero-shot": [{"prompt": text} for text in prompts], "few-shot": None}
     found = MethodComparison(Contest(prepare(Asked(blocks=blocks, model=llama, data=rows))))
+    monkeypatch.setenv("MY_TOKEN", "abcd-1234-efgh")  # a prompt that holds it already would be refused
     hidden = prompts[1].replace("abcd-1234-efgh", "***")
     told = found.frame()["prompt"].to_dict()
     assert [told[label] for label in ("zero-shot · 1", "zero-shot · 2", "few-shot")] == [prompts[0], hidden, ""]
