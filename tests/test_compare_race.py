@@ -111,9 +111,11 @@ def states(found):
 @pytest.mark.parametrize(
     ("first", "then", "new"),
     [
-        ([60], [60, 90], [(90, SECOND), (90, FULL)]),  # held against the leader's point of few rows
+        # held against the leader's point of few rows
+        pytest.param([60], [60, 90], [(90, SECOND), (90, FULL)], marks=pytest.mark.slow),
         ([60], [60, 20], [(20, SECOND)]),
-        ([60, 70, 80, 90], [60, 70, 80, 90, 20], [(20, SECOND)]),  # in the rung of the others, and dropped there
+        # in the rung of the others, and dropped there
+        pytest.param([60, 70, 80, 90], [60, 70, 80, 90, 20], [(20, SECOND)], marks=pytest.mark.slow),
         ([60, 70, 80, 90], [60, 70, 80, 90, 99], [(99, SECOND), (99, FULL)]),
     ],
 )
@@ -187,7 +189,9 @@ def timed(skilled, monkeypatch, rough):
     monkeypatch.setattr(contests, "time", clock)
 
 
-@pytest.mark.parametrize("rough", [9500.0, 19_000.0, 3200.0, None])
+@pytest.mark.parametrize(
+    "rough", [9500.0, None, *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (19_000.0, 3200.0))]
+)
 def test_a_budget_for_one_full_run_gives_one(skilled, monkeypatch, rough):
     timed(skilled, monkeypatch, rough)
     found = done([60, 65, 70, 75, 80, 85, 90, 95], 11_000)
