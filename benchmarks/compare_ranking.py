@@ -44,9 +44,9 @@ BLOCKS: dict[str, Any] = {
     "few-shot": {"model": "smollm2", "shots": [4, 16]},
 }
 SMALL: dict[str, Any] = {
-    "lora": {"epochs": 1, "learning_rate": [2e-4, 1e-3]},
+    "lora": {"epochs": 1},
     "full": {"epochs": 1},
-    "few-shot": {"model": "smollm2"},
+    "few-shot": {"model": "smollm2", "shots": [1, 2]},
 }
 MOST_MEMORY = 1.10  # of the largest candidate's peak
 

@@ -11,23 +11,27 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS, TEST_ROWS = 200, 24
+ROWS, TEST_ROWS = 120, 16
 
 
 @pytest.fixture
 def reviews(tmp_path: Path) -> Path:
-    """A folder with long texts of two classes, as benchmarks/compare_ranking.py reads them."""
+    """A folder with texts of two classes, as benchmarks/compare_ranking.py reads them.
+
+    All are of one length, so that all batches have one shape: what the heap cannot reuse between shapes is another
+    part of the peak in each process.
+    """
     said = {"positive": "a wonderful surprise that I would see again", "negative": "a dull affair that I left early"}
     for part, count in (("train", ROWS), ("test", TEST_ROWS)):
         labels = ["positive" if i % 2 else "negative" for i in range(count)]
-        texts = [f"{part} {i}: " + f"The film was {said[label]}. " * (6 + i % 13) for i, label in enumerate(labels)]
+        texts = [f"{part} {i}: " + f"The film was {said[label]}. " * 8 for i, label in enumerate(labels)]
         pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / f"movie_reviews_{part}.csv", index=False)
     return tmp_path
 
 
 @pytest.mark.slow
 def test_the_peak_of_a_comparison_is_that_of_its_largest_candidate_and_a_tenth(reviews: Path):
-    """MiniLM's LoRAs and all its layers beside SmolLM2's prompts: two bases, which do not fit beside all layers."""
+    """SmolLM2 is in memory, and MiniLM for a LoRA, when all layers are trained: beside them is no room for both."""
 
     def peak(what: str) -> int:
         command = [sys.executable, str(ROOT / "benchmarks" / "compare_ranking.py"), "--one", "0", what, "--small"]
@@ -37,7 +41,6 @@ def test_the_peak_of_a_comparison_is_that_of_its_largest_candidate_and_a_tenth(r
         found: int = json.loads(done.stdout.splitlines()[-1])["peak"]
         return found
 
-    alone = {what: peak(what) for what in ("full", "few-shot · smollm2")}
-    ours, largest = peak("compare"), max(alone.values())
-    print(f"{ours / 2**20:.0f} MiB, alone:", {what: f"{size / 2**20:.0f} MiB" for what, size in alone.items()})
+    ours, largest = peak("compare"), peak("full")
+    print(f"{ours / 2**20:.0f} MiB, all layers alone {largest / 2**20:.0f} MiB")
     assert ours <= 1.10 * largest
