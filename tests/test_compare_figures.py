@@ -238,7 +238,8 @@ def test_a_look_that_was_broken_off_and_gone_on_with_is_one_look():
 COUNTS = {"best": 60, "middling": 40, "weak": 10}  # right answers of 60
 
 
-def test_the_benchmark_ranks_a_dropped_candidate_where_the_table_shows_it(monkeypatch):
+def test_the_benchmark_counts_what_a_comparison_says_of_pairs(monkeypatch):
+    """The middling one was dropped behind the best: that it is better than the weak one is left open."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import compare_ranking
 
@@ -246,9 +247,15 @@ def test_the_benchmark_ranks_a_dropped_candidate_where_the_table_shows_it(monkey
     compared = {"candidates": ["best", "weak", "middling"], "behind": {"middling": "behind best after 48 rows"}}
     compared["places"] = {name: alone[name]["right"] for name in ("best", "weak")}
     told = compare_ranking.agreement([{"seed": 3, "compare": compared, "alone": alone}])
-    assert "Of the 3 pairs" in told
-    assert "1 of the 1 in which both came to the end, 1 of the 2 in which one or both were dropped" in told
-    assert told.endswith("Not so: seed 3: middling over weak (dropped).")
+    assert told.startswith(
+        "Of the 3 pairs whose difference is significant among separate full runs, %%compare ranks 2, and 2 of them as "
+        "the separate runs do. In the other 1 "
+    )
+    assert told.endswith("1 of these 1 would stand in the same order.")
+
+    swapped = compared | {"behind": {"middling": "behind weak after 48 rows"}}
+    told = compare_ranking.agreement([{"seed": 3, "compare": swapped, "alone": alone}])
+    assert "%%compare ranks 3, and 2 of them as the separate runs do; not so: seed 3: middling over weak. " in told
     for peak, ending in ((110, "1.10 times, holds"), (111, "1.11 times, does not hold")):
         part = {"seed": 3, "compare": {"peak": peak}, "alone": alone}
         assert compare_ranking.memory([part]).endswith(f"{ending}.")
