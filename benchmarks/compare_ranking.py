@@ -140,7 +140,8 @@ def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             "# The ranking beside separate full runs",
-            f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. {agreement(parts)}",
+            f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. {agreement(parts)} "
+            f"Code of nbadapt/selection: {', '.join(sorted({part['compare']['code'] for part in parts}))}.",
             memory(parts),
             table(head, [row for part in parts for row in figures(part)]),
             environment("benchmarks/compare_ranking.py", packages),

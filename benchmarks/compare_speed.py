@@ -233,7 +233,9 @@ def report(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> str:
         "them too, and the next share holds them. `sequential` is RapidFire-style: every candidate to its end, in "
         "turn, as tutorials do it and as multi-config tools such as RapidFire AI do where nobody stops a run. "
         "RapidFire AI itself was not run: it interleaves its runs by chunks of the data, on GPUs. p: exact McNemar "
-        f"test on {tested:,} test rows; above 0.05 the winners cannot be told apart."
+        f"test on {tested:,} test rows; above 0.05 the winners cannot be told apart. Code of nbadapt/selection: "
+        + ", ".join(sorted({entry["code"] for entry in found if "code" in entry}))
+        + "."
     )
     packages = ("torch", "transformers", "peft", "optuna")
     return "\n\n".join(

@@ -34,8 +34,10 @@ _PARAMETER = re.compile(
 )
 _BEARER = re.compile(r"(\bBearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _KEY = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
-    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|pypi-[\w-]{30,})"
+    # After sk- words may follow, as in sk-translations: the Slovak ones. A key is told by its mark, its digits and
+    # capitals, or its length.
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-(?:proj|ant|svcacct|or-v\d)-[\w-]{16,}|sk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{16,}"
+    r"|sk-[\w-]{40,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|pypi-[\w-]{30,})"
 )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticInvalidForJsonSchema
 
 from nbadapt import origins, registry
 from nbadapt.errors import PluginError, RequestError, did_you_mean
@@ -64,10 +63,11 @@ def schema(config: type[Config]) -> dict[str, Any]:
     """
     try:
         return config.model_json_schema()
-    except PydanticInvalidForJsonSchema as error:
-        name = next((name for name, field in config.model_fields.items() if not _is_json(field.annotation)), "")
+    except Exception as error:  # noqa: BLE001 - a plugin's own types may fail in any way
+        name = next((name for name, field in config.model_fields.items() if not _is_json(field.annotation)), None)
+        which = "its settings" if name is None else f"its setting {name!r}"
         raise PluginError(
-            f"{_owner(config)} is broken: its setting {name!r} cannot be written as JSON ({origins.told(error)}): "
+            f"{_owner(config)} is broken: {which} cannot be written as JSON ({origins.told(error)}): "
             "update or uninstall it"
         ) from None
 
@@ -75,7 +75,7 @@ def schema(config: type[Config]) -> dict[str, Any]:
 def _is_json(annotation: Any) -> bool:
     try:
         TypeAdapter(annotation).json_schema()
-    except PydanticInvalidForJsonSchema:
+    except Exception:  # noqa: BLE001 - see `schema`
         return False
     return True
 

@@ -253,11 +253,18 @@ def test_changes_outlive_a_raised_budget_and_a_grown_cell(skilled):
     first = Contest(prepared([60, 70], 100))
     first.add(specs.Spec("skilled", {"skill": 80}))
     first.stop_candidate("skilled skill=70")
-    grown = Contest(prepared({"skill": [60, 70], "epochs": [1]}, 200))
-    assert states(grown) == {60: "waiting", 70: "waiting", 80: "waiting"}  # other candidates: nothing to be stopped
-    assert "stopped while it worked, and not in this cell: skilled: {skill: 70}" in " ".join(grown.notices)
+    raised = Contest(prepared([60, 70], 200))
+    assert states(raised) == {60: "waiting", 70: "stopped", 80: "waiting"}
+    shrunk = Contest(prepared([60], 200))
+    assert states(shrunk) == {60: "waiting", 80: "waiting"}
+    assert "stopped while it worked, and not in this cell: skilled: {skill: 70}" in " ".join(shrunk.notices)
+    shrunk.add(specs.Spec("skilled", {"skill": 70}))  # wanted after all
     grown = Contest(prepared([60, 70, 80, 90], 200))
-    assert states(grown) == {60: "waiting", 70: "stopped", 80: "waiting", 90: "waiting"}
+    assert states(grown) == dict.fromkeys((60, 70, 80, 90), "waiting")
     assert "which was added" not in " ".join(grown.notices)  # what was added stands in the cell
+    assert states(Contest(prepared([60], 200))) == {60: "waiting"}  # and is gone with its line there
+    strange = Contest(prepared({"skill": [60, 70], "epochs": [1]}, 200))
+    assert states(strange) == {60: "waiting", 70: "waiting"}  # another cell
+    assert not any("worked" in notice for notice in strange.notices)
     other = Contest(prepared([60, 70], 100, metric="macro_f1"))
     assert states(other) == {60: "waiting", 70: "waiting"}

@@ -306,13 +306,35 @@ def test_a_panic_in_an_estimate_or_under_the_kit_is_a_failure_of_the_plugin(site
     assert check(registry.load("odd")).reasons == ("PanicException: index: 3",)
 
 
-def test_settings_that_no_form_can_show_are_a_fault_of_the_plugin(site: Site) -> None:
-    head = "from collections.abc import Callable\nclass Config(Config):\n    r: int = 3\n    f: Callable = print"
+@pytest.mark.parametrize(
+    ("imports", "annotation", "reason"),
+    [
+        (
+            "from collections.abc import Callable",
+            "Callable",
+            "PydanticInvalidForJsonSchema: Cannot generate a JsonSchema for core_schema.CallableSchema",
+        ),
+        (
+            "",
+            "'Missing'",
+            "PydanticUserError: `Config` is not fully defined; you should define `Missing`, then call "
+            "`Config.model_rebuild()`.",
+        ),
+        (
+            "class Odd:\n"
+            "    @classmethod\n    def __get_pydantic_core_schema__(cls, source, handler): return handler(int)\n"
+            "    @classmethod\n    def __get_pydantic_json_schema__(cls, schema, handler): raise LookupError('no')",
+            "Odd",
+            "LookupError: no",
+        ),
+    ],
+)
+def test_settings_that_no_form_can_show_are_a_fault_of_the_plugin(
+    imports: str, annotation: str, reason: str, site: Site
+) -> None:
+    head = f"{imports}\nclass Config(Config):\n    r: int = 3\n    f: {annotation} = print"
     install(site, head=head)
-    line = (
-        f"{WHO} is broken: its setting 'f' cannot be written as JSON (PydanticInvalidForJsonSchema: Cannot generate a "
-        "JsonSchema for core_schema.CallableSchema): update or uninstall it"
-    )
+    line = f"{WHO} is broken: its setting 'f' cannot be written as JSON ({reason}): update or uninstall it"
     for use in (
         lambda: nbadapt.help("odd"),
         lambda: Form("finetune", "odd", {"rows": ROWS}),

@@ -424,6 +424,10 @@ KEY = "planted-openai-key-0123"
         ("https://h/x?X-Amz-Signature=abcdef&sig=12", "https://h/x?X-Amz-Signature=***&sig=***"),
         ("Authorization: Bearer abc.def-ghi", "Authorization: Bearer ***"),
         ("hf_OtherOtherOtherOther12 and sk-proj-abcdefghijklmnop", "*** and ***"),
+        (
+            "data/sk-translations-train.csv, models/sk-finetuned-model-v2",
+            "data/sk-translations-train.csv, models/sk-finetuned-model-v2",
+        ),
         ("https://host/a?monkey=1 lora r=8", "https://host/a?monkey=1 lora r=8"),
         ("ann@example.org wrote http://host/@ann", "ann@example.org wrote http://host/@ann"),
         ("task-token sk-learn hf_short short", "task-token sk-learn hf_short short"),

@@ -17,6 +17,7 @@ from nbadapt.request import Request
 from nbadapt.selection import specs as writing
 from nbadapt.selection.parts import Parts, split
 from nbadapt.selection.specs import Spec
+from nbadapt.widgets.summary import duration
 
 if TYPE_CHECKING:
     from nbadapt.data import Examples
@@ -125,9 +126,9 @@ def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[C
     if not written:
         found, unchosen = _default_set(asked, parts)
         if not found:
-            told = "".join(f": {left.label} {left.reason}" for left in unchosen[:1])
+            told = "; ".join(f"{left.label} {left.reason}" for left in unchosen[:1]) or "name some"
             model = asked.sources.get("model", asked.model)
-            raise RequestError(f"no method here can be tried on {model} unless it is named{told}")
+            raise RequestError(f"no method here can be tried on {model}: {told}")
         methods = ", ".join(candidate.method.name for candidate in found)
         notices.append(f"nothing was named to compare: one method of each family was taken ({methods})")
     unasked = _baselines(asked, parts, found, notices)
@@ -367,10 +368,10 @@ def _too_long(candidate: Candidate, budget: Budget) -> str:
     """Why there is no time for a candidate that nobody named; empty where there is."""
     if candidate.seconds is None:
         return ""
-    told = f"takes roughly {candidate.seconds / 60:,.0f} min on this machine"
+    told = f"takes roughly {duration(candidate.seconds)} on this machine"
     if budget.seconds is not None:
         late = candidate.seconds / TRUST > budget.seconds
-        return f"{told}, more than the budget of {budget.seconds:,.0f} s" if late else ""
+        return f"{told}, more than the budget of {duration(budget.seconds)}" if late else ""
     if candidate.seconds <= UNASKED:
         return ""
     limit = f"the {UNASKED / 60:.0f} min of one that nobody named"

@@ -1,18 +1,20 @@
 """What was asked of a comparison while it worked: candidates that were added and stopped, kept for the next kernel.
 
-They stand under the rows, the metric, the seeds and the line's model, so that another budget or a candidate more in the
-cell does not lose them. What does not fit the cell any more stays on disk, changes nothing, and is told.
+They stand under the rows, the metric, the seeds and the line's model, beside the candidates of their cell: another
+budget or a candidate more in the cell does not lose them, and a cell that has none of these candidates knows nothing of
+them. What does not fit the cell any more stays on disk, changes nothing, and is told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nbadapt.errors import NbadaptError
+from nbadapt.errors import NbadaptError, StoreError
 from nbadapt.selection import specs
 from nbadapt.selection.entry import Entry
 
@@ -34,8 +36,16 @@ class Changes:
         self._trials, self._namespace = trials, prepared.asked.namespace
         parts = [prepared.metric, prepared.asked.seeds, str(prepared.asked.model)]
         self._name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-        found = trials.changes(self._name)
-        self._added, self._stopped = found["added"], found["stopped"]  # lines of the cell
+        cell = [_line(one.spec) for one in prepared.candidates]
+        chosen = [_line(one.spec) for one in prepared.candidates if not one.baseline] or cell  # baselines are in all
+        self._records = trials.changes(self._name)
+        alike = [(len({*chosen} & {*record["cell"]}), record) for record in self._records]
+        overlap, record = max(alike, key=lambda pair: pair[0], default=(0, {}))
+        if not overlap:
+            record = {"cell": [], "added": [], "stopped": []}
+            self._records.append(record)
+        self._cell, self._added, self._stopped = record["cell"], record["added"], record["stopped"]
+        self._cell[:] = dict.fromkeys([*self._cell, *chosen])
 
     def recall(self, entries: list[Entry], look_up: Callable[[Spec], Candidate]) -> list[str]:
         """Add and stop what was added and stopped in a kernel that is gone.
@@ -48,7 +58,8 @@ class Changes:
             Notices.
         """
         added, notices = [], []
-        for text in list(self._added):
+        kept = list(self._added)
+        for text in kept:
             try:
                 for spec in specs.specs(specs.read(text), self._namespace):
                     if any(entry.candidate.spec == spec for entry in entries):
@@ -60,6 +71,9 @@ class Changes:
                 notices.append(f"{text}, which was added while it worked, is left out: {error}")
         if added:
             notices.append(f"added while it worked: {'; '.join(added)}")
+        if self._added != kept:
+            with contextlib.suppress(StoreError):  # it is found to stand in the cell the next time as well
+                self._keep()
         return [*notices, *self._stop_again(entries)]
 
     def _stop_again(self, entries: Sequence[Entry]) -> list[str]:
@@ -84,6 +98,8 @@ class Changes:
             StoreError: the folder cannot be written.
         """
         self._added.append(specs.line(spec))
+        self._cell.append(_line(spec))
+        self._stopped[:] = [text for text in self._stopped if text != _line(spec)]
         self._keep()
 
     def stop(self, spec: Spec) -> None:
@@ -97,7 +113,7 @@ class Changes:
         self._keep()
 
     def _keep(self) -> None:
-        self._trials.keep_changes(self._name, self._added, self._stopped)
+        self._trials.keep_changes(self._name, self._records)
 
 
 def _line(spec: Spec) -> str:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models
+from nbadapt import models, origins
 from nbadapt.capture import Capture
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, Stopped, StoreError, drop_frames, first_line
@@ -162,7 +162,7 @@ class Contest:
             drop_frames(error)
         except OSError as error:
             self.state, self.error = "failed", StoreError(f"{self.trials.folder} cannot be written: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong becomes one line
+        except BaseException as error:  # noqa: BLE001 - whatever goes wrong becomes one line
             self.state, self.error = "failed", NbadaptError(f"the comparison broke off: {first_line(error)}")
             drop_frames(error)
         finally:
@@ -440,8 +440,10 @@ class Contest:
             trial = self._trying.measured(entry.candidate, run, trial, seconds)
         except NbadaptError as error:
             return self._failed(entry, trial, error, before_state)
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
-            line = NbadaptError(f"{type(error).__name__}: {first_line(error)}")
+        except origins.PASSING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
+            line = NbadaptError(origins.told(error))
             drop_frames(error)
             return self._failed(entry, trial, line, before_state)
         finally:
@@ -497,8 +499,10 @@ class Contest:
             except NbadaptError as error:
                 entry.state, entry.reason = "failed", f"on the test rows: {error}"
                 drop_frames(error)
-            except Exception as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
-                entry.state, entry.reason = "failed", f"on the test rows: {type(error).__name__}: {first_line(error)}"
+            except origins.PASSING:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a plugin raises: the others go on
+                entry.state, entry.reason = "failed", f"on the test rows: {origins.told(error)}"
                 drop_frames(error)
             finally:
                 self.current = self._trying.run = None

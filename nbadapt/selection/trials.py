@@ -160,17 +160,18 @@ class Trials:
         if not before.issuperset(keys):
             self._write("looks.json", {"looks": [*looks, {"when": when, "candidates": candidates, "keys": [*keys]}]})
 
-    def changes(self, name: str) -> dict[str, list[str]]:
-        """What was asked of the comparison of this name while it worked.
+    def changes(self, name: str) -> list[dict[str, list[str]]]:
+        """What was asked while comparisons of this name worked, one record a cell.
 
-        "added", "stopped": candidates as lines of the cell.
+        "cell", "added", "stopped": candidates as lines of a cell.
         """
         record = self._read(f"{name}.changes.json") or {}
-        return {what: [str(text) for text in record.get(what, [])] for what in ("added", "stopped")}
+        kinds = ("cell", "added", "stopped")
+        return [{kind: [str(text) for text in one.get(kind, [])] for kind in kinds} for one in record.get("cells", [])]
 
-    def keep_changes(self, name: str, added: Sequence[str], stopped: Sequence[str]) -> None:
-        """Write down what was asked of it."""
-        self._write(f"{name}.changes.json", {"added": [*added], "stopped": [*stopped]})
+    def keep_changes(self, name: str, records: Sequence[Mapping[str, Sequence[str]]]) -> None:
+        """Write down what was asked, in the form that `changes` gives."""
+        self._write(f"{name}.changes.json", {"cells": [dict(record) for record in records]})
 
     def spent(self, name: str) -> float:
         """Seconds of work that earlier kernels put into the comparison of this name."""

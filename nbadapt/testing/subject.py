@@ -221,12 +221,14 @@ class Subject:
     @contextlib.contextmanager
     def _alone(self, what: str, job: Job) -> Iterator[None]:
         """Inside, no other machine can be reached; what was tried, and what is written elsewhere, is noted."""
-        with connections() as tried, changes((self._room, Path(job.model.path))) as strays:
-            try:
+        tried: list[str] = []
+        strays: list[str] = []
+        try:
+            with connections() as tried, changes((self._room, Path(job.model.path))) as strays:
                 yield
-            finally:
-                self.reached[what].update(tried)
-        self.strays[what].update(strays)
+        finally:
+            self.reached[what].update(tried)
+            self.strays[what].update(strays)  # known when the watch is over
 
     def trials(self) -> Iterator[tuple[str, Trial]]:
         """An undisturbed run of each task, made on first use; tasks that fail are left out.
