@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any
 
-from nbadapt.errors import PluginError, Stopped, first_line
+from nbadapt.errors import NbadaptError, PluginError, Stopped, first_line
 
 VARIABLE = "NBADAPT_PLUGINS"
 OWN = "nbadapt"
@@ -93,6 +93,8 @@ def load(point: EntryPoint, who: str) -> Any:
         return point.load()
     except PASSING:
         raise
+    except NbadaptError as error:
+        raise PluginError(f"{who} cannot be imported ({error}): update or uninstall it") from None
     except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way, and must not take us along
         raise PluginError(f"{who} cannot be imported ({told(error)}): update or uninstall it") from None
 

@@ -36,7 +36,7 @@ def test_a_broken_store_is_told_with_its_owner(tmp_path, monkeypatch):
     (folder / "entry_points.txt").write_text("[nbadapt.stores]\nbroken = nowhere:X\nother = pathlib:Path\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("broken", "other"):
-        with pytest.raises(PluginError, match=f"the store '{name}' of broken"):
+        with pytest.raises(PluginError, match=f"the plugin broken 1 of the store '{name}' "):
             stores.kind(name)
 
 

@@ -32,7 +32,7 @@ def test_a_store_or_a_model_of_another_version_is_refused(
 ) -> None:
     site = Site(tmp_path / "site", monkeypatch)
     site.add("acme", "2.0", {"later": "acme_later:Plugin"}, {"acme_later": OTHER_VERSIONS[group]}, group=group)
-    said = "'later' of acme .*was written for contract version 2, and this nbadapt speaks version 1"
+    said = "acme 2.0 of the (store|model) 'later' .*written for contract version 2, and this nbadapt speaks version 1"
     try:
         with pytest.raises((PluginError, ModelError), match=said):
             store.kind("later") if group == "nbadapt.stores" else models.load_package("later")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import config_reads, estimating, garbage, models, plan, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
-from nbadapt.errors import OutOfMemoryError
+from nbadapt.errors import OutOfMemoryError, Stopped
 from nbadapt.estimating import NoEstimateError
 from nbadapt.method import Estimate
 from nbadapt.settings import validate
@@ -36,8 +36,8 @@ PLAIN = (str, int, float, tuple, type(None))  # told apart by what they say
 PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
 
 
-class Cancelled(BaseException):
-    """The measurement is not wanted any more. No Exception: an estimate goes on after those."""
+class Cancelled(Stopped):
+    """The measurement is not wanted any more."""
 
 
 @dataclass(frozen=True)
