@@ -37,12 +37,28 @@ def test_the_peers_have_the_learning_rates_of_nbadapt(script, benchmark):
 
 
 def test_learning_rates_are_chosen_on_other_rows_than_those_reported(benchmark):
-    finetuning, rates = benchmark("finetuning_methods"), benchmark("learning_rates")
+    finetuning, rates = benchmark("finetuning_methods"), benchmark("default_settings")
     for task in TASKS:
         (*_, chosen), (*_, reported) = rates.TASKS[task]["files"], finetuning.TASKS[task]["files"]
         if chosen == reported:
             (_, end), (first, _) = rates.TASKS[task]["held_out"], finetuning.HELD_OUT[task]
             assert end <= first
+
+
+def test_no_default_is_far_behind_the_best_value_that_was_tried(benchmark):
+    chosen = benchmark("default_settings")
+    lines = chosen.kept("classification")
+    for method, setting, values in chosen.tried("classification"):
+        found = {v: chosen.figure_of(lines, chosen.training("classification", method, setting, v)) for v in values}
+        figures = {value: figure for value, figure in found.items() if figure is not None}
+        if len(figures) > 1:
+            assert max(figures.values()) - figures[chosen.default(method, setting)] <= chosen.NEAR, (method, setting)
+
+
+def test_the_page_of_defaults_is_what_the_kept_lines_give(benchmark):
+    made = benchmark("default_settings").report("classification", benchmark("default_settings").kept("classification"))
+    page = (BENCHMARKS / "results/default_settings_classification.md").read_text(encoding="utf-8")
+    assert page.rpartition("\n\n")[0] == made.rpartition("\n\n")[0]  # below stand the machine and the versions
 
 
 def test_the_page_is_what_the_kept_lines_give(benchmark):
