@@ -151,7 +151,7 @@ def test_training_changes_all_that_is_trained_and_nothing_else(variant, architec
     model, tokenizer = attached(job, variant)
     before = {n: t.clone() for n, t in trained_tensors(model).items()}
     events = []
-    metrics = supervised.train(model, tokenizer, job, events.append, adapted(model, tokenizer, job).answer)
+    metrics = supervised.train(model, tokenizer, job, events.append, adapted(model, tokenizer, job))
     for name, tensor in trained_tensors(model).items():
         assert not torch.equal(tensor, before[name]), name
         assert tensor.dtype == torch.float32, name
