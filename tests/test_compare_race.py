@@ -17,10 +17,12 @@ from nbadapt.selection import contest as contests
 from nbadapt.selection import rungs, specs
 from nbadapt.selection.asked import Asked, Budget
 from nbadapt.selection.candidates import prepare
+from nbadapt.selection.comparison import ComparisonPlan
 from nbadapt.selection.contest import Contest
 from nbadapt.selection.entry import FINISHED, Entry
 from nbadapt.selection.race import Race
 from nbadapt.selection.trials import Trial
+from nbadapt.selection.verdict import verdict
 
 # A method that answers `skill` of 100 rows rightly, and says how long it takes by a clock of its own.
 SKILLED = """
@@ -106,6 +108,23 @@ def states(found):
 
 
 # ------------------------------------------------------------------------------------------------ grown grids
+
+
+def test_a_full_ranking_trains_all_on_all_rows_and_reuses_what_halving_did(skilled):
+    skills = [20, 40, 60, 80, 95]
+    skilled.ROUGH[0] = 100.0
+    halved = done(skills)
+    (through,) = [skill for skill, state in states(halved).items() if state == FINISHED]
+    full = done(skills, full_ranking=True)
+    assert set(states(full).values()) == {FINISHED}
+    assert tried(full, before=runs(halved)) == [(skill, FULL) for skill in skills if skill != through]
+    ranked = [place.entry.candidate.job.config.skill for place in verdict(full).places]
+    assert ranked == sorted(skills, reverse=True)
+    assert states(done(skills)) == states(full)  # nobody is dropped who is through
+    planned = {full_ranking: prepared(skills, full_ranking=full_ranking) for full_ranking in (False, True)}
+    rough = {full_ranking: ComparisonPlan(found).seconds for full_ranking, found in planned.items()}
+    assert rough[True] == pytest.approx(5 * 100)
+    assert rough[False] == pytest.approx((5 * FIRST + 2 * SECOND + FULL) / FULL * 100)
 
 
 @pytest.mark.parametrize(

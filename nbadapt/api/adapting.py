@@ -268,6 +268,7 @@ def compare(
     budget: str | float | None = ...,
     search: int | None = ...,
     seeds: int = ...,
+    full_ranking: bool = ...,
     metric: str | None = ...,
     seed: int = ...,
     device: str | None = ...,
@@ -289,6 +290,7 @@ def compare(
     budget: str | float | None = ...,
     search: int | None = ...,
     seeds: int = ...,
+    full_ranking: bool = ...,
     metric: str | None = ...,
     seed: int = ...,
     device: str | None = ...,
@@ -309,6 +311,7 @@ def compare(
     budget: str | float | None = None,
     search: int | None = None,
     seeds: int = 1,
+    full_ranking: bool = False,
     metric: str | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -329,6 +332,8 @@ def compare(
         budget: "10m", "2GB", both with a comma, or a number of seconds; None for no limit.
         search: how many candidates are drawn of the grid.
         seeds: how often the last candidates are trained; their figures are means.
+        full_ranking: train every candidate on all rows, so that all are ranked; else the weaker ones of a method are
+            dropped on fewer, by successive halving.
         metric: "accuracy" or "macro_f1", "bits_per_byte" or "exact_match"; None for the first of the task.
         seed: decides every random choice.
         device: None for the best one there is.
@@ -358,6 +363,7 @@ def compare(
             budget=asking.budget(budget),
             search=search,
             seeds=seeds,
+            full_ranking=full_ranking,
             metric=metric,
             seed=seed,
             device=device,

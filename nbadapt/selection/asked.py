@@ -47,6 +47,7 @@ class Asked:
         budget: of time and memory.
         search: how many candidates are drawn of the grid; None for all.
         seeds: how often the last candidates are trained.
+        full_ranking: whether every candidate is trained on all rows, without successive halving.
         metric: one of `MEASURES`; None for the task's own.
         seed: decides every random choice; further seeds follow it.
         namespace: the notebook's variables.
@@ -65,6 +66,7 @@ class Asked:
     budget: Budget = Budget()
     search: int | None = None
     seeds: int = 1
+    full_ranking: bool = False
     metric: str | None = None
     seed: int = 0
     name: str | None = None

@@ -240,7 +240,7 @@ class ComparisonPlan:
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
     def _cost(self, kin: Sequence[Candidate]) -> float | None:
-        """Seconds for the candidates of one group, of which one comes to the end; None where one is not known."""
+        """Seconds for the candidates of one group; None where one is not known."""
         from nbadapt.selection import rungs
 
         parts = self.prepared.parts
@@ -248,12 +248,14 @@ class ComparisonPlan:
             return None
         rows, asked = len(parts.training), len(parts.validation)
         each = sum(one.seconds or 0.0 for one in kin) / len(kin)
-        plan = rungs.schedule(len(kin), rows, len(parts.training.labels))
-        seeds, test = self.prepared.asked.seeds, 0.0
+        plan: Sequence[rungs.Rung] = rungs.schedule(len(kin), rows, len(parts.training.labels))
+        if self.prepared.asked.full_ranking:
+            plan = [rungs.Rung(len(kin), rows)]
+        seeds, last, test = self.prepared.asked.seeds, plan[-1].candidates, 0.0
         runs = rungs.cost(plan, rows)
         if kin[0].prompts:
             runs, test = rungs.asking_cost(plan, rows, asked), len(parts.test) / asked
-        return float(each * (runs + seeds - 1 + test * seeds))
+        return float(each * (runs + last * (seeds - 1 + test * seeds)))
 
     def _page(self) -> Any:
         from nbadapt.memory import gibibytes

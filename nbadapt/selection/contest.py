@@ -235,7 +235,8 @@ class Contest:
         training = self.prepared.parts.training
         self._trying.prepare_parts(rungs.sizes(len(training), len(training.labels)))
         self._take_up([entry for group in kin.values() for entry in group])
-        races = [Race(group, training, self.prepared.asked.seed) for group in kin.values()]
+        asked = self.prepared.asked
+        races = [Race(group, training, asked.seed, halving=not asked.full_ranking) for group in kin.values()]
         for race, rung in self._turns(races):
             self._rung(races, race, rung)
         for entry in entries:
@@ -529,6 +530,7 @@ def _name(prepared: Prepared) -> str:
         prepared.parts.key,
         prepared.metric,
         asked.seeds,
+        asked.full_ranking,
         asked.budget.seconds,
         asked.budget.memory,
         *(_described(one) for one in prepared.candidates),

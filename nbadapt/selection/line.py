@@ -26,6 +26,8 @@ OPTIONS: Mapping[str, Option] = {
         Option("--budget", "LIMIT", "a time as 10m, a memory as 2GB, or both as 10m,2GB (no limit)", "budget"),
         Option("--search", "N", "draw N candidates of the grid (all)", "search"),
         Option("--seeds", "N", "how often the last candidates are trained (1)", "seeds"),
+        Option("--full-ranking", "", "train every candidate on all rows, so that all are ranked (the weaker ones of a "
+               "method are dropped on fewer)", "full_ranking"),
         Option("--metric", "NAME", "accuracy or macro_f1; bits_per_byte or exact_match", "metric"),
         Option("--task", "TASK", "the task, where the columns do not tell", "task", values="task"),
         *(Option(f"--{name}", "COLUMN", f"the column that holds the {name}", "columns", values="column")

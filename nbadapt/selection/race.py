@@ -36,17 +36,19 @@ class Race:
         kin: all candidates of the group; those that are stopped, failed or out of time take no part.
         training: all training rows.
         seed: of the trials.
+        halving: False: all of them are tried on all rows alone, and nobody is dropped.
 
     Attributes:
         alive: those that came through the rungs so far, best first; in a rung those that are tried in it.
     """
 
-    def __init__(self, kin: Sequence[Entry], training: Examples, seed: int) -> None:
+    def __init__(self, kin: Sequence[Entry], training: Examples, seed: int, *, halving: bool = True) -> None:
         self.alive: list[Entry] = []
         self._seed, self._rows, self._labels = seed, len(training), len(training.labels)
         self._sizes = rungs.sizes(self._rows, self._labels)
         self._through = [entry for entry in kin if entry.state == FINISHED]
-        self._entering = self._entries([entry for entry in kin if entry.state in RACING])
+        racers = [entry for entry in kin if entry.state in RACING]
+        self._entering = self._entries(racers) if halving else {0: racers}
 
     def size(self, rung: int) -> int:
         """The training rows of a rung."""
