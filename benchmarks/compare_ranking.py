@@ -4,12 +4,12 @@ usage: python benchmarks/compare_ranking.py [--data FOLDER] [--rows 2000] [--see
                                              [--adopt]
 
 Candidates: features, output-layers, four LoRAs and all layers with MiniLM, few-shot with SmolLM2. For each seed
-%%compare works, and then every candidate is trained alone on all training rows of the same split, in a process of its
-own, and asked the same test rows. Pairs are told apart by the exact McNemar test after Holm. %%compare ranks what
-it asked the test rows; one that it dropped is behind the best one of its group, and stands open beside all else. The
-peak of memory is the process's beyond its imports. What was measured is kept in results/compare_ranking.jsonl, a
-comparison with the code of nbadapt/selection that it measured (--adopt: lines that do not say so are of the code that
-is here). Writes results/compare_ranking.md.
+%%compare works, with --full-ranking and without, and then every candidate is trained alone on all training rows of the
+same split, in a process of its own, and asked the same test rows. Pairs are told apart by the exact McNemar test after
+Holm. %%compare ranks what it asked the test rows; one that it dropped, as it does without --full-ranking, is behind the
+best one of its group, and stands open beside all else. The peak of memory is the process's beyond its imports. What was
+measured is kept in results/compare_ranking.jsonl, a comparison with the code of nbadapt/selection that it measured
+(--adopt: lines that do not say so are of the code that is here). Writes results/compare_ranking.md.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ SMALL: dict[str, Any] = {
     "full": {"epochs": 1},
     "few-shot": {"model": "smollm2", "shots": [1, 2]},
 }
+COMPARISONS = {"compare --full-ranking": True, "compare": False}  # -> whether all are trained on all rows
 MOST_MEMORY = 1.10  # of the largest candidate's peak
 
 
@@ -69,17 +70,17 @@ def main() -> None:
 
 
 def compared(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """What %%compare said with one seed, and what each candidate gave alone."""
-    found = measured(arguments, seed, "compare")
-    alone = {label: measured(arguments, seed, label) for label in found["candidates"]}
-    return {"seed": seed, "compare": found, "alone": alone}
+    """What %%compare said with one seed, both ways, and what each candidate gave alone."""
+    found = {what: measured(arguments, seed, what) for what in COMPARISONS}
+    alone = {label: measured(arguments, seed, label) for label in found["compare"]["candidates"]}
+    return {"seed": seed, **found, "alone": alone}
 
 
 def measured(arguments: argparse.Namespace, seed: int, what: str) -> dict[str, Any]:
     """What one process gave, now or earlier."""
     sizes = {"rows": arguments.rows, "test_rows": arguments.test_rows, "small": arguments.small}
     key = {"seed": seed, "what": what, **sizes}
-    if what == "compare":
+    if what in COMPARISONS:
         key["code"] = code_of("selection")
     known = kept(KEPT, key, adopt=arguments.adopt)
     if known is not None:
@@ -107,8 +108,9 @@ def worked(arguments: argparse.Namespace, seed: int, what: str) -> dict[str, Any
         from nbadapt.selection.candidates import prepare
 
         before, start = peak_memory(), time.perf_counter()
-        if what == "compare":
-            found = nbadapt.compare(blocks, model="minilm", data=train, test=test, seed=seed)
+        if what in COMPARISONS:
+            every = COMPARISONS[what]
+            found = nbadapt.compare(blocks, model="minilm", data=train, test=test, seed=seed, full_ranking=every)
             places = {place.label: list(place.entry.test[0].values) for place in found.verdict.places}
             behind = {e.label: e.reason for e in found._contest.entries if e.state == "dropped"}
             result = {"candidates": list(found.frame().index), "places": places, "behind": behind}
@@ -135,13 +137,15 @@ def alone(candidate: Any, test: Any) -> list[float]:
 
 def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
     """The results as Markdown: the figures, and every pair that is ranked otherwise."""
-    head = ["seed", "candidate", "separate full run, test accuracy", "in %%compare"]
+    head = ["seed", "candidate", "separate full run, test accuracy", "%%compare --full-ranking", "%%compare"]
+    codes = sorted({part[what]["code"] for part in parts for what in COMPARISONS})
     packages = ("torch", "transformers", "peft", "scikit-learn")
     return "\n\n".join(
         [
             "# The ranking beside separate full runs",
-            f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. {agreement(parts)} "
-            f"Code of nbadapt/selection: {', '.join(sorted({part['compare']['code'] for part in parts}))}.",
+            f"{arguments.rows:,} movie reviews, {arguments.test_rows:,} test rows. {agreement(parts)}",
+            f"Code of nbadapt/selection: {', '.join(codes)}. Peak memory, at most {MOST_MEMORY:.2f} times that of the "
+            "largest candidate:",
             memory(parts),
             table(head, [row for part in parts for row in figures(part)]),
             environment("benchmarks/compare_ranking.py", packages),
@@ -151,35 +155,47 @@ def report(arguments: argparse.Namespace, parts: list[dict[str, Any]]) -> str:
 
 def figures(part: dict[str, Any]) -> list[list[str]]:
     """A row for each candidate of one seed, the best alone first."""
-    found, rows = part["compare"], []
+    rows = []
     for label, entry in sorted(part["alone"].items(), key=lambda item: -sum(item[1]["right"])):
-        place, right = found["places"].get(label), entry["right"]
-        score = f"{sum(place) / len(place):.3f}" if place else found["behind"].get(label, "")
-        rows.append([str(part["seed"]), label, f"{sum(right) / len(right):.3f}", score])
+        scores = [_score(part[what], label) for what in COMPARISONS]
+        rows.append([str(part["seed"]), label, f"{sum(entry['right']) / len(entry['right']):.3f}", *scores])
     return rows
+
+
+def _score(found: dict[str, Any], label: str) -> str:
+    """What a comparison says of a candidate: its accuracy on the test rows, or whom it is behind."""
+    place = found["places"].get(label)
+    return f"{sum(place) / len(place):.3f}" if place else found["behind"].get(label, "")
 
 
 def agreement(parts: list[dict[str, Any]]) -> str:
     """How many significant pairs %%compare ranks as the separate runs do, and of which it says nothing."""
-    said: list[bool] = []
-    against, open_, placed = [], 0, []
-    for part in parts:
-        for better, worse in significant({label: entry["right"] for label, entry in part["alone"].items()}):
-            same = ranks(part["compare"], better, worse)
-            if same is None:
-                open_ += 1
-                placed.append(standing(part["compare"], better) < standing(part["compare"], worse))
-                continue
-            said.append(same)
-            against += [f"seed {part['seed']}: {better} over {worse}"] * (not same)
+    pairs = [
+        (part, *pair)
+        for part in parts
+        for pair in significant({label: entry["right"] for label, entry in part["alone"].items()})
+    ]
+    every, _ = ranked("compare --full-ranking", pairs)
+    halved, open_ = ranked("compare", pairs)
+    below = sum(standing(part["compare"], better) < standing(part["compare"], worse) for part, better, worse in open_)
     return (
-        f"Of the {len(said) + open_} pairs whose difference is significant among separate full runs, %%compare ranks "
-        f"{len(said)}, and {sum(said)} of them as the separate runs do"
-        + (f"; not so: {'; '.join(against)}. " if against else ". ")
-        + f"In the other {open_} one was dropped on the first rows: of it %%compare says that it is behind the best "
-        "one of its group, and leaves open how it stands beside other methods and beside others that were dropped. "
-        f"Put directly below that best one, {sum(placed)} of these {open_} would stand in the same order."
+        f"Among separate full runs {len(pairs)} pairs differ significantly. With --full-ranking %%compare ranks "
+        f"{every}. Without it, it drops the weaker candidates of a method on fewer rows, and ranks {halved}. In the "
+        f"other {len(open_)} one was dropped: of it %%compare says that it is behind the best one of its group, and "
+        "leaves open how it stands beside other methods and beside others that were dropped. Put directly below that "
+        f"best one, {below} of these {len(open_)} would stand in the same order."
     )
+
+
+def ranked(
+    what: str, pairs: list[tuple[dict[str, Any], str, str]]
+) -> tuple[str, list[tuple[dict[str, Any], str, str]]]:
+    """How many pairs a comparison ranks as the separate runs do, in words, and the pairs of which it says nothing."""
+    said = [(pair, ranks(pair[0][what], *pair[1:])) for pair in pairs]
+    against = [f"seed {part['seed']}: {better} over {worse}" for (part, better, worse), same in said if same is False]
+    count = sum(same is not None for _, same in said)
+    told = f"{count}, {count - len(against)} of them as the separate runs do"
+    return told + (f" (not so: {'; '.join(against)})" if against else ""), [pair for pair, same in said if same is None]
 
 
 def ranks(found: dict[str, Any], better: str, worse: str) -> bool | None:
@@ -205,17 +221,19 @@ def standing(found: dict[str, Any], label: str) -> tuple[int, int, int]:
 
 
 def memory(parts: list[dict[str, Any]]) -> str:
-    """The comparison's peak beside that of its largest candidate."""
-    told = []
-    for part in parts:
+    """Each comparison's peak beside that of its largest candidate."""
+    rows = []
+    for part, what in itertools.product(parts, COMPARISONS):
         label, entry = max(part["alone"].items(), key=lambda item: item[1]["peak"])
-        ours, largest = part["compare"]["peak"], entry["peak"]
+        ours, largest = part[what]["peak"], entry["peak"]
         verdict = "holds" if ours <= MOST_MEMORY * largest else "does not hold"
-        told.append(
-            f"seed {part['seed']}: {ours / 2**20:,.0f} MiB against {largest / 2**20:,.0f} MiB of {label} alone, "
-            f"{ours / largest:.2f} times, {verdict}"
+        alone = f"{largest / 2**20:,.0f} ({label})"
+        took = f"{part[what]['seconds']:.0f}"
+        rows.append(
+            [str(part["seed"]), f"%%{what}", took, f"{ours / 2**20:,.0f}", alone, f"{ours / largest:.2f}, {verdict}"]
         )
-    return f"Peak memory, at most {MOST_MEMORY:.2f} times that of the largest candidate: {'; '.join(told)}."
+    head = ["seed", "", "seconds", "peak, MiB", "largest candidate alone, MiB", "times"]
+    return table(head, rows)
 
 
 def significant(right: dict[str, list[float]]) -> list[tuple[str, str]]:
