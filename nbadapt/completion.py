@@ -36,12 +36,10 @@ def add(shell: InteractiveShell) -> None:
 
     @context_matcher(identifier=IDENTIFIER)  # type: ignore[untyped-decorator]  # IPython's is a partial
     def matcher(context: CompletionContext) -> SimpleMatcherResult:
-        from nbadapt.errors import NbadaptError
-
         before = context.full_text.split("\n")[: context.cursor_line]
         try:
             found = complete([*before, context.text_until_cursor], shell.user_ns)
-        except NbadaptError:  # such as a broken plugin: Tab has nothing to say about it
+        except Exception:  # noqa: BLE001 - such as a broken plugin: Tab has nothing to say about it
             found = None
         if found is None:
             return SimpleMatcherResult(completions=[], suppress=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nbadapt import origins, registry
-from nbadapt.errors import ModelError, NbadaptError, PluginError, RequestError, did_you_mean
+from nbadapt.errors import ModelError, PluginError, RequestError, did_you_mean
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -62,15 +62,10 @@ def load(prefix: str) -> Provider:
         fault = registry.version_fault(provider.contract, CONTRACT) or registry.requires_fault(provider.requires)
     if fault:
         raise PluginError(f"{subject} {fault}: update or uninstall it")
-    registry.demand(
-        f"models of {prefix!r} need", provider.requires, point.dist.metadata["Name"] if point.dist else None
+    registry.demand(f"models of {prefix!r} need", provider.requires, origins.identity(point.dist)[0] or None)
+    made: Provider = origins.contained(
+        provider, lambda reason: f"{subject} fails when it is made ({reason}): update or uninstall it"
     )
-    try:
-        made: Provider = provider()
-    except (NbadaptError, *origins.PASSING):
-        raise
-    except BaseException as error:  # noqa: BLE001 - as when it is imported
-        raise PluginError(f"{subject} fails when it is made ({origins.told(error)}): update or uninstall it") from None
     return made
 
 

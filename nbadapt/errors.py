@@ -128,9 +128,17 @@ def did_you_mean(word: str, valid: Iterable[str], *, kind: str = "valid") -> str
     return f"{kind}: {shown}"
 
 
+def _said(error: BaseException) -> str:
+    """What an error says, with secrets hidden; "" where even that fails."""
+    try:
+        return hide(str(error))
+    except BaseException:  # noqa: BLE001 - a plugin's error may fail in any way
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; the name of its type where it says nothing."""
-    return next((line.strip() for line in hide(str(error)).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip() for line in _said(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def in_line(error: BaseException, function: Callable[..., Any]) -> str:

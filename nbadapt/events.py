@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,15 @@ class Event:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Hide secrets in the fields that hold free text."""
+        """Hide secrets in the fields that hold free text, and refuse what is no number in one that counts.
+
+        Raises:
+            TypeError: it is none. It would break what counts with it, in the kernel and when the log is read again.
+        """
+        for name in _numbers(type(self)):  # type: ignore[arg-type]  # a class can be hashed
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real):
+                raise TypeError(f"{name} of {type(self).__name__} is {value!r:.40}, no number")
         for name in _texts(type(self)):  # type: ignore[arg-type]  # a class can be hashed
             text = getattr(self, name)
             if isinstance(text, str) and text:  # anything else is a mistake that the log tells
@@ -40,6 +49,13 @@ def _texts(kind: type[Event]) -> tuple[str, ...]:
     """The fields of free text: none whose words a Literal gives, and none that something is looked up by."""
     names = (f.name for f in dataclasses.fields(kind) if f.name not in {"path", "metric", "spread"})
     return tuple(name for name in names if get_type_hints(kind)[name] in {str, str | None})
+
+
+@functools.cache
+def _numbers(kind: type[Event]) -> tuple[str, ...]:
+    """The fields that always hold a number."""
+    hints = get_type_hints(kind)
+    return tuple(f.name for f in dataclasses.fields(kind) if hints[f.name] in {int, float})
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def look_up(request: Request, tables: Mapping[str, Any] | None = None) -> tuple[
     tables, notices = _read_tables(request) if tables is None else (dict(tables), [])
     task = _task(request, tables, method_class, model)
     device, dtype = _device(request, model), _dtype(request, model)
-    method = method_class()
+    method = registry.make(method_class)
     labels = request.labels
     if not labels and request.verb == "finetune":
         labels = tables["data"].labels

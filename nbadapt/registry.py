@@ -10,11 +10,14 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from nbadapt import origins
 from nbadapt.errors import DependencyError, PluginError, RequestError, did_you_mean
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
 
 GROUP = "nbadapt.methods"
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+"""What a method may be called: it is written on a line, behind the magic."""
 
 # Import names whose distribution is called otherwise on the package index.
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "PIL": "Pillow"}
@@ -84,13 +90,11 @@ def _entries(points: Iterable[EntryPoint]) -> list[Entry]:
     found = []
     for point in points:
         owner = point.dist
-        if owner is None:
-            found.append(Entry(point.name, "an unknown distribution", "", point.value))
-            continue
         if id(owner) not in read:
-            metadata = owner.metadata
-            read[id(owner)] = metadata["Name"], metadata["Version"]
-        found.append(Entry(point.name, *read[id(owner)], point.value))
+            read[id(owner)] = origins.identity(owner)
+        name, version = read[id(owner)]
+        owned = (name, version) if name else (origins.UNKNOWN, "")
+        found.append(Entry(origins.plain(point.name), *owned, origins.plain(point.value)))
     return found
 
 
@@ -154,11 +158,30 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # this may be at a press of Tab
         loaded = origins.load(EntryPoint(entry.name, entry.value, GROUP), _subject(entry))
     note_printed(entry.name, "imported", said.getvalue())
-    fault = _fault(entry, loaded)
+    # A class can fail at being looked at as well, and nothing of that may pass: all methods are listed by this.
+    fault = origins.contained(
+        lambda: _fault(entry, loaded),
+        lambda reason: f"{_subject(entry)} is broken ({reason}): update or uninstall it",
+        passing=(),
+    )
     if fault:
         raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
     method: type[Method] = loaded
     return method
+
+
+def make(method: type[Method]) -> Method:
+    """An instance of a method, to be asked and run.
+
+    Raises:
+        PluginError: it cannot be made.
+        NbadaptError: what the method raises of these.
+    """
+
+    def line(reason: str) -> str:
+        return f"{_subject(entries()[method.name][0])} fails when it is made ({reason}): update or uninstall it"
+
+    return origins.contained(method, line)
 
 
 def note_printed(name: str, when: str, text: str) -> None:
@@ -187,6 +210,8 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
     """What breaks the contract, or None. Says so in words that follow "the plugin ..."."""
     from nbadapt.method import CONTRACT, Config, Method
 
+    if not NAME.fullmatch(entry.name):
+        return f"is broken: its name is {entry.name!r}, not lower-case words with hyphens between them"
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
         return f"is broken: {entry.value} is no subclass of nbadapt.method.Method"
     fault = version_fault(loaded.contract, CONTRACT)
@@ -196,9 +221,9 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
     lacking = [attribute for attribute in wanted if not hasattr(loaded, attribute)]
     if lacking:
         return f"is broken: {entry.value} does not declare {', '.join(lacking)}"
-    if loaded.name != entry.name:
+    if not isinstance(loaded.name, str) or loaded.name != entry.name:
         return f"is broken: {entry.value} calls itself {loaded.name!r}"
-    if loaded.verb not in {"finetune", "prompt"}:
+    if not isinstance(loaded.verb, str) or loaded.verb not in {"finetune", "prompt"}:
         return f"is broken: its verb is {loaded.verb!r}, neither 'finetune' nor 'prompt'"
     if inspect.isabstract(loaded):
         missing = ", ".join(sorted(loaded.__abstractmethods__))
@@ -211,13 +236,39 @@ def _fault(entry: Entry, loaded: Any) -> str | None:
 def _declaration_fault(method: type[Method]) -> str | None:
     """What would break every menu and table that shows the method, or None; in words that follow "the plugin ..."."""
     for attribute in ("summary", "reference", "family"):
-        if not isinstance(getattr(method, attribute), str):
-            return f"is broken: its {attribute} is {getattr(method, attribute)!r}, no text"
+        said = getattr(method, attribute)
+        if not isinstance(said, str):
+            return f"is broken: its {attribute} is {said!r}, no text"
+        if not origins.is_plain(said):
+            return f"is broken: its {attribute} is {said!r:.60}, not one line of letters that can be printed"
     for attribute in ("tasks", "exports"):
         said = getattr(method, attribute)
         if not isinstance(said, frozenset | set) or not all(isinstance(word, str) for word in said):
             return f"is broken: its {attribute} is {said!r}, no frozenset of words"
-    return None
+    if not isinstance(group := method.menu_group(), str):
+        return f"is broken: its menu_group gives {group!r}, no text"
+    return _tasks_fault(method.tasks) or example_fault(method.example)
+
+
+def _tasks_fault(tasks: frozenset[str]) -> str | None:
+    from nbadapt.method import Task
+
+    known = get_args(Task)
+    if not tasks:
+        return f"is broken: it declares no tasks, of {', '.join(known)}"
+    unknown = sorted(tasks.difference(known))
+    return f"is broken: its task {unknown[0]!r} is none of {', '.join(known)}" if unknown else None
+
+
+def example_fault(example: Any) -> str | None:
+    """What is wrong with a method's example, or None; in words that follow "the plugin ..."."""
+    from nbadapt.method import Example
+
+    if example is None or (
+        isinstance(example, Example) and isinstance(example.cell, str) and isinstance(example.before, str)
+    ):
+        return None
+    return f"is broken: its example is {example!r:.60}, no nbadapt.method.Example of texts"
 
 
 def version_fault(stated: Any, spoken: int) -> str | None:
@@ -272,11 +323,33 @@ def demand(who: str, modules: Sequence[str], distribution: str | None) -> None:
 
 
 def installed(module: str) -> bool:
-    """Whether a module can be imported. Imports nothing."""
+    """Whether a module can be found. Imports nothing, the packages that hold it neither."""
+    first, *others = module.split(".")
     try:
-        return importlib.util.find_spec(module) is not None
-    except (ModuleNotFoundError, ValueError):  # its parent package is missing, or it is half imported
+        if module in sys.modules:
+            return importlib.util.find_spec(module) is not None
+        found = importlib.util.find_spec(first)
+        for part in others:
+            found = _inside(found, part)
+    except Exception:  # noqa: BLE001 - it is half imported, or what looks for it is broken
         return False
+    return found is not None
+
+
+def _inside(package: ModuleSpec | None, name: str) -> ModuleSpec | None:
+    """A module of a package, found in its folders: an import, and `importlib.util.find_spec`, would run the package."""
+    folders: list[str] = []  # of a package without a file of its own
+    for folder in (package.submodule_search_locations or ()) if package is not None else ():
+        finder: Any = pkgutil.get_importer(folder)
+        found: ModuleSpec | None = finder.find_spec(name) if finder is not None else None
+        if found is not None and found.loader is not None:
+            return found
+        folders += (found.submodule_search_locations or ()) if found is not None else ()
+    if not folders:
+        return None
+    portions = ModuleSpec(name, None, is_package=True)
+    portions.submodule_search_locations = folders
+    return portions
 
 
 def install_command(method: type[Method]) -> str:

@@ -358,7 +358,7 @@ class Run:
     def _method(self) -> Method:
         from nbadapt import registry
 
-        return registry.load(self.method)()
+        return registry.make(registry.load(self.method))
 
     def job(self, *, tables: bool = False) -> Job:
         """The run's job as it was stored, with its data where `tables` is set."""

@@ -142,7 +142,7 @@ def go_on(run: Run) -> None:
     if state == "running":
         raise RequestError(f"the run {run.id} is at work in another kernel: stop it there first")
     guard.check(run.directory)
-    method = registry.load(run.method)()
+    method = registry.make(registry.load(run.method))
     checkpoint = store.last_checkpoint(run.directory)
     job = dataclasses.replace(run.job(tables=True), checkpoint=checkpoint, metric=run.metric, functions=run.functions)
     name = run.request.get("metric")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from nbadapt import origins, registry
-from nbadapt.errors import PluginError, RequestError, did_you_mean
+from nbadapt.errors import NbadaptError, PluginError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -59,10 +59,10 @@ def schema(config: type[Config]) -> dict[str, Any]:
     """The JSON schema of a Config, which forms, help and completion are made of. Not to be changed.
 
     Raises:
-        PluginError: it has none, so that its settings could not be stored either.
+        PluginError: it has none, or one of other names, so that its settings could not be stored either.
     """
     try:
-        return config.model_json_schema()
+        found = config.model_json_schema()
     except Exception as error:  # noqa: BLE001 - a plugin's own types may fail in any way
         name = next((name for name, field in config.model_fields.items() if not _is_json(field.annotation)), None)
         which = "its settings" if name is None else f"its setting {name!r}"
@@ -70,6 +70,13 @@ def schema(config: type[Config]) -> dict[str, Any]:
             f"{_owner(config)} is broken: {which} cannot be written as JSON ({origins.told(error)}): "
             "update or uninstall it"
         ) from None
+    other = next((name for name in config.model_fields if name not in found.get("properties", {})), None)
+    if other is not None:
+        raise PluginError(
+            f"{_owner(config)} is broken: its setting {other!r} has an alias, by which no run would find it again: "
+            "update or uninstall it"
+        )
+    return found
 
 
 def _is_json(annotation: Any) -> bool:
@@ -94,13 +101,11 @@ def validate(method: type[Method], given: Mapping[str, Any]) -> Config:
 
     Raises:
         RequestError: an unknown setting or a value that is not allowed: what was given, and what is allowed.
-        PluginError: the settings are of a kind that cannot be stored.
+        PluginError: the settings are of a kind that cannot be stored, or checking them fails.
     """
     schema(method.Config)
     try:
-        return method.Config.model_validate(
-            {name: _none_if_meant(method, name, value) for name, value in given.items()}
-        )
+        return read(method.Config, {name: _none_if_meant(method, name, value) for name, value in given.items()})
     except ValidationError as error:
         known = {setting.name: setting for setting in describe(method)}
         lines: dict[str, str] = {}  # several errors of one setting are the branches of one union
@@ -110,6 +115,20 @@ def validate(method: type[Method], given: Mapping[str, Any]) -> Config:
         shown = list(lines.values())[:MOST_ERRORS]
         more = len(lines) - len(shown)
         raise RequestError("; ".join(shown) + (f"; and {more} more" if more else "")) from None
+
+
+def read(config: type[Config], given: Mapping[str, Any]) -> Config:
+    """The settings as a Config has them, checked.
+
+    Raises:
+        ValidationError: it refuses them.
+        PluginError: it fails in another way.
+    """
+    return origins.contained(
+        lambda: config.model_validate(given),
+        lambda reason: f"{_owner(config)} fails when it checks its settings ({reason}): update or uninstall it",
+        passing=(ValidationError, NbadaptError),
+    )
 
 
 def from_text(method: type[Method], name: str, text: str) -> Any:
@@ -190,7 +209,18 @@ def describe(method: type[Method]) -> list[Setting]:
 
 
 def describe_config(config: type[Config]) -> list[Setting]:
-    """Every setting of a Config: its own ones first, then those that it inherits, the nearest first."""
+    """Every setting of a Config: its own ones first, then those that it inherits, the nearest first.
+
+    Raises:
+        PluginError: they cannot be stored or told of.
+    """
+    return origins.contained(
+        lambda: _described(config),
+        lambda reason: f"{_owner(config)} fails when it tells its settings ({reason}): update or uninstall it",
+    )
+
+
+def _described(config: type[Config]) -> list[Setting]:
     of_all = schema(config)
     definitions = of_all.get("$defs", {})
     found = []
@@ -198,7 +228,7 @@ def describe_config(config: type[Config]) -> list[Setting]:
     own = [name for base in config.__mro__ for name in vars(base).get("__annotations__", ()) if name in fields]
     for name in dict.fromkeys([*own, *fields]):
         field = fields[name]
-        part = of_all["properties"][field.alias or name]
+        part = of_all["properties"][name]
         examples = [word for word in part.get("examples", []) if isinstance(word, str)]
         words = tuple(dict.fromkeys([*_choices(part, definitions), *examples]))
         default = field.get_default(call_default_factory=True)

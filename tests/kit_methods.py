@@ -163,6 +163,11 @@ class TwoLines(Good):
     summary = "trains\nthe output layer"
 
 
+@breaks("summary")
+class Red(Good):
+    summary = "trains the \x1b[31moutput\x1b[0m layer"
+
+
 @breaks("reference")
 class NoURL(Good):
     reference = "Hu et al. 2021"
@@ -255,6 +260,11 @@ class Wordy(Good):
 class Markup(Good):
     class Config(GoodSettings):
         rate: float = Field(0.1, gt=0, description="a <b>rate</b>")
+
+
+@breaks("help_texts")
+class NoExample(Good):
+    example = "%%finetune good"  # type: ignore[assignment]
 
 
 @breaks("help_texts")

@@ -127,6 +127,23 @@ def test_settings_and_values_come_from_the_plugin(shell: Shell):
     assert shell.tab("\n\n%%finetune theirs\nway:f") == ["fast"]
 
 
+class Unlike:
+    """A variable that fails at being looked at, as a proxy may whose server is gone."""
+
+    @property
+    def __class__(self) -> type:
+        raise LookupError
+
+
+def test_a_variable_that_cannot_be_looked_at_breaks_no_tab(shell: Shell):
+    shell["unlike"] = Unlike()
+    try:
+        assert shell.tab("%%finetune lora --model mini") == []
+        assert shell.tab("%%finetune lora --dt") == ["--dtype"]
+    finally:
+        del shell.ip.user_ns["unlike"]
+
+
 def test_examples_of_open_settings_are_offered(shell: Shell):
     assert shell.tab("%%finetune lora\ntarget_modules: all") == ["all-linear"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_models
 from distributions import Site
+from shells import Shell
 
 import nbadapt
 from nbadapt import endpoints, estimating, models, plan, registry, testing
@@ -256,10 +258,14 @@ LOADERS: dict[str, Callable[[str], Any]] = {
     "model": models.load_package,
 }
 PANIC = "class PanicException(BaseException): ...\n"  # as pyo3's, which is no Exception either
+MUTE = "class Mute(Exception):\n    def __str__(self): raise LookupError('x')\n"
 FAULTS = {
     "raise OSError('no licence: https://e.org')": "cannot be imported (OSError: no licence: https://e.org)",
     "raise SystemExit('away')": "cannot be imported (SystemExit: away)",
     PANIC + "raise PanicException": "cannot be imported (PanicException)",
+    "raise GeneratorExit": "cannot be imported (GeneratorExit)",
+    "from nbadapt.errors import Stopped; raise Stopped('x')": "cannot be imported (Stopped: x)",
+    MUTE + "raise Mute": "cannot be imported (Mute)",
     PANIC + "raise PanicException('index: 3\\nat 4')": "cannot be imported (PanicException: index: 3)",
     "Thing = 3": "is broken: rude_plugin:Thing is no ",
 }
@@ -347,6 +353,92 @@ def test_settings_that_no_form_can_show_are_a_fault_of_the_plugin(
     found = {finding.name: finding for finding in software.plugins()}["odd"]
     assert (found.state, found.value) == ("problem", line.removesuffix(": update or uninstall it"))
     assert "odd" in {method.name for method in registry.methods()}  # who lists pays for no schema
+
+
+def alias(word: str) -> str:
+    return f"class Config(Config):\n    r: int = Field(3, {word}='rank')"
+
+
+VALIDATED = """
+from pydantic import {0}
+class Config(Config):
+    r: int = 3
+    @{0}({1})
+    {2}: raise LookupError('boom')
+"""
+FIELD = "from pydantic import Field\n"
+CHECKS = "fails when it checks its settings [(]LookupError: boom[)]"
+ALIAS = "is broken: its setting 'r' has an alias, by which no run would find it again"
+
+
+@pytest.mark.parametrize(
+    ("head", "reason", "helpful"),
+    [
+        (FIELD + alias("alias"), ALIAS, False),
+        (FIELD + alias("validation_alias"), ALIAS, False),
+        (
+            f"{FIELD}class Config(Config):\n    r: int = 3\n    s: int = Field(default_factory=lambda: 1 / 0)",
+            "fails when it (checks|tells) its settings [(]ZeroDivisionError: division by zero[)]",
+            False,
+        ),
+        (VALIDATED.format("field_validator", "'r'", "@classmethod\n    def check(cls, value)"), CHECKS, True),
+        (VALIDATED.format("model_validator", "mode='after'", "def check(self)"), CHECKS, True),
+        (
+            VALIDATED.format("model_validator", "mode='before'", "@classmethod\n    def check(cls, values)"),
+            CHECKS,
+            True,
+        ),
+    ],
+    ids=["alias", "validation_alias", "default_factory", "field_validator", "after", "before"],
+)
+def test_settings_that_fail_are_a_failure_of_the_plugin_in_one_line(
+    head: str, reason: str, helpful: bool, site: Site
+) -> None:
+    install(site, head=head)
+    shell = Shell()
+    shell["rows"] = ROWS
+    line = f"--model {tiny_models.folder('bert')} --data rows"
+    for code in (f"%%finetune odd {line}\nr: 4\n", "%finetune odd", "%nbadapt help odd"):
+        result = shell.run(code)
+        if helpful and not code.startswith("%%"):  # its settings are known; a form says below them what is wrong
+            assert result.error is None
+            continue
+        assert re.fullmatch(f"UsageError: {WHO} {reason}: update or uninstall it", result.err.strip()), code
+    if helpful:
+        form = Form("finetune", "odd", {"rows": ROWS})
+        form.set({"r": "4"})
+        assert re.fullmatch(f"{WHO} {reason}: update or uninstall it", form.state().errors[""])
+    else:
+        found = {finding.name: finding for finding in software.plugins()}["odd"]
+        assert (found.state, found.fix) == ("problem", "update or uninstall it")
+    assert "lora" in shell.tab("%%finetune ")
+    assert (shell.tab(f"%%finetune odd {line}\n") == ["r: "]) == helpful
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [("self): raise LookupError('ctor')", "LookupError: ctor"), ("self, a): ...", "TypeError: ")],
+)
+def test_a_method_that_cannot_be_made_is_named(site: Site, made: str, reason: str) -> None:
+    install(site, head=f"class Method(Method):\n    def __init__({made}")
+    with pytest.raises(PluginError) as raised:
+        finetune()
+    assert str(raised.value).startswith(f"{WHO} fails when it is made ({reason}")
+    assert str(raised.value).endswith("): update or uninstall it")
+
+
+def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(site: Site) -> None:
+    install(site, head=MUTE, estimate="raise Mute")
+    with pytest.raises(PluginError, match=rf"^{WHO} fails when it estimates the cost: Mute$"):
+        finetune()
+
+
+@pytest.mark.parametrize("told", ["Progress('a', None)", "Metric(None, 'train', {})"])
+def test_an_event_that_counts_with_no_number_ends_the_run_in_one_line(site: Site, told: str) -> None:
+    install(site, run=f"emit({told})")
+    with pytest.raises(RunError, match=r"TypeError: step of (Progress|Metric) is ('a'|None), no number"):
+        finetune()
+    assert nbadapt.runs()[0].state == "failed"
 
 
 STORE = "from nbadapt.indexing.sqlite import SqliteStore\nclass Thing(SqliteStore): requires = {requires}"

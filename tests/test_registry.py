@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from distributions import Site, method_source
 
 import nbadapt
-from nbadapt import registry
+from nbadapt import origins, registry
+from nbadapt.diagnosis import software
 from nbadapt.errors import PluginError, RequestError
 from nbadapt.manual import magic_page, method_table
 
@@ -81,6 +83,21 @@ BROKEN = {
         method_source("odd", extra="requires = None"),
         "its requires is None, no tuple of import names",
     ),
+    "verb list": (method_source("odd", extra="verb = ['finetune']"), "its verb is ['finetune'], neither"),
+    "verb mapping": (method_source("odd", extra="verb = {}"), "its verb is {}, neither"),
+    "number as name": (method_source("odd", extra="name = 3"), "calls itself 3"),
+    "name that compares with nothing": (
+        "class Name(str):\n    def __ne__(self, other): raise LookupError('no')\n"
+        + method_source("odd", extra="name = Name('odd')"),
+        "is broken (LookupError: no)",
+    ),
+    "escape": (method_source("odd", extra="summary = 'red \\x1b[31m'"), "its summary is 'red \\x1b[31m', not one line"),
+    "two lines": (method_source("odd", extra="reference = 'a\\nb'"), "its reference is 'a\\nb', not one line"),
+    "empty tasks": (method_source("odd", extra="tasks = frozenset()"), "it declares no tasks, of classification, "),
+    "unknown task": (method_source("odd", extra="tasks = frozenset({'flying'})"), "its task 'flying' is none of"),
+    "example": (method_source("odd", extra="example = 'hello'"), "its example is 'hello', no nbadapt.method.Example"),
+    "menu": (method_source("odd", extra="menu_group = classmethod(lambda cls: 1 / 0)"), "(ZeroDivisionError: division"),
+    "menu of none": (method_source("odd", extra="menu_group = classmethod(lambda cls: None)"), "menu_group gives None"),
     "odd requirement": (method_source("odd", extra="requires = ('a b',)"), "names 'a b', which is no import name"),
 }
 
@@ -105,7 +122,7 @@ def test_a_broken_plugin_is_named_with_its_distribution_and_hurts_no_other(site:
     assert (row.source, row.status) == ("odd-methods 0.3", f"broken: {found.message}")
 
 
-@pytest.mark.parametrize("case", ["no tasks", "requirement", "family"])
+@pytest.mark.parametrize("case", ["no tasks", "requirement", "family", "empty tasks", "unknown task", "example"])
 def test_a_broken_declaration_leaves_the_tables_and_the_help_of_the_others(site: Site, case: str):
     site.add("odd-methods", "0.3", {"odd": "odd_plugin:Plugin"}, {"odd_plugin": BROKEN[case][0]})
     shown = [repr(nbadapt.methods()), repr(magic_page("finetune")), repr(magic_page("prompt"))]
@@ -113,6 +130,52 @@ def test_a_broken_declaration_leaves_the_tables_and_the_help_of_the_others(site:
     assert "lora" in shown[1]
     assert "zero-shot" in shown[2]
     assert not any("t o r c h" in text for text in shown)
+
+
+@pytest.mark.parametrize("name", ["odd\x1b[31mred", "odd one", "--help", "Odd", "odd_one", "<b>odd"])
+def test_a_name_that_no_line_can_hold_is_named_as_broken(site: Site, name: str):
+    site.add("odd-methods", "0.3", {name: "odd_plugin:Plugin"}, {"odd_plugin": method_source("odd")})
+    shown = origins.plain(name)
+    assert f"is broken: its name is {shown!r}, not lower-case words" in problem(shown).message
+    table = repr(method_table())
+    assert shown in table
+    assert "\x1b" not in table
+    assert "lora" in [method.name for method in registry.methods()]
+
+
+def lose_metadata(info: Path) -> None:
+    (info / "METADATA").unlink()
+
+
+def lose_name(info: Path) -> None:
+    (info / "METADATA").write_text("Metadata-Version: 2.1\n\n")
+
+
+@pytest.mark.parametrize("harm", [lose_metadata, lose_name])
+def test_a_distribution_without_a_name_is_an_unknown_one_and_not_allowed(
+    site: Site, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+):
+    site.add("odd-methods", "0.3", {"odd": "odd_plugin:Plugin"}, {"odd_plugin": method_source("odd")})
+    harm(site.folder / "odd_methods-0.3.dist-info")
+    assert next(info for info in method_table() if info.name == "odd").source == "an unknown distribution"
+    assert registry.load("odd").name == "odd"
+
+    monkeypatch.setenv(origins.VARIABLE, "acme")
+    assert registry.load("lora").name == "lora"
+    with pytest.raises(PluginError, match=r"'odd' of an unknown distribution is not loaded: .*; unset it, and restart"):
+        registry.load("odd")
+
+
+def test_entry_points_that_cannot_be_read_hide_no_others_and_are_named(site: Site):
+    site.add("fine-methods", "1.0", {"fine": "fine_plugin:Plugin"}, {"fine_plugin": method_source("fine")})
+    site.add("odd-methods", "0.3", {"odd": "odd_plugin:Plugin"}, {"odd_plugin": method_source("odd")})
+    before = list(registry.entries())
+    (site.folder / "odd_methods-0.3.dist-info" / "entry_points.txt").write_text("[nbadapt.methods]\nodd\n")
+    assert [*registry.entries()] == [name for name in before if name != "odd"]
+    assert registry.load("fine").name == "fine"
+    found = next(finding for finding in software.plugins() if finding.name == "odd-methods 0.3")
+    assert found.state == "problem"
+    assert found.value.startswith("its entry points cannot be read, so that no plugin of it is found (TypeError: ")
 
 
 def test_two_distributions_with_one_name_are_both_named_and_neither_wins(site: Site):
@@ -169,6 +232,19 @@ def test_missing_requirements_and_the_command_that_installs_them(site: Site):
     assert registry.install_command(method) == "pip install no-such-library no-such sklearn-but-missing"
     row = next(info for info in method_table() if info.name == "needy")
     assert row.status == "pip install no-such-library no-such sklearn-but-missing"
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError(5)", "raise ImportError(5)", "imported = True"])
+def test_what_a_requirement_is_part_of_is_not_imported(site: Site, body: str):
+    needs = 'requires = ("rude_parent.inside", "rude_parent.missing", "spread.one.two", "os.path", "xml.dom")'
+    site.add("needy", "1.0", {"needy": "needy_plugin:Plugin"}, {"needy_plugin": method_source("needy", extra=needs)})
+    for path, source in {"rude_parent/__init__": body, "rude_parent/inside": "", "spread/one/two": ""}.items():
+        (site.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (site.folder / f"{path}.py").write_text(source)
+    importlib.invalidate_caches()
+    assert registry.missing_requirements(registry.load("needy")) == ["rude_parent.missing"]
+    assert "rude_parent" not in sys.modules
+    assert "pip install" in next(info for info in method_table() if info.name == "needy").status
 
 
 def test_an_extra_that_brings_what_is_missing_is_preferred(site: Site):

@@ -108,6 +108,9 @@ def _provided(name: str) -> str:
 def plugins() -> Iterator[Finding]:
     """Where plugins come from, which are broken and why, which lack a library, which may not be loaded."""
     yield from _limit()
+    for owner, reason in origins.unreadable():
+        value = f"its entry points cannot be read, so that no plugin of it is found ({reason})"
+        yield Finding("Plugins", owner, value, "problem", "install it anew, or uninstall it")
     found = registry.entries()
     owners: dict[str, list[str]] = {}
     for name, same_name in found.items():
@@ -116,7 +119,7 @@ def plugins() -> Iterator[Finding]:
             yield _broken(method.name, method.message)
             continue
         try:
-            settings.schema(method.Config)
+            settings.describe(method)
         except PluginError as error:
             yield _broken(name, str(error))
             continue
@@ -132,8 +135,9 @@ def plugins() -> Iterator[Finding]:
     yield from _others()
     for kind, group in (("", registry.GROUP), *_GROUPS.items()):
         for point in origins.refused(group):
+            name = origins.plain(point.name)
             value = f"of {origins.owner(point)}: not loaded, as {origins.VARIABLE} says"
-            yield Finding("Plugins", f"{kind} {point.name}".strip(), value, "note")
+            yield Finding("Plugins", f"{kind} {name}".strip(), value, "note")
 
 
 def _limit() -> Iterator[Finding]:
@@ -165,7 +169,7 @@ def _others() -> Iterator[Finding]:
 
 
 def _other(kind: str, name: str, owner: str) -> Finding:
-    called = f"{kind} {name}"
+    called = f"{kind} {origins.plain(name)}"
     try:
         loaded = _LOADERS[kind](name)
     except DependencyError as error:

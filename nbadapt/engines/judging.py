@@ -64,7 +64,7 @@ def load(job: Job) -> Judge:
     assert outcome is not None  # it was checked
     guard.check(run.directory, outcome.artifacts.values())
     stored = dataclasses.replace(run.job(), device=job.device, dtype=job.dtype)  # so that the weights are shared
-    adapted: Any = registry.load(run.method)().load(outcome, stored)
+    adapted: Any = registry.make(registry.load(run.method)).load(outcome, stored)
     if SETTING not in adapted.abilities:
         raise _no_judge(run)
     return Judge(run.id, adapted.reward, ticks=True)

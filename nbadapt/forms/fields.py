@@ -89,7 +89,7 @@ def config_fields(config: type[Config]) -> list[FormField]:
     fields = config.model_fields
     found = []
     for setting in describe_config(config):
-        part = of_all["properties"][fields[setting.name].alias or setting.name]
+        part = of_all["properties"][setting.name]
         branches = [resolved(branch, definitions) for branch in resolved(part, definitions).get("anyOf", [part])]
         solid = [branch for branch in branches if branch.get("type") != "null"]
         optional = len(solid) < len(branches)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from nbadapt import models, registry, request
-from nbadapt.errors import DataError, ModelError, NbadaptError, RequestError
+from nbadapt import models, origins, registry, request
+from nbadapt.errors import DataError, ModelError, NbadaptError, PluginError, RequestError
 from nbadapt.forms import cell
 from nbadapt.forms.estimator import Estimator, Figures
 from nbadapt.forms.fields import FormField, option_fields, setting_fields, value_of
+from nbadapt.settings import read
 
 if TYPE_CHECKING:
     from nbadapt.method import Method, Verb
@@ -173,7 +174,7 @@ class Form:
         except NbadaptError as error:
             return State(text, {self._place(error): str(error)})
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is told, and the form stays
-            return State(text, {WHOLE: f"{self.method.name} could not be estimated: {type(error).__name__}: {error}"})
+            return State(text, {WHOLE: f"{self.method.name} could not be estimated: {origins.told(error)}"})
 
     @staticmethod
     def costing(text: str, figures: Figures) -> State:
@@ -234,7 +235,9 @@ class Form:
             except RequestError as error:
                 errors[shown.name] = str(error)
         try:
-            config = self.method.Config.model_validate(given)
+            config = read(self.method.Config, given)
+        except PluginError as error:
+            return given, {**errors, WHOLE: str(error)}
         except ValidationError as failed:
             for detail in failed.errors(include_url=False):
                 name = str(detail["loc"][0]) if detail["loc"] else WHOLE

@@ -224,7 +224,7 @@ def kind(name: str) -> type[Store]:
         fault = registry.version_fault(found.contract, CONTRACT) or registry.requires_fault(found.requires)
     if fault:
         raise PluginError(f"{subject} {fault}: update or uninstall it")
-    registry.demand(f"the store {name!r} needs", found.requires, point.dist.metadata["Name"] if point.dist else None)
+    registry.demand(f"the store {name!r} needs", found.requires, origins.identity(point.dist)[0] or None)
     store: type[Store] = found
     return store
 

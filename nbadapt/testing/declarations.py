@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
+from nbadapt import registry
 from nbadapt.errors import first_line
 from nbadapt.method import CONTRACT, Config, Method, Task, Verb
+from nbadapt.origins import is_plain
 from nbadapt.testing.kit import UnusableError
 from nbadapt.testing.subject import Subject
 
@@ -41,7 +43,7 @@ HEAVY = (  # import names: each takes a tenth of a second at least
 
 def name(subject: Subject) -> Iterator[str]:
     """The name is one lower-case word with hyphens."""
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", str(getattr(subject.method, "name", ""))):
+    if not registry.NAME.fullmatch(str(getattr(subject.method, "name", ""))):
         yield f"name is {getattr(subject.method, 'name', None)!r}"
 
 
@@ -61,6 +63,8 @@ def summary(subject: Subject) -> Iterator[str]:
         return
     if "\n" in text:
         yield "it has several lines"
+    elif not is_plain(text) or not is_plain(str(subject.method.family)):
+        yield "it or the family has a character that cannot be printed"
     if len(text) > LONGEST_SUMMARY:
         yield f"it has {len(text)} characters"
 
@@ -104,7 +108,7 @@ def config_fields(subject: Subject) -> Iterator[str]:
 
     config = subject.method.Config
     for setting, described in schema(config).get("properties", {}).items():
-        field = next(f for n, f in config.model_fields.items() if (f.alias or n) == setting)
+        field = config.model_fields[setting]
         if field.is_required():
             yield f"{setting} has no default"
         if not (field.description or "").strip():
@@ -155,11 +159,13 @@ def help_texts(subject: Subject) -> Iterator[str]:
 
     if inspect.getdoc(subject.method) in {None, "", inspect.getdoc(Method)}:
         yield f"{subject.method.__name__} has no docstring"
+    if fault := registry.example_fault(subject.method.example):
+        yield fault.removeprefix("is broken: ")
     for setting, field in subject.method.Config.model_fields.items():
         text = field.description or ""
         if len(text) > LONGEST_DESCRIPTION:
             yield f"the description of {setting} has {len(text)} characters"
-        if len(text.splitlines()) > 1 or "<" in re.sub(r"<=|< |<$", "", text):
+        if len(text.splitlines()) > 1 or not is_plain(text) or "<" in re.sub(r"<=|< |<$", "", text):
             yield f"the description of {setting} is no plain line of text"
     if any(field.is_required() for field in subject.method.Config.model_fields.values()):
         return  # the rule config_fields tells
