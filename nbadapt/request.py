@@ -114,7 +114,7 @@ def _check_types(asked: Request) -> None:
     for label in asked.labels:
         if not isinstance(label, str):
             raise RequestError(f"labels holds {brief(label)}, {kind(label)}: write it as a text, {str(label)!r:.40}")
-    _check_columns(asked.columns)
+    check_columns(asked.columns)
     if not isinstance(asked.variables, Mapping):
         raise RequestError(f'variables is {brief(asked.variables)}: give a dict, as variables={{"name": value}}')
     if asked.metric is not None and not callable(asked.metric):
@@ -126,7 +126,12 @@ def _check_types(asked: Request) -> None:
             raise RequestError(f"{called} is {brief(value)}, {kind(value)}: give a text")
 
 
-def _check_columns(columns: Any) -> None:
+def check_columns(columns: Any) -> None:
+    """Refuse what only a Python call can give: renamed columns that are no dict of texts.
+
+    Raises:
+        RequestError: they are not.
+    """
     if not isinstance(columns, Mapping):
         raise RequestError(f'columns is {brief(columns)}: give a dict, as columns={{"text": "review"}}')
     for part, column in columns.items():

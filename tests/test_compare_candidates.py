@@ -72,12 +72,32 @@ def test_a_method_may_have_several_blocks():
 
 
 def test_a_search_draws_by_the_seed_and_keeps_each_method():
-    found = specs.specs(specs.read("features:\nlora: {r: [2, 4, 8], learning_rate: [1e-4, 1e-3]}"), {})
-    drawn = specs.sampled(found, 3, seed=1)
+    blocks = specs.read("features:\nlora:\n  - {r: [2, 4, 8], learning_rate: [1e-4, 1e-3]}\n  - {r: [16]}")
+    found = specs.specs(blocks, {})
+    drawn = specs.specs(blocks, {}, search=3, seed=1)
     assert len(drawn) == 3
     assert {spec.method for spec in drawn} == {"features", "lora"}
-    assert drawn == specs.sampled(found, 3, seed=1)
-    assert len({str(specs.sampled(found, 3, seed)) for seed in range(20)}) > 3
+    assert drawn == specs.specs(blocks, {}, search=3, seed=1)
+    assert len({str(specs.specs(blocks, {}, search=3, seed=seed)) for seed in range(20)}) > 3
+    for seed in range(20):
+        few = specs.specs(blocks, {}, search=7, seed=seed)
+        assert few == [spec for spec in found if spec in few]  # in their order, each once
+        assert len(few) == 7
+
+
+def test_a_search_in_a_large_grid_builds_what_it_draws(monkeypatch):
+    built = []
+    real = specs._spec
+    monkeypatch.setattr(specs, "_spec", lambda *args: built.append(1) or real(*args))
+    many = ", ".join(map(str, range(1, 101)))
+    body = f"lora: {{r: [{many}], epochs: [{many}], alpha: [{many}], batch_size: [{many}]}}"
+    found = specs.specs(specs.read(body), {}, search=30)
+    assert len({spec.key for spec in found}) == 30
+    assert len(built) == 30 + 1 + 4 * 99  # of a hundred million: those that are drawn, and each value once
+    with pytest.raises(RequestError, match="the setting 'alpha' of lora is 0"):
+        specs.specs(specs.read(body.replace("alpha: [1,", "alpha: [0,")), {}, search=1)
+    with pytest.raises(RequestError, match="the lists span 100,000,000 candidates: draw some of them with  --search"):
+        specs.specs(specs.read(body), {})
 
 
 @pytest.mark.parametrize(
@@ -162,6 +182,24 @@ def test_the_first_validation_rows_stand_for_all_of_them():
         ),
         ("--model bert --data reviews --budget soon", "", "--budget 'soon' is no time and no memory"),
         ("--model bert --data reviews --search 1", "features:\nlora:", "--search 1 is too few for 2 methods"),
+        ("--model bert --data reviews --search 1", "lora: {r: [4, 2, 4]}", "the candidate lora r=4 is there twice"),
+        ("--model bert --data reviews --test reviews", "", "all 120 rows of reviews are also in --test reviews: give"),
+        ("--model bert --data reviews --test 0.001", "", "--test 0.001 locks up 1 row of 120, on which nothing can be"),
+        (
+            "--model bert --data reviews --as reviews",
+            "",
+            "would put the comparison in the place of the table reviews",
+        ),
+        (
+            "--model bert --data reviews --as bert",
+            "",
+            "would put the comparison in the place of the model bert",
+        ),
+        (
+            "--model bert --data reviews --as x",
+            "few-shot: {model: x}",
+            "in the place of the model x: give another",
+        ),
         ("--model bert --data reviews --seeds 0", "", "--seeds is 0: give a whole number from 1 to 20"),
         ("--model bert --data reviews --test 1.5", "", "--test is 1.5: give a share between 0 and 1"),
         ("--model bert --data reviews --metric rouge", "features:", "unknown metric 'rouge'"),
@@ -174,6 +212,36 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(text, body, said, monke
     monkeypatch.setattr(models, "_read_weights", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(NbadaptError) as caught:
         prepare(ask(body, text))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+REVIEWS = tiny_models.reviews(120)
+POSITIVE = [row for row in REVIEWS if row["label"] == "positive"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"metric": 3}, "metric is 3, an int: give a text"),
+        ({"metric": ["accuracy"]}, "metric is ['accuracy'], a list: give a text"),
+        ({"task": 3}, "task is 3, an int: give a text"),
+        ({"columns": 3}, 'columns is 3: give a dict, as columns={"text": "review"}'),
+        ({"columns": {"label": 3}}, "columns says 3 for 'label', an int: give the column's name as a text"),
+        ({"test": REVIEWS[:3]}, "--test test holds 3 rows, on which nothing can be told: give 5 or more"),
+        (
+            {"test": POSITIVE},
+            "leaves rows of the label 'negative' alone (60 rows of data are also among test",
+        ),
+        ({"data": [{**row, "text": "same"} for row in REVIEWS]}, "leaves 1 row to train on and to choose by (119 rows"),
+        ({"data": REVIEWS[:22]}, "data leaves 18 rows to train on and to choose by (4 are locked up): give 20 or more"),
+        ({"data": [{**row, "label": "a"} for row in REVIEWS]}, "every row of the column 'label' is 'a'"),
+    ],
+)
+def test_a_mistake_of_a_python_call_is_one_line(given, said):
+    asked = {"model": str(tiny_models.folder("bert")), "data": REVIEWS, **given}
+    with pytest.raises(NbadaptError) as caught:
+        nbadapt.compare({"majority": None}, dry_run=True, **asked)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -258,7 +326,10 @@ def test_without_a_budget_the_default_set_follows_the_number_of_rows(monkeypatch
 
 def test_zero_shot_asks_an_installed_generator_where_the_model_writes_no_text(installed):
     notices = " ".join(prepare(ask("tf-idf:\nmajority:")).notices)
-    assert "the baseline zero-shot was left out: no model of this comparison can do it" in notices
+    assert re.search(
+        r"the baseline zero-shot was left out: the model .* is an encoder and does not generate text: .*; with a model "
+        r"of its own it is named as  zero-shot: \{model: NAME\}", notices,
+    )  # fmt: skip
     llama = str(tiny_models.folder("llama"))
     installed.append(llama)
     found = prepare(ask("tf-idf:\nmajority:"))

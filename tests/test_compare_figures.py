@@ -15,7 +15,7 @@ from scipy import stats
 
 from nbadapt.data import Examples
 from nbadapt.events import Progress, Stage
-from nbadapt.method import Predictions
+from nbadapt.method import Estimate, Predictions
 from nbadapt.metrics import macro_f1, wilson_interval
 from nbadapt.selection import measuring, rungs
 from nbadapt.selection.entry import FINISHED, Entry
@@ -87,6 +87,16 @@ def test_several_seeds_are_a_mean_with_an_interval_of_its_own():
     low, high = measure.interval(seeds)
     assert low < 0.75 < high
     assert measure.chance(seeds, [seeds[1], seeds[1]]) < 0.001  # half of the rows lose half a point
+
+
+@pytest.mark.parametrize("right", [0, 15, 20])
+def test_seeds_that_repeat_each_other_change_no_interval(right):
+    expected = ["a"] * 20
+    one = said(["a"] * right + ["b"] * (20 - right), expected)
+    measure = Measure("accuracy", rows(expected))
+    low, high = measure.interval([one] * 3)
+    assert (low, high) == measure.interval([one]) == wilson_interval(right / 20, 20)
+    assert high - low > 0.1  # no point where all are right, or all wrong
 
 
 def place(label, value, cost):
@@ -201,6 +211,21 @@ def test_swaps_of_many_rows_go_through_in_parts():
 
 
 # ------------------------------------------------------------------------------------------------ costs
+
+
+@pytest.mark.parametrize(
+    ("reads", "loaded", "grown", "told"),
+    [(True, False, 0, 40), (True, False, 65, 65), (True, True, 10, 50), (False, False, 10, 10)],
+)
+def test_memory_is_never_less_than_the_base_however_much_was_kept(reads, loaded, grown, told, monkeypatch):
+    """The vectors of all rows may be kept, so that the base is not read; or it may be in memory before."""
+    used = iter([100, 100 + grown])
+    monkeypatch.setattr(measuring, "measure", lambda _device: SimpleNamespace(ram=next(used), vram=None))
+    monkeypatch.setattr(measuring.models, "is_loaded", lambda *_: loaded)
+    job = SimpleNamespace(device="cpu", dtype="float32", model=None)
+    peak = measuring.Peak(SimpleNamespace(job=job, reads_model=reads, estimate=Estimate(memory={"weights": 40})))
+    peak.look()
+    assert peak.bytes(SimpleNamespace(log=SimpleNamespace(memory=None))) == told
 
 
 def run_of(*events):

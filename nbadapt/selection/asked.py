@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbadapt.cells import brief
+from nbadapt.cells import brief, kind
 from nbadapt.errors import RequestError, did_you_mean
-from nbadapt.request import MAX_SEED
+from nbadapt.request import MAX_SEED, check_columns
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg])(i?)b", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3}
 MOST_SEEDS = 20
 MEASURES = ("accuracy", "macro_f1", "exact_match", "bits_per_byte")
+NOUNS = {"data": "table", "test": "table"}
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,36 @@ class Asked:
                 raise RequestError(f"{what} is {value!r}: give a whole number from 1 to {most:,}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED - MOST_SEEDS:
             raise RequestError(f"the seed is {self.seed!r}: give a whole number from 0 to {MAX_SEED - MOST_SEEDS}")
+        self._check_texts()
         if self.metric is not None and self.metric not in MEASURES:
             raise RequestError(f"unknown metric {self.metric!r}: {did_you_mean(self.metric, MEASURES, kind='metrics')}")
         if self.name is not None and (not self.name.isidentifier() or keyword.iskeyword(self.name)):
             raise RequestError(f"--as {self.name!r} is no variable name: use letters, digits and _, such as found")
+        self.check_name(self.sources)
+
+    def _check_texts(self) -> None:
+        """Refuse what only a Python call can give: a value of another type."""
+        check_columns(self.columns)
+        for what in ("metric", "task", "device", "dtype"):
+            value = getattr(self, what)
+            if not isinstance(value, str | None):
+                raise RequestError(f"{what} is {brief(value)}, {kind(value)}: give a text")
+
+    def check_name(self, named: Mapping[str, str]) -> None:
+        """Refuse a variable for the comparison that the cell reads: run again, it could not go on.
+
+        Args:
+            named: what something is -> what the user calls it.
+
+        Raises:
+            RequestError: one is called as the comparison shall be.
+        """
+        what = next((what for what, called in named.items() if called == self.name), None)
+        if what is not None:
+            raise RequestError(
+                f"--as {self.name} would put the comparison in the place of the {NOUNS.get(what, what)} "
+                f"{self.name}: give another name, such as found"
+            )
 
 
 def budget(given: Any) -> Budget:

@@ -34,7 +34,7 @@ class Bases:
     def __init__(self, candidates: Sequence[Candidate], limit: int | None) -> None:
         self._largest = max((one.estimate.peak for one in candidates), default=0)
         self._limit = limit
-        self._held: dict[str, int] = {}  # path of a base -> bytes of its weights
+        self._held: dict[str, int] = {}  # path of a base -> bytes of its weights; 0: not known
         self._last = ""
         self._aside = False
 
@@ -50,12 +50,16 @@ class Bases:
                 self._aside = False
 
     def make_room(self, candidate: Candidate) -> None:
-        """Let go of the other bases where a candidate would not fit beside them, its own base in memory or not."""
+        """Let go of the other bases where a candidate would not fit beside them, its own base in memory or not.
+
+        Without an estimate nobody knows whether it would, or how large its base is: it is alone with that.
+        """
         path = base_of(candidate)
         if not path:
             return
-        others = sum(size for other, size in self._held.items() if other != path)
-        if others and not self._fits(candidate, path, others):
+        others = [size for other, size in self._held.items() if other != path]
+        known = all(others) and not candidate.no_estimate
+        if others and not (known and self._fits(candidate, path, sum(others))):
             self.let_go(but=path)
         self._held[path] = max(self._held.get(path, 0), candidate.estimate.memory.get("weights", 0))
         self._last = path

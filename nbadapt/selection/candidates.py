@@ -11,22 +11,19 @@ from nbadapt import config_reads, models, plan, registry, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
 from nbadapt.errors import DataError, NbadaptError, OutOfMemoryError, RequestError
-from nbadapt.memory import gibibytes
-from nbadapt.method import Method
+from nbadapt.estimating import NoEstimateError
+from nbadapt.method import Estimate, Method
 from nbadapt.request import Request
+from nbadapt.selection import keys, limits
 from nbadapt.selection import specs as writing
 from nbadapt.selection.parts import Parts, split
 from nbadapt.selection.specs import Spec
-from nbadapt.widgets.summary import duration
 
 if TYPE_CHECKING:
     from nbadapt.data import Examples
-    from nbadapt.method import Estimate, Job
-    from nbadapt.selection.asked import Asked, Budget
+    from nbadapt.method import Job
+    from nbadapt.selection.asked import Asked
 
-TRUST = 2.0  # a rough time may be so much too long
-BASELINE = 0.25  # of the time budget, that a baseline which nobody named may take
-UNASKED = 30 * 60.0  # seconds of rough time that a candidate which nobody named may take, where there is no budget
 DEFAULT_METRIC = {"classification": "accuracy", "generation": "bits_per_byte"}
 METRICS = {"classification": ("accuracy", "macro_f1"), "generation": ("bits_per_byte", "exact_match")}
 
@@ -40,9 +37,11 @@ class Candidate:
         spec: as it was written.
         method: what does it.
         job: on all training rows.
-        estimate: parameters, memory by item, size on disk.
+        estimate: parameters, memory by item, size on disk; an empty one where there is none.
         seconds: rough time of the work on all training rows; None where nothing is known.
         own_prompt: whether its template was given, and may name any column.
+        code: of `nbadapt.selection.keys.code`: what its method runs.
+        no_estimate: why there is no estimate; "" where there is one.
     """
 
     label: str
@@ -52,6 +51,8 @@ class Candidate:
     estimate: Estimate
     seconds: float | None = None
     own_prompt: bool = False
+    code: str = ""
+    no_estimate: str = ""
 
     @property
     def baseline(self) -> bool:
@@ -70,9 +71,14 @@ class Candidate:
 
     @property
     def reads_model(self) -> bool:
-        """Whether weights of the base model are loaded here: not where all there is was fitted without gradients."""
+        """Whether weights of the base model are loaded here: not where all there is was fitted without gradients.
+
+        Without an estimate they may be, and room is made for them.
+        """
         if self.job.model.kind == "endpoint":
             return False
+        if self.no_estimate:
+            return True
         own = self.estimate.total <= self.estimate.trainable and "gradients" not in self.estimate.memory
         return self.prompts or not own
 
@@ -108,7 +114,9 @@ def prepare(asked: Asked) -> Prepared:
     Raises:
         NbadaptError: whatever is wrong, in one line.
     """
-    written = writing.sampled(writing.specs(asked.blocks, asked.namespace), asked.search, asked.seed)
+    written = writing.specs(asked.blocks, asked.namespace, asked.search, asked.seed)
+    for spec in written:
+        asked.check_name({"model": spec.model_name})
     parts = split(asked)
     metric = asked.metric or DEFAULT_METRIC[parts.training.task]
     if metric not in METRICS[parts.training.task]:
@@ -134,21 +142,34 @@ def _candidates(asked: Asked, parts: Parts, written: list[Spec]) -> tuple[list[C
     unasked = _baselines(asked, parts, found, notices)
     found += unasked
     names = writing.labels([candidate.spec for candidate in found])
-    large = [_too_large(one, asked.budget) for one in found]
-    dear = [_too_dear(one, asked.budget) if one in unasked else "" for one in found]
+    large = [limits.too_large(one, asked.budget) for one in found]
+    dear = [limits.too_dear(one, asked.budget) if one in unasked else "" for one in found]
     reasons = [
         (why, "memory") if why else (late, "time") if late else None for why, late in zip(large, dear, strict=True)
     ]
     found = [dataclasses.replace(one, label=name) for one, name in zip(found, names, strict=True)]
     left_out = [LeftOut(one.label, *reason) for one, reason in zip(found, reasons, strict=True) if reason] + unchosen
     kept = [one for one, reason in zip(found, reasons, strict=True) if reason is None]
-    check_budget(kept, found, asked.budget)
-    unknown = [one.label for one in kept if one.seconds is None]
-    if asked.budget.seconds is not None and unknown:
-        notices.append(
-            f"how long {', '.join(unknown)} will take cannot be told before: what the budget ends says how far it came"
-        )
+    limits.check_budget(kept, found, asked.budget)
+    notices += _unknown(asked, kept)
     return kept, left_out, notices
+
+
+def _unknown(asked: Asked, kept: Sequence[Candidate]) -> list[str]:
+    """What could not be estimated, and what that means for the budget."""
+    notices = list(dict.fromkeys(one.no_estimate for one in kept if one.no_estimate))
+    timeless = [one.label for one in kept if one.seconds is None]
+    if asked.budget.seconds is not None and timeless:
+        notices.append(
+            f"how long {', '.join(timeless)} will take cannot be told before: what the budget ends says how far it came"
+        )
+    unsized = [one.label for one in kept if one.no_estimate]
+    if asked.budget.memory is not None and unsized:
+        notices.append(
+            f"how much memory {', '.join(unsized)} will take cannot be told before: the budget of memory does not "
+            "keep it out"
+        )
+    return notices
 
 
 def _baselines(asked: Asked, parts: Parts, found: Sequence[Candidate], notices: list[str]) -> list[Candidate]:
@@ -158,11 +179,11 @@ def _baselines(asked: Asked, parts: Parts, found: Sequence[Candidate], notices: 
     for method in registry.methods():
         if not method.baseline or parts.training.task not in method.tasks or method.name in there:
             continue
-        candidate = _with_any_model(asked, parts, method, found, installed=parts.training.task == "classification")
+        candidate, why = _with_any_model(asked, parts, method, found, installed=parts.training.task == "classification")
         if candidate is None:
             notices.append(
-                f"the baseline {method.name} was left out: no model of this comparison can do it; one that can is "
-                f"named as  {method.name}: {{model: NAME}}"
+                f"the baseline {method.name} was left out: {why}; with a model of its own it is named as  "
+                f"{method.name}: {{model: NAME}}"
             )
             continue
         if candidate.spec.model_name and all(candidate.spec.model != other.spec.model for other in found):
@@ -174,19 +195,6 @@ def _baselines(asked: Asked, parts: Parts, found: Sequence[Candidate], notices: 
     return added
 
 
-def _too_dear(candidate: Candidate, budget: Budget) -> str:
-    """Why there is no time for a baseline that nobody asked for; empty where there is."""
-    if budget.seconds is None:
-        late = _too_long(candidate, budget)
-        return f"a baseline that {late}" if late else ""
-    if candidate.seconds is None or candidate.seconds / TRUST <= BASELINE * budget.seconds:
-        return ""
-    return (
-        f"a baseline that takes about {candidate.seconds:,.0f} s, too much of the budget of {budget.seconds:,.0f} s; "
-        "named in the cell it is tried all the same"
-    )
-
-
 def look_up_one(asked: Asked, parts: Parts, spec: Spec, others: Sequence[Candidate]) -> Candidate:
     """A candidate that comes later.
 
@@ -196,7 +204,7 @@ def look_up_one(asked: Asked, parts: Parts, spec: Spec, others: Sequence[Candida
     if any(other.spec == spec for other in others):
         raise RequestError(f"the candidate {writing.label(spec, spec.settings)} is there already")
     candidate = _looked_up(asked, parts, spec)
-    reason = _too_large(candidate, asked.budget)
+    reason = limits.too_large(candidate, asked.budget)
     if reason:
         raise OutOfMemoryError(f"{writing.label(spec, spec.settings)}: {reason}")
     taken = {other.label for other in others}
@@ -252,23 +260,34 @@ def _estimated(asked: Asked, spec: Spec, tables: dict[str, Any]) -> Candidate:
         trust_remote_code=asked.trust_remote_code,
     )
     made, job, _ = plan.look_up(request, tables)
-    estimate = _estimate(made, job)
-    seconds = _rough_seconds(job, estimate, tables["data"])
-    return Candidate("", spec, made, job, estimate, seconds, own_prompt=spec.prompt is not None)
+    estimate, why_not = _estimate(made, job)
+    seconds = None if why_not else _rough_seconds(job, estimate, tables["data"])
+    code = models.remembered(("code", type(made)), lambda: keys.code(type(made)))
+    return Candidate(
+        "", spec, made, job, estimate, seconds, own_prompt=spec.prompt is not None, code=code, no_estimate=why_not
+    )
 
 
-def _estimate(method: Method, job: Job) -> Estimate:
-    """The method's estimate; jobs that differ in settings alone which it does not read share one."""
+def _estimate(method: Method, job: Job) -> tuple[Estimate, str]:
+    """The method's estimate, or an empty one and why there is none.
+
+    Jobs that differ in settings alone which it does not read share one: also where none came in time, so that a grid
+    is waited for once.
+    """
     variables = tuple(sorted(job.variables.items()))
     key = ("estimates", type(method), job.model, job.prompt, variables, job.device, job.dtype, job.data, job.examples)
-    known: list[tuple[dict[str, Any], Estimate]] = models.remembered(key, list)
-    for reads, estimate in known:
+    known: list[tuple[dict[str, Any], tuple[Estimate, str]]] = models.remembered(key, list)
+    for reads, found in known:
         if config_reads.fit(reads, job.config):
-            return estimate
+            return found
     with quiet_libraries(), config_reads.watched(job.config) as (config, names):
-        estimate = support.estimate(method, dataclasses.replace(job, config=config))
-    known.append(({name: getattr(job.config, name) for name in names}, estimate))
-    return estimate
+        try:
+            found = support.estimate(method, dataclasses.replace(job, config=config)), ""
+        except NoEstimateError as error:  # what it would cost is good to know, and no more than that
+            found = Estimate(), str(error)
+    read = tuple(names)  # at once: one that is late may still read
+    known.append(({name: getattr(job.config, name) for name in read}, found))
+    return found
 
 
 def _rough_seconds(job: Job, estimate: Estimate, rows: Examples) -> float | None:
@@ -278,42 +297,6 @@ def _rough_seconds(job: Job, estimate: Estimate, rows: Examples) -> float | None
         return None
     trained = rough_time.of_training(job, estimate)
     return trained if trained is not None else rough_time.of_reading(job, estimate, rows)
-
-
-def _too_large(candidate: Candidate, budget: Budget) -> str:
-    """Why there is no memory for it; empty where there is."""
-    peak = candidate.estimate.peak
-    if budget.memory is not None and peak > budget.memory:
-        return f"needs about {gibibytes(peak)}, more than the budget of {gibibytes(budget.memory)}"
-    try:
-        plan.check_memory(candidate.estimate, candidate.job)
-    except OutOfMemoryError as error:
-        return str(error)
-    return ""
-
-
-def check_budget(kept: Sequence[Candidate], found: Sequence[Candidate], budget: Budget) -> None:
-    """Refuse a budget that is too small for even one candidate.
-
-    Raises:
-        OutOfMemoryError: all need more memory; the message says how much the smallest one needs.
-        RequestError: all need more time; the message says how much the quickest one needs.
-    """
-    wanted = [one for one in found if not one.baseline] or list(found)
-    tried = [one for one in kept if one in wanted]
-    if not tried:
-        smallest = min(wanted, key=lambda one: one.estimate.peak)
-        why = _too_large(smallest, budget)
-        raise OutOfMemoryError(f"no candidate fits into memory: the smallest one, {smallest.label}, {why}")
-    if budget.seconds is None or any(one.seconds is None for one in tried):
-        return
-    quickest = min(tried, key=lambda one: one.seconds or 0.0)
-    needed = quickest.seconds or 0.0
-    if needed / TRUST > budget.seconds:
-        raise RequestError(
-            f"a budget of {budget.seconds:g} s is too small for even one candidate: the quickest one, "
-            f"{quickest.label}, needs about {needed:,.0f} s; raise --budget, or compare on fewer rows"
-        )
 
 
 # ------------------------------------------------------------------------------------------------ what nobody named
@@ -332,10 +315,10 @@ def _default_set(asked: Asked, parts: Parts) -> tuple[list[Candidate], list[Left
     able.sort(key=lambda method: order.get(method.name, len(order)))
     there: list[Candidate] = []
     for method in able:
-        candidate = _with_any_model(asked, parts, method, there, installed=True)
+        candidate, _ = _with_any_model(asked, parts, method, there, installed=True)
         if candidate is not None:
             there.append(candidate)
-    lacks = {one.method.name: _lacks(one, asked.budget) for one in there}
+    lacks = {one.method.name: limits.lacks(one, asked.budget) for one in there}
     chosen = _one_a_family([one for one in there if lacks[one.method.name] is None])
     left = [(one, lack) for one in _one_a_family(there) if (lack := lacks[one.method.name]) is not None]
     return chosen, [LeftOut(writing.label(one.spec, {}), *lack) for one, lack in left]
@@ -353,42 +336,26 @@ def _one_a_family(able: Sequence[Candidate]) -> list[Candidate]:
     return [one for one in able if one.method.name in wanted]
 
 
-def _lacks(candidate: Candidate, budget: Budget) -> tuple[str, str] | None:
-    """Why one that nobody named is not tried, and what there is too little of; None where it can be tried."""
-    large, late = _too_large(candidate, budget), _too_long(candidate, budget)
-    return (large, "memory") if large else (late, "time") if late else None
-
-
 def _comes_unasked(method: type[Method], task: str) -> bool:
     brings = any(name in vars(kin) for kin in method.__mro__ if kin is not Method for name in ("trial", "trial_prompt"))
     return task in method.tasks and not (brings or method.baseline or registry.missing_requirements(method))
 
 
-def _too_long(candidate: Candidate, budget: Budget) -> str:
-    """Why there is no time for a candidate that nobody named; empty where there is."""
-    if candidate.seconds is None:
-        return ""
-    told = f"takes roughly {duration(candidate.seconds)} on this machine"
-    if budget.seconds is not None:
-        late = candidate.seconds / TRUST > budget.seconds
-        return f"{told}, more than the budget of {duration(budget.seconds)}" if late else ""
-    if candidate.seconds <= UNASKED:
-        return ""
-    limit = f"the {UNASKED / 60:.0f} min of one that nobody named"
-    return f"{told}, more than {limit}: name it in the cell, or set --budget"
-
-
 def _with_any_model(
     asked: Asked, parts: Parts, method: type[Method], others: Sequence[Candidate], *, installed: bool
-) -> Candidate | None:
-    """The method on the line's model; where it prompts, also on another candidate's, or one that is installed."""
+) -> tuple[Candidate | None, str]:
+    """The method on the line's model; where it prompts, also on another candidate's, or one that is installed.
+
+    Where it can be tried on none of them, the second value says why.
+    """
     tried: list[tuple[Any, str]] = [(None, "")]
     if method.verb == "prompt":
         tried += [(other.spec.model, other.spec.model_name) for other in others if other.spec.model is not None]
         tried += [(name, name) for name in models.generators() if installed]
+    reasons = []
     for model, name in dict.fromkeys(tried):
         try:
-            return _looked_up(asked, parts, Spec(method.name, {}, model, name))
-        except NbadaptError:
-            continue
-    return None
+            return _looked_up(asked, parts, Spec(method.name, {}, model, name)), ""
+        except NbadaptError as error:
+            reasons.append(str(error))
+    return None, "; ".join(dict.fromkeys(reasons))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbadapt.cells import brief
 from nbadapt.errors import RequestError, RunError, StoreError
 from nbadapt.redaction import hide
 from nbadapt.selection.advice import sentences
@@ -132,6 +134,8 @@ class MethodComparison:
         """
         from nbadapt.widgets.selection_report import page
 
+        if not isinstance(path, str | os.PathLike):
+            raise RequestError(f"the report is a page: give the name of a file that ends in .html, not {brief(path)}")
         target = Path(path).expanduser()
         if target.suffix.lower() not in {".html", ".htm"}:
             raise RequestError(f"the report is a page: give a name that ends in .html, not {target.name!r}")
@@ -267,8 +271,10 @@ class ComparisonPlan:
             {
                 "candidate": lambda one: one.label,
                 "model": lambda one: Path(one.job.model.name).name,
-                "trained parameters": lambda one: "" if one.prompts else f"{one.estimate.trainable:,}",
-                "predicted peak": lambda one: gibibytes(one.estimate.peak),
+                "trained parameters": lambda one: (
+                    "" if one.prompts or one.no_estimate else f"{one.estimate.trainable:,}"
+                ),
+                "predicted peak": lambda one: "" if one.no_estimate else gibibytes(one.estimate.peak),
                 "on disk": lambda one: gibibytes(one.estimate.artifact) if one.estimate.artifact else "",
                 "rough time on all rows": lambda one: "" if one.seconds is None else duration(round(one.seconds)),
             },

@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import hashlib
 import importlib
-import json
 import math
 import tempfile
 import threading
@@ -29,7 +27,7 @@ from nbadapt import models, origins
 from nbadapt.capture import Capture
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, Stopped, StoreError, drop_frames, first_line
-from nbadapt.selection import rungs
+from nbadapt.selection import keys, rungs
 from nbadapt.selection.bases import base_of
 from nbadapt.selection.candidates import Candidate, Prepared, look_up_one
 from nbadapt.selection.changes import Changes
@@ -60,7 +58,7 @@ class Contest:
         self.error: NbadaptError | None = None
         self.current: Entry | None = None
         self.log: list[str] = []  # a line for each thing that was done
-        self.name = _name(prepared)
+        self.name = keys.comparison(prepared)
         self._trying = Trying(prepared, self.trials, self.control, lambda: self.left, self.notices.append)
         self._lock = threading.Lock()
         self._closed = False  # whether no candidate is taken in any more
@@ -128,7 +126,10 @@ class Contest:
 
     def _look_up(self, spec: Spec) -> Candidate:
         others = [entry.candidate for entry in self.entries]
-        return look_up_one(self.prepared.asked, self.prepared.parts, spec, others)
+        found = look_up_one(self.prepared.asked, self.prepared.parts, spec, others)
+        if found.no_estimate and found.no_estimate not in self.notices:
+            self.notices.append(found.no_estimate)
+        return found
 
     def _remember(self, change: Callable[[Spec], None], spec: Spec) -> None:
         try:
@@ -521,34 +522,3 @@ class Contest:
 def _rough(kin: Sequence[Entry]) -> float:
     """The rough seconds of the quickest of some candidates."""
     return min((entry.candidate.seconds or 0.0 for entry in kin), default=0.0)
-
-
-def _name(prepared: Prepared) -> str:
-    """What a comparison is called on disk: the same for the same cell, so that its budget goes on after a kill."""
-    asked = prepared.asked
-    parts: list[Any] = [
-        prepared.parts.key,
-        prepared.metric,
-        asked.seeds,
-        asked.full_ranking,
-        asked.budget.seconds,
-        asked.budget.memory,
-        *(_described(one) for one in prepared.candidates),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _described(one: Candidate) -> list[Any]:
-    """All that makes a candidate another one."""
-    job = one.job
-    settings = job.config.model_dump(mode="json")
-    return [
-        one.label,
-        one.method.name,
-        job.model.name,
-        str(job.model.path),
-        job.prompt,
-        job.device,
-        job.dtype,
-        settings,
-    ]

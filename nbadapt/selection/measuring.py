@@ -108,16 +108,16 @@ def _inputs(candidate: Candidate, rows: Examples) -> list[Any]:
 class Peak:
     """The most memory that a trial takes: what the process, or the accelerator, grows by, and its base's weights.
 
-    The weights are counted also where the base was in memory before, for another candidate: so that the figure does not
-    depend on the order of the trials. Other bases and what earlier trials left behind are not counted.
+    The weights are counted also where the base was in memory before, for another candidate, and where it was not read
+    at all, because the vectors of all rows were kept: so that the figure does not depend on what was done before. Other
+    bases and what earlier trials left behind are not counted.
     """
 
     def __init__(self, candidate: Candidate) -> None:
         job = candidate.job
         self._device = job.device
-        self._held = 0
-        if candidate.reads_model and models.is_loaded(job.model, job.device, job.dtype):
-            self._held = candidate.estimate.memory.get("weights", 0)
+        self._weights = candidate.estimate.memory.get("weights", 0) if candidate.reads_model else 0
+        self._held = self._weights if self._weights and models.is_loaded(job.model, job.device, job.dtype) else 0
         if self._device.startswith("cuda"):
             import torch
 
@@ -136,7 +136,8 @@ class Peak:
         """The peak, with what the run itself has measured."""
         told = run.log.memory
         peaks = [] if told is None else [told.ram_peak if told.vram_peak is None else told.vram_peak]
-        return max(0, max(self._most, *peaks, self._start) - self._start) + self._held
+        grown = max(self._most, *peaks, self._start) - self._start
+        return max(grown + self._held, self._weights)
 
 
 def costs(candidate: Candidate, run: Run, rows: Examples, peak: Peak | None) -> dict[str, float]:
@@ -151,8 +152,8 @@ def costs(candidate: Candidate, run: Run, rows: Examples, peak: Peak | None) -> 
     if history.parameters is not None:
         found |= {"trainable": history.parameters.trainable, "total": history.parameters.total}
     elif candidate.prompts:
-        found |= {"trainable": 0, "total": candidate.estimate.total}
-    if peak is not None:
+        found |= {"trainable": 0} | ({} if candidate.no_estimate else {"total": candidate.estimate.total})
+    if peak is not None and not candidate.no_estimate:  # without one nobody knows what is left to count: see `Peak`
         found["memory"] = peak.bytes(run)
     inference = _inference(candidate, run, rows)
     tokens = _tokens(candidate, run, rows)
@@ -239,7 +240,7 @@ def _tokens(candidate: Candidate, run: Run, rows: Examples) -> float | None:
     if job.model.kind == "endpoint":
         paid = _metrics(run).get("prompt_tokens")
         return None if paid is None else paid / len(rows)
-    if not candidate.reads_model:
+    if not candidate.reads_model or (candidate.no_estimate and not candidate.prompts):
         return None
     with contextlib.suppress(NbadaptError):
         count = min(COUNTED, len(rows))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 TASKS = ("classification", "generation")
 SHARE = 0.15  # of the rows that are not locked up: to choose by
 MOST_VALIDATION = 1000
-FEWEST = 20  # rows in all
+FEWEST = 20  # rows to train on and to choose by
+FEWEST_HELD = 5  # rows to choose by, and locked up
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,27 @@ def split(asked: Asked) -> Parts:
         )
     written = _written(asked, asked.data, name, rows)
     notices: list[str] = []
+    rest = _once(rows, notices)
+    _check_left(rows, rest, notices)
     if isinstance(asked.test, float | int):
-        rest, test = data.split(_once(rows, notices), float(asked.test), asked.seed)
+        whole = len(rest)
+        rest, test = data.split(rest, float(asked.test), asked.seed)
+        _check_left(rows, rest, [f"{len(test):,} are locked up", *notices])
+        _check_locked(asked, test, whole)
     else:
         source = asked.sources.get("test", "test")
         test = data.read(asked.test, name=source, task=rows.task, columns=asked.columns)
         written |= _written(asked, asked.test, source, test)
-        rest = _without(_once(rows, notices), test, notices)
+        rest = _without(rest, test, notices)
+        if not rest.rows:
+            raise DataError(
+                f"all {len(rows):,} rows of {rows.source} are also in --test {test.source}: give a table of other "
+                "rows, or a share such as 0.2"
+            )
+        _check_left(rows, rest, notices)
         data.check_labels(test, rest)
-    if len(rest) < FEWEST:
-        raise DataError(f"{rows.source} leaves {len(rest)} rows to train on and to choose by: give {FEWEST} or more")
-    held = min(MOST_VALIDATION, max(FEWEST // 4, round(SHARE * len(rest))))
+        _check_locked(asked, test)
+    held = min(MOST_VALIDATION, max(FEWEST_HELD, round(SHARE * len(rest))))
     training, validation = data.split(rest, held / len(rest), asked.seed)
     validation = _mixed(validation, asked.seed)
     told = (
@@ -84,6 +96,36 @@ def split(asked: Asked) -> Parts:
         f"(seed {asked.seed})"
     )
     return Parts(training, validation, test, written, (told, *notices))
+
+
+def _check_left(rows: Examples, rest: Examples, notices: Sequence[str]) -> None:
+    """Refuse a table of which too little is left, or one label alone; `notices` tell what became of the others."""
+    why = f" ({'; '.join(notices)})" if len(rest) < len(rows) else ""
+    if len(rest) < FEWEST:
+        left = f"{len(rest)} rows" if len(rest) != 1 else "1 row"
+        raise DataError(
+            f"{rows.source} leaves {left} to train on and to choose by{why}: give {FEWEST} or more different ones"
+        )
+    if len(rest.labels) < 2 <= len(rows.labels):
+        raise DataError(
+            f"{rows.source} leaves rows of the label {rest.labels[0]!r} alone{why}: give rows of the others too"
+        )
+
+
+def _check_locked(asked: Asked, test: Examples, whole: int | None = None) -> None:
+    """Refuse test rows that are too few to say anything; a share was taken of the `whole` rows."""
+    if len(test) >= FEWEST_HELD:
+        return
+    locked = f"{len(test)} rows" if len(test) != 1 else "1 row"
+    if whole is None:
+        raise DataError(
+            f"--test {test.source} holds {locked}, on which nothing can be told: give {FEWEST_HELD} or more"
+        )
+    enough = math.ceil(100 * FEWEST_HELD / whole) / 100
+    raise DataError(
+        f"--test {asked.test:g} locks up {locked} of {whole:,}, on which nothing can be told: give a share of "
+        f"{enough:g} or more, or a table"
+    )
 
 
 def _mixed(rows: Examples, seed: int) -> Examples:

@@ -14,17 +14,18 @@ A setting that may be a list itself takes a list of lists for a grid.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import os
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbadapt.cells import brief
 from nbadapt.errors import RequestError
+from nbadapt.selection.grids import Grid, drawn
 from nbadapt.settings import resolved, schema, shown
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 OWN = ("model", "prompt")
 """What a block may say besides the method's settings."""
+MOST = 100_000  # candidates of a grid that is tried whole
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Spec:
     model_name: str = ""
     prompt: str | None = None
 
+    @property
+    def key(self) -> Hashable:
+        """The same for what is equal."""
+        return _frozen([self.method, self.settings, self.model, self.model_name, self.prompt])
+
 
 def read(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """Method -> what was written about it, from the body's YAML or from Python.
@@ -71,31 +78,66 @@ def read(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(blocks)
 
 
-def specs(blocks: Mapping[str, Any], namespace: Mapping[str, Any]) -> list[Spec]:
-    """All candidates that the blocks span, in their order.
+def specs(
+    blocks: Mapping[str, Any], namespace: Mapping[str, Any], search: int | None = None, seed: int = 0
+) -> list[Spec]:
+    """All candidates that the blocks span, in their order, or some of them.
+
+    Of a grid that is drawn from, each value is checked, whether it is drawn or not, and no more points are built.
 
     Args:
         blocks: from `read`.
         namespace: the notebook's variables, for models and functions that are named.
+        search: how many are drawn, of each method one at least; None takes all.
+        seed: which ones.
 
     Raises:
-        NbadaptError: a method or a setting that is unknown, or a value that is not allowed.
+        NbadaptError: a method or a setting that is unknown, a value that is not allowed, a candidate that is there
+            twice, too many of them, or fewer to be drawn than there are methods.
     """
     from nbadapt import registry
 
-    found = []
+    grids = []
     for name, written in blocks.items():
         method = registry.load(str(name))
         for block in written if isinstance(written, list | tuple) else [written]:
-            found += [_spec(method, point, namespace) for point in _points(method, block)]
-    twice = next((spec for i, spec in enumerate(found) if spec in found[:i]), None)
-    if twice is not None:
-        raise RequestError(f"the candidate {label(twice, twice.settings)} is there twice; keep one")
+            grids.append(Grid(method, _spanned(method, block)))
+    *starts, total = itertools.accumulate((grid.size for grid in grids), initial=0)
+    places: Iterable[int] = range(total)
+    if search is not None and search < total:
+        for grid in grids:
+            _check_once([_spec(grid.method, grid.point(place), namespace) for place in grid.star()])
+        places = drawn(grids, search, seed)
+    elif total > MOST:
+        raise RequestError(f"the lists span {total:,} candidates: draw some of them with  --search 100")
+    found = []
+    for place in places:
+        number = bisect.bisect(starts, place) - 1
+        found.append(_spec(grids[number].method, grids[number].point(place - starts[number]), namespace))
+    return _check_once(found)
+
+
+def _check_once(found: list[Spec]) -> list[Spec]:
+    """The candidates, none of which is there twice."""
+    seen = set()
+    for spec in found:
+        if spec.key in seen:
+            raise RequestError(f"the candidate {label(spec, spec.settings)} is there twice; keep one")
+        seen.add(spec.key)
     return found
 
 
-def _points(method: type[Method], block: Any) -> list[dict[str, Any]]:
-    """The points of one block's grid."""
+def _frozen(value: Any) -> Hashable:
+    """A value that can be in a set; equal ones stay equal."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _frozen(part)) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _spanned(method: type[Method], block: Any) -> dict[str, list[Any]]:
+    """The values of each setting of one block."""
     if block is None:
         block = {}
     if not isinstance(block, Mapping):
@@ -106,7 +148,7 @@ def _points(method: type[Method], block: Any) -> list[dict[str, Any]]:
     empty = next((key for key, values in choices.items() if not values), None)
     if empty is not None:
         raise RequestError(f"{method.name}: the list of {empty!r} is empty: give at least one value")
-    return [dict(zip(choices, point, strict=True)) for point in itertools.product(*choices.values())]
+    return choices
 
 
 def _choices(method: type[Method], name: str, value: Any) -> list[Any]:
@@ -149,39 +191,29 @@ def _spec(method: type[Method], point: dict[str, Any], namespace: Mapping[str, A
     return Spec(method.name, settings, model, name, prompt)
 
 
-def sampled(found: Sequence[Spec], count: int | None, seed: int) -> list[Spec]:
-    """`count` of the candidates, drawn by the seed; each method keeps one at least. None takes all.
-
-    Raises:
-        RequestError: fewer than there are methods.
-    """
-    if count is None or count >= len(found):
-        return list(found)
-    rng = random.Random(seed)  # noqa: S311 - a reproducible choice, no secret
-    methods = list(dict.fromkeys(spec.method for spec in found))
-    if count < len(methods):
-        raise RequestError(f"--search {count} is too few for {len(methods)} methods: give {len(methods)} or more")
-    kept = [rng.choice([i for i, spec in enumerate(found) if spec.method == method]) for method in methods]
-    others = [i for i in range(len(found)) if i not in kept]
-    return [found[i] for i in sorted([*kept, *rng.sample(others, count - len(kept))])]
-
-
 def labels(found: Sequence[Spec]) -> list[str]:
     """Short names that tell the candidates apart: the method, and what differs within it."""
-    names = []
+    kin: dict[str, list[Spec]] = {}
     for spec in found:
-        kin = [other for other in found if other.method == spec.method]
-        varied = [name for name in _names(kin) if len({shown(other.settings.get(name)) for other in kin}) > 1]
-        own = {name: spec.settings[name] for name in varied if name in spec.settings}
-        names.append(label(spec, own))
-    for name in {name for name in names if names.count(name) > 1}:  # they differ by their prompts
-        for number, place in enumerate([i for i, other in enumerate(names) if other == name], 1):
+        kin.setdefault(spec.method, []).append(spec)
+    varied = {method: _varied(alike) for method, alike in kin.items()}
+    names = [
+        label(spec, {name: spec.settings[name] for name in varied[spec.method] if name in spec.settings})
+        for spec in found
+    ]
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    for alike in filter(lambda alike: len(alike) > 1, places.values()):  # they differ by their prompts
+        for number, place in enumerate(alike, 1):
             names[place] += f" · {number}"
     return names
 
 
-def _names(kin: Sequence[Spec]) -> list[str]:
-    return list(dict.fromkeys(name for spec in kin for name in spec.settings))
+def _varied(kin: Sequence[Spec]) -> list[str]:
+    """The settings in which candidates of one method differ."""
+    names = dict.fromkeys(name for spec in kin for name in spec.settings)
+    return [name for name in names if len({shown(spec.settings.get(name)) for spec in kin}) > 1]
 
 
 def label(spec: Spec, settings: Mapping[str, Any]) -> str:

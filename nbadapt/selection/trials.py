@@ -9,24 +9,20 @@
       <cell>.spent.json                      how long the comparison of a cell has worked
       <asked>.changes.json                   which candidates were added and stopped while a comparison worked
 
-A trial stands under what decides its result: method, settings, model and its files, prompt, rows, seed, number type.
+A trial stands under what decides its result: see `nbadapt.selection.keys`.
 A comparison that was killed, or that gets a further candidate, finds here what is done. A record is written whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import data, models, store
+from nbadapt import store
 from nbadapt.errors import StoreError
 
 if TYPE_CHECKING:
-    from nbadapt.data import Examples
-    from nbadapt.method import Job
     from nbadapt.run import Run
 
 
@@ -72,29 +68,6 @@ class Trial:
     said: Said | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
     forgotten: str = ""
-
-
-def key(job: Job, evaluated: Examples, metric: str) -> str:
-    """The name of a trial: 20 hex digits of all that decides its result."""
-    asked = {
-        "method": job.method,
-        "settings": job.config.model_dump(mode="json"),
-        "model": [asdict(job.model), _files(job)],
-        "task": job.task,
-        "prompt": job.prompt,
-        "labels": list(job.labels),
-        "tables": [None if table is None else data.fingerprint(table) for table in (job.data, job.examples)],
-        "evaluated": data.fingerprint(evaluated),
-        "metric": metric,
-        "seed": job.seed,
-        "device": job.device,
-        "dtype": job.dtype,
-    }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _files(job: Job) -> Any:
-    return [] if job.model.kind == "endpoint" else models.weight_files(models.base_ref(job.model))
 
 
 class Trials:

@@ -18,11 +18,11 @@ from nbadapt.control import Control
 from nbadapt.errors import Stopped
 from nbadapt.events import Progress
 from nbadapt.plan import Plan
-from nbadapt.selection import measuring, rungs
+from nbadapt.selection import keys, measuring, rungs
 from nbadapt.selection.bases import Bases, give_back
 from nbadapt.selection.entry import Entry
 from nbadapt.selection.forgetting import forgotten
-from nbadapt.selection.trials import Said, Trial, Trials, key
+from nbadapt.selection.trials import Said, Trial, Trials
 
 if TYPE_CHECKING:
     from nbadapt.data import Examples
@@ -110,7 +110,7 @@ class Trying:
 
     def name(self, candidate: Candidate, job: Job, rows: int) -> str:
         """What a trial is called on disk."""
-        return key(job, self.asked(candidate, rows), self._prepared.metric)
+        return keys.trial(job, self.asked(candidate, rows), self._prepared.metric, candidate.code)
 
     def _written(self, candidate: Candidate, rows: Examples) -> Examples:
         """The rows with all columns, where the candidate's own prompt may name them."""
