@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from nbadapt import json_text
 from nbadapt.errors import StoreError
 
 FORMAT = 1  # of keys and values; a change that gives other answers makes it another number
@@ -117,7 +118,7 @@ class AnswerCache:
             try:
                 marks = ",".join("?" * len(part))
                 rows = self._file.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part)  # noqa: S608 - question marks
-                found |= {name: json.loads(value) for name, value in rows}
+                found |= {name: json_text.loads(value) for name, value in rows}
             except (sqlite3.Error, ValueError) as error:
                 self._give_up(error)
         return found

@@ -60,15 +60,28 @@ class _ThreadSwitch(io.TextIOBase):
         return getattr(self._original, name)
 
 
+LONGEST_LINE = 10_000  # characters that wait for the end of their line
+
+
 class _Hiding:
-    """A text file that is written without the secrets of what is written to it."""
+    """A text file that is written without the secrets of what is written to it, by lines: print writes in pieces."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self._begun = ""  # a line without its end
 
     def write(self, text: str) -> int:
-        self._file.write(hide(text))
+        said = hide(self._begun + text)  # before it is cut: a secret may have several lines
+        end = max(said.rfind("\n"), said.rfind("\r")) + 1
+        if len(said) - end > LONGEST_LINE:
+            end = len(said)
+        self._file.write(said[:end])
+        self._begun = said[end:]
         return len(text)
+
+    def close(self) -> None:
+        self._file.write(self._begun)
+        self._file.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

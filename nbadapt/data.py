@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nbadapt import cells, layouts, sources
+from nbadapt import cells, json_text, layouts, sources
 from nbadapt.errors import DataError
 from nbadapt.sources import Sheet
 
@@ -378,7 +378,7 @@ def read_jsonl(path: Path) -> Examples:
     """
     try:
         with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
-            head, *rows = (json.loads(line) for line in file)
+            head, *rows = (json_text.loads(line) for line in file)
         examples = Examples(head["task"], tuple(rows), tuple(head["labels"]), head["source"])
         complete = len(rows) == head["rows"]
     except OSError as error:

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import dataclasses
 import math
 import re
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbadapt import origins, registry
 from nbadapt.capture import LIBRARIES, Capture
-from nbadapt.errors import NbadaptError, PluginError, drop_frames
+from nbadapt.errors import NbadaptError, PluginError, Stopped, drop_frames
+from nbadapt.events import plain_number
 from nbadapt.method import Estimate
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
         raise NoEstimateError(
             f"{_owner(method)} gave no estimate within {limit:g} s: this goes on without one"
         ) from None
-    except (NbadaptError, *origins.PASSING):
+    except (NbadaptError, KeyboardInterrupt, Cancelled):
         raise
     except BaseException as error:  # noqa: BLE001 - told in one line, with the plugin's name
         line = f"{_owner(method)} fails when it estimates the cost: {origins.told(error)}"
@@ -77,7 +79,11 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
     fault = _fault(found)
     if fault:
         raise NoEstimateError(f"the estimate of {_owner(method)} is left out: {fault}")
-    return found
+    return _plain(found)
+
+
+class Cancelled(Stopped):
+    """The estimate is not wanted any more: raised inside it by who watches, and passed on."""
 
 
 class LateError(Exception):
@@ -133,11 +139,42 @@ def _fault(found: Any) -> str | None:
     """What is wrong with an estimate, or None."""
     if not isinstance(found, Estimate):
         return f"it is {type(found).__name__}, no Estimate"
-    figures = {"trainable": found.trainable, "total": found.total, "artifact": found.artifact, "steps": found.steps}
+    if (fault := _shape_fault(found)) is not None:
+        return fault
+    figures: dict[str, Any] = {
+        "trainable": found.trainable,
+        "total": found.total,
+        "artifact": found.artifact,
+        "steps": found.steps,
+    }
     figures |= {f"memory: {item}": size for item, size in found.memory.items()}
     if found.seconds is not None:
-        figures["seconds"] = found.seconds  # type: ignore[assignment]  # a float among whole numbers
+        figures["seconds"] = found.seconds
     for name, figure in figures.items():
-        if isinstance(figure, bool) or not isinstance(figure, int | float) or not math.isfinite(figure) or figure < 0:
-            return f"{name} is {figure!r}"
+        number = None if isinstance(figure, bool) else plain_number(figure)
+        if number is None or not math.isfinite(number) or number < 0:
+            return f"{name} is {figure!r:.40}"
     return None
+
+
+def _shape_fault(found: Estimate) -> str | None:
+    """What is wrong with the parts of an estimate that are no figures."""
+    if not _names(found.memory):
+        return f"memory is {found.memory!r:.60}, no dict of bytes by item"
+    if not _names(found.elsewhere) or not all(isinstance(device, str) for device in found.elsewhere.values()):
+        return f"elsewhere is {found.elsewhere!r:.60}, no dict of devices by item"
+    if not isinstance(found.notes, tuple) or not all(isinstance(note, str) for note in found.notes):
+        return f"notes is {found.notes!r:.60}, no tuple of texts"
+    return None
+
+
+def _names(parts: Any) -> bool:
+    return isinstance(parts, Mapping) and all(isinstance(name, str) for name in parts)
+
+
+def _plain(found: Estimate) -> Estimate:
+    """The estimate in numbers of Python's own and plain dicts: it is kept with the run."""
+    names = ("trainable", "total", "artifact", "steps", "seconds")
+    changed: dict[str, Any] = {name: plain_number(getattr(found, name)) for name in names}
+    memory: dict[str, Any] = {item: plain_number(size) for item, size in found.memory.items()}
+    return dataclasses.replace(found, **changed, memory=memory, elsewhere=dict(found.elsewhere))

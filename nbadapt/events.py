@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import numbers
 import types
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from nbadapt.redaction import hide
 Split = Literal["train", "evaluation"]
 State = Literal["starting", "running", "paused", "stopping", "done", "stopped", "failed", "killed"]
 
+MOST_WHOLE = 2**63  # whole numbers of a field are below this
 FINISHED: frozenset[str] = frozenset({"done", "stopped", "failed", "killed"})
 
 
@@ -29,15 +31,7 @@ class Event:
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Hide secrets in the fields that hold free text, and refuse what is no number in one that counts.
-
-        Raises:
-            TypeError: it is none. It would break what counts with it, in the kernel and when the log is read again.
-        """
-        for name in _numbers(type(self)):  # type: ignore[arg-type]  # a class can be hashed
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Real):
-                raise TypeError(f"{name} of {type(self).__name__} is {value!r:.40}, no number")
+        """Hide secrets in the fields that hold free text."""
         for name in _texts(type(self)):  # type: ignore[arg-type]  # a class can be hashed
             text = getattr(self, name)
             if isinstance(text, str) and text:  # anything else is a mistake that the log tells
@@ -49,13 +43,6 @@ def _texts(kind: type[Event]) -> tuple[str, ...]:
     """The fields of free text: none whose words a Literal gives, and none that something is looked up by."""
     names = (f.name for f in dataclasses.fields(kind) if f.name not in {"path", "metric", "spread"})
     return tuple(name for name in names if get_type_hints(kind)[name] in {str, str | None})
-
-
-@functools.cache
-def _numbers(kind: type[Event]) -> tuple[str, ...]:
-    """The fields that always hold a number."""
-    hints = get_type_hints(kind)
-    return tuple(f.name for f in dataclasses.fields(kind) if hints[f.name] in {int, float})
 
 
 @dataclass(frozen=True)
@@ -302,7 +289,10 @@ def from_json(record: Mapping[str, Any]) -> tuple[float, Event] | None:
     if kind is None:
         return None
     known = _types(kind.kind)
-    return float(record["time"]), kind(**{k: _checked(v, known[k]) for k, v in record.items() if k in known})
+    time: float = _checked(record["time"], float)
+    if not math.isfinite(time):
+        raise ValueError(f"{time} is no time")
+    return time, kind(**{k: _checked(v, known[k]) for k, v in record.items() if k in known})
 
 
 @functools.cache
@@ -312,20 +302,67 @@ def _types(kind: str) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(KINDS[kind])}
 
 
+def checked(event: Any) -> Event:
+    """An event as it can be kept and drawn: with Python's own numbers in the place of numpy's.
+
+    Raises:
+        TypeError: it is none, or a field of it has another type than is declared; says which.
+    """
+    if not isinstance(event, Event):
+        raise TypeError(f"{event!r:.40} is no event")
+    if KINDS.get(event.kind) is not type(event):
+        return event  # a plugin's own kind: kept, and passed over by whoever does not know it
+    changed = {}
+    for name, wanted in _types(event.kind).items():
+        value = getattr(event, name)
+        try:
+            found = _checked(value, wanted)
+        except TypeError as error:
+            raise TypeError(f"{name} of {type(event).__name__}: {error}") from None
+        if found is not value:
+            changed[name] = found
+    return dataclasses.replace(event, **changed) if changed else event
+
+
 def _checked(value: Any, wanted: Any) -> Any:
     """The value itself, where it is of the wanted type; of a Literal any text, for a later version has more words."""
     origin = get_origin(wanted)
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise TypeError(f"{value!r} is no object")
-        return {name: _checked(item, get_args(wanted)[1]) for name, item in value.items()}
+            raise TypeError(f"{value!r:.40} is no mapping")
+        return {_checked(name, str): _checked(item, get_args(wanted)[1]) for name, item in value.items()}
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise TypeError(f"{value!r} is no list")
+            raise TypeError(f"{value!r:.40} is no tuple")
         return tuple(_checked(item, get_args(wanted)[0]) for item in value)
     if origin is types.UnionType:
         return None if value is None else _checked(value, get_args(wanted)[0])
-    allowed = str if origin is Literal else (int, float) if wanted is float else wanted
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no {wanted}")
+    if wanted in (int, float):
+        return _number(value, wanted)
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
     return value
+
+
+def _number(value: Any, wanted: Any) -> Any:
+    number = plain_number(value)
+    if wanted is int and isinstance(number, float) and abs(number) < MOST_WHOLE and number.is_integer():
+        number = int(number)
+    if isinstance(value, bool) or number is None or (wanted is int and not isinstance(number, int)):
+        raise TypeError(f"{value!r:.40} is no {'whole ' if wanted is int else ''}number")
+    return number
+
+
+def plain_number(value: Any) -> int | float | None:
+    """A number as one of Python's own, which JSON has a form for; None for what is no number, and where it has none.
+
+    Numpy's are taken, and nan. What 64 bits do not hold is a float, or none: figures are counted with as floats.
+    """
+    if type(value) is float or (type(value) is int and abs(value) < MOST_WHOLE):
+        return value
+    try:
+        if isinstance(value, numbers.Integral) and abs(int(value)) < MOST_WHOLE:
+            return int(value)
+        return float(value) if isinstance(value, numbers.Real) else None
+    except (OverflowError, TypeError, ValueError):
+        return None

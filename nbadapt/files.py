@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nbadapt import json_text
 from nbadapt.cells import kind
 from nbadapt.errors import DataError, DependencyError, first_line, nearest
 
@@ -128,7 +129,7 @@ def _jsonl(path: Path, name: str) -> list[Any]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = json_text.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             where = f"{name}, line {number}, column {error.colno}"
             raise DataError(f"{where}: no valid JSON ({error.msg}): each line must be one JSON object") from None
@@ -143,7 +144,7 @@ def _jsonl(path: Path, name: str) -> list[Any]:
 def _json(path: Path, name: str) -> list[Any] | dict[str, Any]:
     content = _text(path, name)
     try:
-        found = json.loads(content, object_pairs_hook=_object)
+        found = json_text.loads(content, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         where = f"{name}, line {error.lineno}, column {error.colno}"
         several = error.msg == "Extra data" and path.suffix.lower() == ".json"

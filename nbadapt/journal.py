@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nbadapt import json_text
 from nbadapt.errors import DataError, StoreError
 
 WAIT = 20.0  # seconds for another process that writes
@@ -127,7 +128,7 @@ class Journal:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line; None where it is none."""
     try:
-        record = json.loads(line)
+        record = json_text.loads(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None

@@ -165,7 +165,9 @@ class Estimate:
 
     def __post_init__(self) -> None:
         """Hide secrets in the notes: they are shown, and kept with the run."""
-        object.__setattr__(self, "notes", tuple(hide(note) for note in self.notes))
+        if isinstance(self.notes, list | tuple):  # all else is a mistake, which who asked for the estimate tells
+            notes = tuple(hide(note) if isinstance(note, str) else note for note in self.notes)
+            object.__setattr__(self, "notes", notes)
 
     @property
     def peak(self) -> int:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbadapt import json_text
 from nbadapt.errors import RequestError, StoreError
 from nbadapt.redaction import holds_secret
 
@@ -57,7 +58,7 @@ def read(directory: Path) -> Notes:
 
 def _record(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return json_text.loads(line)
     except ValueError:
         return None
 

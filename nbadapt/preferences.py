@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from nbadapt import json_text
 from nbadapt.cells import brief
 from nbadapt.errors import DataError, NbadaptError, StoreError
 from nbadapt.journal import Journal, replace
@@ -230,7 +231,7 @@ class Preferences(Sequence[Mapping[str, Any]]):
 
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            row = json.loads(line)
+            row = json_text.loads(line)
         except ValueError:
             row = None
         if not isinstance(row, dict) or any(not isinstance(row.get(column), str) for column in COLUMNS):

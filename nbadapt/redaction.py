@@ -1,19 +1,22 @@
 """Secrets out of texts that are kept or shown: errors, events, what libraries print, reports.
 
 Hidden are the values of environment variables whose names say that they are secret (HF_TOKEN, OPENAI_API_KEY,
-PGPASSWORD, ...), users and passwords in URLs, parameters of URLs whose names say so, and words that have the form of
-a well-known service's key. Of what a model answers and of prompts only keys are hidden or refused (`hide_keys`): an
-address with a password may be what they are about.
+PGPASSWORD, ...), also as a repr, JSON, a page or an address writes them, users and passwords in URLs, parameters of
+URLs whose names say so, and words that have the form of a well-known service's key. Of what a model answers and of
+prompts only keys are hidden or refused (`hide_keys`): an address with a password may be what they are about.
 """
 
 from __future__ import annotations
 
 import functools
+import html
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 SHORTEST = 8  # characters of a value that is hidden: a shorter one may be any word
@@ -53,7 +56,8 @@ def hide(text: str) -> str:
 def hide_keys(text: str) -> str:
     """The text with `HIDDEN` in the place of secret values of the environment and of services' keys."""
     for value in _values():
-        text = text.replace(value, HIDDEN)
+        for form in _forms(value):
+            text = text.replace(form, HIDDEN)
     return _KEY.sub(HIDDEN, text)
 
 
@@ -70,6 +74,25 @@ def _values() -> list[str]:
     """The secret values of the environment, longest first: one may be the beginning of another."""
     found = {os.environ.get(name, "").strip() for name in list(os.environ) if _is_secret(name)}
     return sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
+
+
+_QUOTED: tuple[Callable[[str], str], ...] = (
+    lambda text: repr(text)[1:-1],
+    lambda text: ascii(text)[1:-1],
+    lambda text: repr(text.encode("utf-8", "replace"))[2:-1],
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+)
+
+
+@functools.lru_cache(maxsize=256)  # asked for every text, of values that seldom change
+def _forms(value: str) -> tuple[str, ...]:
+    """A value as it is and as a repr, JSON, a page or an address writes it, and one in the other; longest first."""
+    forms = {value}
+    for _ in range(2):
+        forms |= {quoted(form) for form in forms for quoted in _QUOTED}
+    forms |= {html.escape(value), quote(value, safe=""), quote(value), quote_plus(value)}
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 @functools.cache  # asked of all variables for every text

@@ -1,21 +1,26 @@
-"""What a method gives back and tells, looked over: keys are hidden, what is no figure is left out and told of."""
+"""What a method gives back and tells, looked over before it is kept.
+
+Keys are hidden, numpy's numbers become Python's; what is no figure or no event is left out and told of.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from nbadapt.errors import RunError
-from nbadapt.events import Event, Metric, Notice
+from nbadapt import events, guard
+from nbadapt.errors import RunError, StoreError
+from nbadapt.events import Event, Metric, Notice, plain_number
 from nbadapt.method import Method, Outcome
 from nbadapt.redaction import hide_keys
 
+FIX = "a figure is a finite number, as float(value) gives it"
+
 
 def checked(found: Any, method: Method, tell: Callable[[Event], None]) -> Outcome:
-    """The outcome that a method gave back, without keys in its answer and without figures that are none.
+    """The outcome that a method gave back, as it can be stored: without keys, and without figures that are none.
 
     Args:
         found: what came back.
@@ -23,44 +28,77 @@ def checked(found: Any, method: Method, tell: Callable[[Event], None]) -> Outcom
         tell: given a notice for all that is left out.
 
     Raises:
-        RunError: it is no outcome.
+        RunError: it is no outcome, or one that cannot be stored.
     """
     if not isinstance(found, Outcome):
         raise RunError(
             f"{method.name} gave back {type(found).__name__} and no Outcome: its plugin is broken, update it"
         )
-    outcome: Outcome = found
-    if isinstance(outcome.output, str):  # a plugin may give back what a server told it
-        outcome = dataclasses.replace(outcome, output=hide_keys(outcome.output))
-    bad = {name: value for name, value in outcome.metrics.items() if not _is_figure(value)}
-    if not bad:
-        return outcome
-    said = ", ".join(f"{name} is {value!r:.40}" for name, value in bad.items())
-    tell(Notice(f"{method.name} ended with figures that are none, which are left out: {said}", "warning"))
-    kept = {name: value for name, value in outcome.metrics.items() if name not in bad}
-    return dataclasses.replace(outcome, metrics=kept)
+    fault = _fault(found)
+    if fault:
+        raise RunError(f"{method.name} gave back an Outcome that cannot be kept: {fault}")
+    metrics, bad = _figures(found.metrics)
+    if bad:
+        tell(Notice(f"{method.name} ended with figures that are none, which are left out: {bad}; {FIX}", "warning"))
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    output = None if found.output is None else hide_keys(found.output)  # it may be what a server told
+    return Outcome(finite, dict(found.artifacts), output)
 
 
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+def _fault(outcome: Outcome) -> str | None:
+    """Why an outcome cannot be stored, with the fix; None where it can."""
+    for what, parts in (("metrics", outcome.metrics), ("artifacts", outcome.artifacts)):
+        if not isinstance(parts, Mapping) or not all(isinstance(name, str) for name in parts):
+            return f"its {what} are {parts!r:.60}: give a dict whose keys are texts"
+    for name, path in outcome.artifacts.items():
+        try:
+            guard.relative("", path)
+        except StoreError:
+            return (
+                f"its artifact {name!r} is {path!r:.100}: give its path relative to the run's folder as text, such as "
+                "'artifacts/adapter'"
+            )
+    if not isinstance(outcome.output, str | None):
+        return f"its output is {outcome.output!r:.60}: give a text, or None"
+    return None
 
 
-class Figures:
-    """Looks at the figures that a method tells while it works, and says once that some are none.
+def _figures(values: Mapping[str, Any]) -> tuple[dict[str, float], str]:
+    """The numbers among some figures, and what is to be said of those that are no figures."""
+    found = {name: plain_number(value) for name, value in values.items()}
+    kept = {name: number for name, number in found.items() if number is not None}
+    bad = [name for name in values if name not in kept or not math.isfinite(kept[name])]
+    return kept, ", ".join(f"{name} is {values[name]!r:.40}" for name in bad)
+
+
+class Told:
+    """Looks over what a method tells while it works, and says once of each kind of event that some are wrong.
 
     Args:
         method: its name.
     """
 
     def __init__(self, method: str) -> None:
-        self._method, self._said = method, False
+        self._method = method
+        self._said: set[type] = set()
 
-    def remark(self, event: Event) -> Notice | None:
-        """What the user should know of an event, the first time that there is something."""
-        if self._said or not isinstance(event, Metric):
+    def checked(self, event: Any) -> tuple[Event | None, Notice | None]:
+        """The event to keep, None where it is none, and what the user should know of it.
+
+        Nan stays among the figures of a step, where it says something; a loop may go on behind it.
+        """
+        said = ""
+        if isinstance(event, Metric) and isinstance(event.values, Mapping):
+            values, bad = _figures(event.values)
+            event = dataclasses.replace(event, values=values)
+            said = bad and f"tells at step {event.step} what is no figure: {bad}; {FIX}"
+        try:
+            return events.checked(event), self._once(type(event), said)
+        except TypeError as error:
+            return None, self._once(type(event), f"tells what is no event, which is left out: {error}")
+
+    def _once(self, kind: type, said: str) -> Notice | None:
+        if not said or kind in self._said:
             return None
-        bad = [f"{name} is {value!r:.40}" for name, value in event.values.items() if not _is_figure(value)]
-        if not bad:
-            return None
-        self._said = True
-        return Notice(f"{self._method} tells at step {event.step} what is no figure: {', '.join(bad)}", "warning")
+        self._said.add(kind)
+        return Notice(f"{self._method} {said}", "warning")

@@ -396,7 +396,8 @@ class Run:
         try:
             with quiet_libraries(), consent.stored():
                 return method.load(outcome, job)
-        except (OSError, KeyError, ValueError, SafetensorError) as error:  # such as files that are missing or damaged
+        # Files are missing or damaged, or were made to be so.
+        except (OSError, KeyError, ValueError, RecursionError, SafetensorError) as error:
             raise RunError(f"the model of the run {self.id} cannot be loaded: {first_line(error)}") from None
 
     def _usable_outcome(self) -> Outcome:

@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbadapt import consent, guard, models, registry, results, store
+from nbadapt import consent, guard, models, origins, registry, results, store
 from nbadapt.capture import Capture
 from nbadapt.errors import (
     NbadaptError,
@@ -78,9 +78,9 @@ def _timed(plan: Plan) -> Plan:
         raise RequestError(f"--timed would put questions to {plan.job.model.name}, which costs tokens: leave it out")
     try:
         seconds = timing.seconds(plan.method, plan.job, plan.estimate.steps)
-    except NbadaptError:
+    except (NbadaptError, KeyboardInterrupt):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a plugin raises becomes one line
+    except BaseException as error:  # noqa: BLE001 - whatever a plugin raises becomes one line
         raise RunError(f"{plan.job.method} failed while it was timed: {first_line(error)}") from None
     finally:
         models.release_cached_memory()
@@ -218,7 +218,7 @@ class _Emitter:
         self._directory = job.directory
         self._stage: Stage | None = None
         self._ram_peak = 0
-        self._figures = results.Figures(job.method)
+        self._told = results.Told(job.method)
         self._steering: Steering | None = None  # the engine's, while it offers one
         self._serving = False
 
@@ -241,13 +241,14 @@ class _Emitter:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if event != self._stage:  # a stage that is told at every batch is written down once
-            self.record(event)
-            if (remark := self._figures.remark(event)) is not None:
-                self.record(remark)
-            self.gradients.see(event)
-        if isinstance(event, Stage):
-            self._stage = event
+        found, remark = self._told.checked(event)
+        if found is not None and found != self._stage:  # a stage that is told at every batch is written down once
+            self.record(found)
+            self.gradients.see(found)
+        if remark is not None:
+            self.record(remark)
+        if isinstance(found, Stage):
+            self._stage = found
         if now - self._measured >= MEMORY_SECONDS:
             self._measured = now
             memory = measure(self._device, self._ram_peak)
@@ -354,14 +355,24 @@ def _end(run: Run, job: Job, emit: _Emitter, state: str, outcome: Outcome | None
     try:
         if error is not None:
             emit.record(Notice(str(error), "error"))
-        store.write_outcome(job.directory, state, outcome or store.read_outcome(job.directory)[1], str(error or ""))
-        store.release(job.directory)
-    except (OSError, StoreError) as problem:  # a full disk, a folder that was deleted
+        _write_end(job, state, outcome, str(error or ""))
+    except Exception as problem:  # noqa: BLE001 - a full disk, a folder that was deleted, what JSON has no form for
         state = "failed"
-        run.error = error or StoreError(f"the end of the run {run.id} could not be written down: {problem}")
-    with contextlib.suppress(OSError):
+        line = f"the end of the run {run.id} could not be written down: {first_line(problem)}"
+        run.error = error or StoreError(line)
+        with contextlib.suppress(Exception):  # without what could not be written, where that was the reason
+            _write_end(job, state, None, str(run.error))
+        with contextlib.suppress(OSError):  # nobody works on it any more, whatever is known of it
+            store.release(job.directory)
+    with contextlib.suppress(Exception):
         emit.record(StateChange(state, str(run.error or run.control.reason)))  # type: ignore[arg-type]  # a State
     emit.close()
+
+
+def _write_end(job: Job, state: str, outcome: Outcome | None, error: str) -> None:
+    """Write down how the run ended; without an outcome the one that is there stays, as of an earlier attempt."""
+    store.write_outcome(job.directory, state, outcome or store.read_outcome(job.directory)[1], error)
+    store.release(job.directory)
 
 
 def _wish_failed(error: Exception) -> NbadaptError:
@@ -381,9 +392,9 @@ def _explain(error: BaseException, job: Job) -> NbadaptError:
         lower = f"lower {there}, or " if there else ""
         return OutOfMemoryError(f"{job.method} ran out of memory on {job.device}: {lower}use a smaller model")
     path = job.directory / "error.txt"
-    first = (hide(str(error)).strip().splitlines() or [""])[0][:200]
+    said = origins.told(error)[:250]
     try:
-        path.write_text(hide("".join(traceback.format_exception(error))), encoding="utf-8")
+        path.write_text(hide("".join(traceback.format_exception(error))), encoding="utf-8", errors=store.SURROGATES)
     except OSError as problem:
-        return RunError(f"{job.method} failed: {type(error).__name__}: {first} (no traceback was kept: {problem})")
-    return RunError(f"{job.method} failed: {type(error).__name__}: {first} (traceback in {path})")
+        return RunError(f"{job.method} failed: {said} (no traceback was kept: {problem})")
+    return RunError(f"{job.method} failed: {said} (traceback in {path})")

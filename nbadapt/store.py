@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from nbadapt import consent, guard
+from nbadapt import consent, guard, json_text
 from nbadapt.errors import StoreError, did_you_mean
 from nbadapt.events import Event, from_json, to_json
 from nbadapt.method import Estimate, Job, ModelRef, Outcome
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from nbadapt.run import Run
 
 COMPLETE = "complete"
+SURROGATES = "backslashreplace"  # lone ones, which UTF-8 has no form for, become JSON's own escapes
 _TABLES = ("data", "evaluation", "examples")
 
 
@@ -57,13 +58,18 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
     Raises:
         OSError: it cannot be written, as where the disk is full.
+        TypeError, ValueError: JSON has no form for something in it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", errors=SURROGATES) as file:
+            json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # there only where it failed
+            temporary.unlink()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: the file is missing or damaged.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json_text.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"the run's file {path} is missing") from None
     except (ValueError, OSError) as error:
@@ -106,7 +112,7 @@ class EventLog:
     def __init__(self, directory: Path) -> None:
         path = directory / "events.jsonl"
         torn = path.exists() and not path.read_bytes().endswith(b"\n")
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        self._file: TextIO = path.open("a", encoding="utf-8", errors=SURROGATES, buffering=1)
         if torn and path.stat().st_size:  # a kill cut the last line short: the next event starts a line of its own
             self._file.write("\n")
 
@@ -139,7 +145,7 @@ def read_events(directory: Path) -> list[tuple[float, Event]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                stamped = from_json(json.loads(line))
+                stamped = from_json(json_text.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue
             if stamped is not None:

@@ -14,14 +14,15 @@ from distributions import Site
 from shells import Shell
 
 import nbadapt
-from nbadapt import endpoints, estimating, models, plan, registry, testing
+from nbadapt import endpoints, estimating, models, plan, registry, store, testing
 from nbadapt.diagnosis import software
-from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, RunError
+from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, RunError, StoreError
 from nbadapt.estimating import NoEstimateError
-from nbadapt.events import Notice
+from nbadapt.events import Metric, Notice
 from nbadapt.forms import estimator
 from nbadapt.forms.form import Form
 from nbadapt.indexing import store as stores
+from nbadapt.results import FIX
 from nbadapt.run import Run
 from nbadapt.testing import command, subject
 from nbadapt.testing.kit import Check
@@ -125,6 +126,16 @@ def test_a_form_waits_once_and_goes_on_without_an_estimate(site: Site, hurried: 
         ("Estimate(True, 2)", "trainable is True"),
         ("{'weights': 3}", "it is dict, no Estimate"),
         ("None", "it is NoneType, no Estimate"),
+        ("Estimate(10**400, 2)", f"trainable is 1{'0' * 39}"),
+        ("Estimate(1, 2, None)", "memory is None, no dict of bytes by item"),
+        ("Estimate(1, 2, [1])", "memory is [1], no dict of bytes by item"),
+        ("Estimate(1, 2, {3: 4})", "memory is {3: 4}, no dict of bytes by item"),
+        ("Estimate(1, 2, {'weights': 'many'})", "memory: weights is 'many'"),
+        ("Estimate(1, 2, elsewhere=None)", "elsewhere is None, no dict of devices by item"),
+        ("Estimate(1, 2, elsewhere={'weights': 3})", "elsewhere is {'weights': 3}, no dict of devices by item"),
+        ("Estimate(1, 2, notes='hello')", "notes is 'hello', no tuple of texts"),
+        ("Estimate(1, 2, notes=None)", "notes is None, no tuple of texts"),
+        ("Estimate(1, 2, notes=['a', 3])", "notes is ('a', 3), no tuple of texts"),
     ],
 )
 def test_an_estimate_that_is_none_is_left_out_by_name(site: Site, value: str, fault: str) -> None:
@@ -132,6 +143,21 @@ def test_an_estimate_that_is_none_is_left_out_by_name(site: Site, value: str, fa
     run = finetune()
     assert run.state == "done"
     assert notices(run) == [f"the estimate of {WHO} is left out: {fault}"]
+
+
+def test_an_estimate_in_numpys_numbers_is_kept_in_pythons(site: Site) -> None:
+    head = "import numpy as np\nfrom types import MappingProxyType"
+    install(site, head=head, estimate="return Estimate(np.int64(1), 2, MappingProxyType({'weights': np.int32(3)}))")
+    run = finetune()
+    assert notices(run) == []
+    assert (run.estimate.trainable, run.estimate.memory) == (1, {"weights": 3})
+
+
+@pytest.mark.parametrize("error", ["Stopped", "GeneratorExit", "SystemExit"])
+def test_what_an_estimate_ends_by_is_a_failure_of_the_plugin(site: Site, error: str) -> None:
+    install(site, head="from nbadapt.errors import Stopped", estimate=f"raise {error}('x')")
+    with pytest.raises(PluginError, match=rf"^{WHO} fails when it estimates the cost: {error}: x$"):
+        finetune()
 
 
 def test_the_kit_waits_once_for_a_hanging_estimate(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +243,8 @@ def test_figures_that_are_none_are_named_and_left_out(site: Site) -> None:
     assert run.state == "done"
     assert run.metrics == {"accuracy": 0.5}
     assert notices(run) == [
-        "odd tells at step 1 what is no figure: loss is nan",
-        "odd ended with figures that are none, which are left out: loss is nan, note is 'good'",
+        f"odd tells at step 1 what is no figure: loss is nan; {FIX}",
+        f"odd ended with figures that are none, which are left out: loss is nan, note is 'good'; {FIX}",
     ]
     assert "nan" not in (run.directory / "outcome.json").read_text(encoding="utf-8").lower()
     assert repr(run)
@@ -228,6 +254,111 @@ def test_something_else_than_an_outcome_ends_the_run_in_one_line(site: Site) -> 
     install(site, run="return {'loss': 0.1}")
     with pytest.raises(RunError, match=r"^odd gave back dict and no Outcome: its plugin is broken, update it$"):
         finetune()
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("np.float32(1.5)", 1.5),
+        ("np.float64(1.5)", 1.5),
+        ("np.int64(3)", 3),
+        ("Fraction(3, 2)", 1.5),
+        ("True", 1),
+        ("2**70", 2.0**70),
+        ("10**400", None),
+        ("np.float32('inf')", None),
+        ("np.array([1.5])", None),
+        ("torch.tensor(1.5)", None),
+        ("None", None),
+    ],
+)
+def test_numbers_become_pythons_and_the_rest_is_left_out(site: Site, value: str, kept: float | None) -> None:
+    head = "from fractions import Fraction\nimport numpy as np\nimport torch"
+    install(
+        site,
+        head=head,
+        run=f"emit(Metric(np.int64(1), 'train', {{'loss': {value}}}))\n        return Outcome({{'loss': {value}}})",
+    )
+    run = finetune()
+    assert (run.state, store.read_outcome(run.directory)[0]) == ("done", "done")
+    assert run.metrics == ({} if kept is None else {"loss": kept})
+    assert len(notices(run)) == (2 if kept is None else 0)
+    assert all(text.startswith("odd ") and text.endswith(FIX) for text in notices(run))
+    assert [type(figure) for figure in run.metrics.values()] == ([] if kept is None else [type(kept)])
+    told = [event.values for _, event in store.read_events(run.directory) if isinstance(event, Metric)]
+    assert told == [run.metrics] or value == "np.float32('inf')"
+    assert repr(run)
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("None", "its metrics are None: give a dict whose keys are texts"),
+        ("[1]", "its metrics are [1]: give a dict whose keys are texts"),
+        ("{3: 1.0}", "its metrics are {3: 1.0}: give a dict whose keys are texts"),
+        ("{}, None", "its artifacts are None: give a dict whose keys are texts"),
+        ("{}, {'a': Path('artifacts/x')}", "its artifact 'a' is PosixPath('artifacts/x'): give its path relative to"),
+        ("{}, {'a': '../../x'}", "its artifact 'a' is '../../x': give its path relative to the run's folder as text"),
+        ("{}, {}, 3", "its output is 3: give a text, or None"),
+    ],
+)
+def test_an_outcome_that_cannot_be_kept_fails_its_run_in_one_line(site: Site, given: str, fault: str) -> None:
+    install(site, head="from pathlib import Path", run=f"return Outcome({given})")
+    with pytest.raises(RunError) as raised:
+        finetune()
+    assert str(raised.value).startswith(f"odd gave back an Outcome that cannot be kept: {fault}")
+    (run,) = nbadapt.runs()
+    assert store.read_outcome(run.directory) == ("failed", None, str(raised.value))
+    assert not (run.directory / "worker.json").exists()
+    assert str(raised.value) in repr(run)
+    assert str(raised.value.args[0]).count("\n") == 0
+
+
+def test_an_end_that_cannot_be_written_down_is_a_failure_and_keeps_what_is_there(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = store.write_json
+
+    def write(path: Path, record: dict[str, Any]) -> None:
+        unfit = bool((record.get("outcome") or {}).get("metrics"))
+        written(path, {**record, "odd": object()} if unfit else record)
+
+    monkeypatch.setattr(store, "write_json", write)
+    install(site, run="(job.directory / 'kept').touch(); return Outcome({'steps': 3})")
+    line = "could not be written down: Object of type object is not JSON serializable"
+    with pytest.raises(StoreError, match=line) as raised:
+        finetune()
+    (run,) = nbadapt.runs()
+    assert run.state == "failed"
+    assert store.read_outcome(run.directory) == ("failed", None, str(raised.value))
+    assert {path.name for path in run.directory.iterdir()} == {"events.jsonl", "kept", "outcome.json", "request.json"}
+
+
+@pytest.mark.parametrize(
+    ("event", "fault"),
+    [
+        ("Progress('a', None)", "step of Progress: 'a' is no whole number"),
+        ("Progress(1, 2.5)", "total of Progress: 2.5 is no whole number"),
+        ("Progress(1, 10**400)", f"total of Progress: 1{'0' * 39} is no whole number"),
+        ("Metric(1, 'train', None)", "values of Metric: None is no mapping"),
+        ("Metric(1, 'train', {3: 1.0})", "values of Metric: 3 is no text"),
+        ("Notice(None)", "text of Notice: None is no text"),
+        ("Reliability(1, 0.5, (), ())", "predicted of Reliability: 0.5 is no tuple"),
+        ("None", "None is no event"),
+        ("'hello'", "'hello' is no event"),
+    ],
+)
+def test_an_event_that_is_none_is_left_out_and_told_of_once(site: Site, event: str, fault: str) -> None:
+    install(
+        site,
+        head="from nbadapt.events import Reliability",
+        run=f"for _ in range(3): emit({event})\n        return Outcome({{'accuracy': 1.0}})",
+    )
+    run = finetune()
+    assert (run.state, run.metrics) == ("done", {"accuracy": 1.0})
+    assert notices(run) == [f"odd tells what is no event, which is left out: {fault}"]
+    assert fault in repr(run)
+    assert [event for _, event in run.events] == [event for _, event in store.read_events(run.directory)]
 
 
 def test_none_of_them_hurts_another_method(site: Site) -> None:
@@ -431,14 +562,6 @@ def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(site: Site) ->
     install(site, head=MUTE, estimate="raise Mute")
     with pytest.raises(PluginError, match=rf"^{WHO} fails when it estimates the cost: Mute$"):
         finetune()
-
-
-@pytest.mark.parametrize("told", ["Progress('a', None)", "Metric(None, 'train', {})"])
-def test_an_event_that_counts_with_no_number_ends_the_run_in_one_line(site: Site, told: str) -> None:
-    install(site, run=f"emit({told})")
-    with pytest.raises(RunError, match=r"TypeError: step of (Progress|Metric) is ('a'|None), no number"):
-        finetune()
-    assert nbadapt.runs()[0].state == "failed"
 
 
 STORE = "from nbadapt.indexing.sqlite import SqliteStore\nclass Thing(SqliteStore): requires = {requires}"

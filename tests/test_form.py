@@ -20,8 +20,8 @@ from watching import HOSTILE, Wire, make_wire
 
 from nbadapt import foreground, models, plan, registry, request, runner
 from nbadapt.errors import NbadaptError, RequestError
+from nbadapt.estimating import Cancelled
 from nbadapt.forms import cell, figures, picture
-from nbadapt.forms.estimator import Cancelled
 from nbadapt.forms.fields import FormField, option_fields, raw_of, setting_fields, value_of
 from nbadapt.forms.form import METHOD, PROMPT, WHOLE, Form, groups
 from nbadapt.forms.session import Session

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from kernels import VERSIONS, running
 
+from nbadapt.testing.declarations import import_faults
 from nbadapt.testing.printing import Printed
 
 
@@ -31,6 +32,27 @@ def test_everything_is_caught_and_nothing_afterwards(capfd: pytest.CaptureFixtur
     sys.stdout.flush()
     shown, errors = capfd.readouterr()
     assert (sorted(shown.split()), errors) == (["after", "before"], "")
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("print('python')", "importing {} prints 'python'"),
+        ("os.write(1, b'descriptor')", "importing {} prints 'descriptor'"),
+        ("os.write(2, b'error')", "importing {} prints 'error'"),
+        ("os.system('echo child')", "importing {} prints 'child'"),
+        ("os._exit(0)", "{}:Thing cannot be imported in a process of its own: it ends the process"),
+        ("", None),
+    ],
+)
+def test_the_kit_hears_what_an_import_prints_past_python(
+    source: str, fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "loud_plugin"
+    (tmp_path / f"{module}.py").write_text(f"import os\nclass Thing: ...\n{source}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = list(import_faults(type("Thing", (), {"__module__": module}), ()))
+    assert found == ([] if fault is None else [fault.format(module)])
 
 
 def test_an_error_goes_through(capfd: pytest.CaptureFixture[str]) -> None:

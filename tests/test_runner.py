@@ -353,6 +353,21 @@ def test_a_damaged_run_hurts_no_other():
     assert "cannot be read" in repr(store.open(bad.id))
 
 
+@pytest.mark.parametrize("file", ["request.json", "outcome.json", "events.jsonl", "notes.jsonl", "worker.json"])
+def test_json_that_is_nested_too_deeply_hurts_no_other_run(file):
+    good, bad = (runner.submit(request(settings={"max_steps": 1})) for _ in range(2))
+    path = bad.directory / file
+    path.write_text((path.read_text() if file == "events.jsonl" else "") + "[" * 100_000 + "\n")
+    type(bad)._known.clear()
+    table = repr(nbadapt.runs())
+    assert good.id in table
+    assert bad.id in table
+    shown = repr(store.open(str(bad.directory)))
+    assert ("nested too deeply" in shown) == (file in {"request.json", "outcome.json"})
+    if file == "events.jsonl":
+        assert len(store.read_events(bad.directory)) == len(path.read_text().splitlines()) - 1
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

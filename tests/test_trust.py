@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib import parse
 
 import pytest
 from distributions import Site, method_source
@@ -18,6 +21,7 @@ from shells import Shell
 
 import nbadapt
 from nbadapt import consent, endpoints, events, guard, models, origins, redaction, registry, store
+from nbadapt.capture import Capture
 from nbadapt.engines import evaluation
 from nbadapt.engines.answering import Query, Reply
 from nbadapt.errors import DataError, ModelError, NbadaptError, PluginError, RequestError, StoreError
@@ -438,6 +442,57 @@ def test_what_is_hidden(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("SHORT_TOKEN", "short")
     assert redaction.hide(text) == shown
+
+
+ODD_KEY = "pa\"ss\\word-é/it's-<1>"
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        repr,
+        ascii,
+        json.dumps,
+        lambda key: json.dumps(key, ensure_ascii=False),
+        lambda key: json.dumps({"error": json.dumps({"key": key})}),
+        lambda key: repr(repr(key)),
+        lambda key: str(KeyError(key, json.dumps(key))),
+        lambda key: str(key.encode()),
+        html.escape,
+        parse.quote,
+        parse.quote_plus,
+        lambda key: parse.quote(key, safe=""),
+    ],
+)
+def test_a_secret_is_hidden_in_every_spelling(quoted: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", ODD_KEY)
+    shown = redaction.hide(f"told {quoted(ODD_KEY)}")
+    assert redaction.HIDDEN in shown
+    assert not any(part in shown for part in ("pa", "ss", "word", "it", "1"))
+
+
+@pytest.mark.parametrize(
+    "pieces", [("split", "secret", "value99\n"), ("split", "secretvalue99"), ("a\nsplitsecret", "value99\nb\n")]
+)
+def test_a_secret_that_is_printed_in_pieces_is_not_in_the_log(
+    pieces: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", "splitsecretvalue99")
+    log = tmp_path / "output.log"
+    with Capture(log):
+        print(*pieces, sep="", end="", flush=True)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    assert log.read_text() == ("".join(pieces) * 2).replace("splitsecretvalue99", "***")
+
+
+def test_a_line_without_an_end_is_not_held_back_for_ever(tmp_path: Path) -> None:
+    with Capture(tmp_path / "output.log"):
+        print("x" * 20_000, end="", flush=True)
+        assert (tmp_path / "output.log").stat().st_size == 20_000
+        print("\r10 %", end="")
+    assert (tmp_path / "output.log").read_bytes().endswith(b"x\r10 %")
 
 
 LEAKY = """

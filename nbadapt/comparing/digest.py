@@ -11,13 +11,12 @@ A log of 200,000 steps has 60 MB. It is read once, in pieces; what came of it is
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nbadapt import store
+from nbadapt import json_text, store
 from nbadapt.comparing.curve import Curve
 from nbadapt.errors import StoreError
 from nbadapt.events import Checkpoint, Event, Memory, Parameters, Progress, Stage, StateChange, from_json, to_json
@@ -143,7 +142,7 @@ class Digest:
 
     def _take_metric(self, line: bytes) -> None:
         try:
-            record = json.loads(line)
+            record = json_text.loads(line)
             step, split, values = record["step"], record["split"], record["values"]
             named = [(name, float(value)) for name, value in values.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -161,7 +160,7 @@ class Digest:
 
     def _take_event(self, line: bytes) -> None:
         try:
-            stamped = from_json(json.loads(line)) if line else None
+            stamped = from_json(json_text.loads(line)) if line else None
         except (ValueError, KeyError, TypeError):
             return
         if stamped is None or not isinstance(stamped[1], WANTED):

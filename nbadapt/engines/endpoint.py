@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import answer_cache, endpoints
+from nbadapt import answer_cache, endpoints, json_text
 from nbadapt.answer_cache import AnswerCache
 from nbadapt.engines import asking, choice
 from nbadapt.engines.asking import EndpointLimits, UnansweredError
@@ -276,7 +276,7 @@ class _Journal:
         text = path.read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
             try:
-                record = json.loads(line)
+                record = json_text.loads(line)
                 key = record.pop("key")
                 self.answers[key] = Answer(**record)
             except (ValueError, KeyError, TypeError, AttributeError):

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import guard, models, registry, store
+from nbadapt import guard, json_text, models, registry, store
 from nbadapt.cells import brief
 from nbadapt.engines.tokens import Prompt, as_text
 from nbadapt.errors import NbadaptError, RequestError, StoreError, first_line, in_line
@@ -184,7 +183,7 @@ def _scores(run: Run, adapter: str | None) -> bool:
     """Whether a stored adapter may be one of a model that gives scores; True where it does not tell."""
     path = run.directory / (adapter or "") / "adapter_config.json"
     try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("task_type")
+        kind = json_text.loads(path.read_text(encoding="utf-8")).get("task_type")
     except (OSError, ValueError, AttributeError):
         return True
     return kind in ("SEQ_CLS", None) and run.job().task == "preference"

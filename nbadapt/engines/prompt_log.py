@@ -18,6 +18,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import json_text
 from nbadapt.engines.tokens import Prompt, as_text, rendered
 from nbadapt.errors import RunError
 
@@ -62,21 +63,24 @@ def read(directory: Path, row: int) -> Prompt:
     """What a run asked for one row of its table, counted from 1.
 
     Raises:
-        RunError: the run asked no such row, or kept no prompts.
+        RunError: the run asked no such row, or kept no prompts, or they are damaged.
     """
     path = directory / PROMPTS
     if not path.exists():
         raise RunError(f"the run {directory.name} kept no prompts: it was not started, or by another version")
     prompt: Any = ""
     count = 0
-    with path.open(encoding="utf-8", errors="surrogatepass") as file:
-        for line in file:
-            record = json.loads(line)
-            prompt = prompt[: record["kept"]] + record["prompt"] if record["kept"] else record["prompt"]
-            count += 1
-            if record["row"] == row:
-                found: Prompt = prompt
-                return found
+    try:
+        with path.open(encoding="utf-8", errors="surrogatepass") as file:
+            for line in file:
+                record = json_text.loads(line)
+                prompt = prompt[: record["kept"]] + record["prompt"] if record["kept"] else record["prompt"]
+                count += 1
+                if record["row"] == row:
+                    found: Prompt = prompt
+                    return found
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"the prompts of the run {directory.name} are damaged in line {count + 1:,}: {error}") from None
     raise RunError(f"the run {directory.name} asked no row {row!r}: its rows are 1 to {count:,}")
 
 

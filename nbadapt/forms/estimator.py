@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nbadapt import config_reads, estimating, garbage, models, plan, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
-from nbadapt.errors import OutOfMemoryError, Stopped
+from nbadapt.errors import OutOfMemoryError
 from nbadapt.estimating import NoEstimateError
 from nbadapt.method import Estimate
 from nbadapt.settings import validate
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 MOST_KEPT = 80  # tokenizers, skeletons, ... that are remembered, and combinations of method, model, ... likewise
 PLAIN = (str, int, float, tuple, type(None))  # told apart by what they say
 PATIENCE = 10.0  # seconds that a person may have to look at a form that does not move, once
-
-
-class Cancelled(Stopped):
-    """The measurement is not wanted any more."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class Estimator:
 
         Args:
             request: what `quick` was asked.
-            check: called again and again; it may raise `Cancelled`.
+            check: called again and again; it may raise `nbadapt.estimating.Cancelled`.
 
         Raises:
             NbadaptError: whatever is wrong with the request.

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbadapt import registry
 from nbadapt.errors import NbadaptError
+from nbadapt.estimating import Cancelled
 from nbadapt.forms import figures as shown
-from nbadapt.forms.estimator import Cancelled
 from nbadapt.forms.fields import described
 from nbadapt.forms.form import METHOD, PROMPT, WHOLE, Form, State, groups
 from nbadapt.forms.picture import static

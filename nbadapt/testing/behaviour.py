@@ -14,9 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nbadapt.errors import NbadaptError, RequestError, Stopped, first_line
-from nbadapt.events import Event, Memory, Metric, Parameters, Progress, Sample, StateChange, to_json
-from nbadapt.method import Adapted, Method, Outcome
+from nbadapt import results
+from nbadapt.errors import NbadaptError, RequestError, RunError, Stopped, first_line
+from nbadapt.events import (
+    Event,
+    Memory,
+    Metric,
+    Parameters,
+    Progress,
+    Sample,
+    StateChange,
+    checked,
+    plain_number,
+    to_json,
+)
+from nbadapt.method import Adapted, Method
 from nbadapt.testing import fresh
 from nbadapt.testing.subject import Subject, Trial, bare
 
@@ -128,9 +140,11 @@ def events(subject: Subject) -> Iterator[str]:
             if isinstance(event, StateChange | Memory):
                 yield f"{task}: {kind} is told by the runner, not by a method"
             try:
+                event = checked(event)  # noqa: PLW2901 - as the runner keeps it
                 json.dumps(to_json(event, 0.0))
             except (TypeError, ValueError) as error:
                 yield f"{task}: {kind} cannot be stored: {error}"
+                continue
             values = event.values if isinstance(event, Metric) else {}
             yield from (f"{task}: {n} is {v} at step {event.step}" for n, v in values.items() if not math.isfinite(v))  # type: ignore[attr-defined]  # a Metric
 
@@ -141,12 +155,13 @@ def outcome(subject: Subject) -> Iterator[str]:
         result = trial.outcome
         assert result is not None  # such trials only
         try:
-            if Outcome(**json.loads(json.dumps(dataclasses.asdict(result)))) != result:
-                yield f"{task}: it comes back from JSON otherwise"
-        except TypeError as error:
+            results.checked(result, subject.method(), lambda _event: None)
+        except RunError as error:
             yield f"{task}: it cannot be stored: {error}"
+            continue
         for figure, value in result.metrics.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            number = plain_number(value)
+            if number is None or not math.isfinite(number):
                 yield f"{task}: {figure} is {value!r}"
         if subject.method.verb == "finetune" and not result.artifacts:
             yield f"{task}: a finetuning run without artifacts"

@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from nbadapt import registry
@@ -186,7 +188,7 @@ def config_names(subject: Subject) -> Iterator[str]:
 
 
 def light_import(subject: Subject) -> Iterator[str]:
-    """Importing the method brings no heavy library, none that it requires, and prints nothing."""
+    """Importing the method brings no heavy library, none that it requires, and prints nothing, also past Python."""
     yield from import_faults(subject.method, subject.method.requires)
 
 
@@ -195,29 +197,31 @@ def import_faults(kind: type, requires: Sequence[str]) -> Iterator[str]:
     named = requires if isinstance(requires, tuple | list) else ()  # otherwise: the rule requires
     heavy = list(dict.fromkeys((*HEAVY, *map(str, named))))
     code = (
-        "import contextlib, importlib, io, json, sys\n"
+        "import importlib, json, pathlib, sys\n"
         "import nbadapt.method, nbadapt.provider, nbadapt.indexing.store\n"
+        "from nbadapt.testing.printing import Printed\n"
         "there = set(sys.modules)\n"
-        "said = io.StringIO()\n"
-        "with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):\n"
+        "with Printed() as said:\n"
         f"    found = importlib.import_module({kind.__module__!r})\n"
         f"for name in {kind.__qualname__!r}.split('.'): found = getattr(found, name)\n"
         f"brought = [name for name in {heavy!r} if name in sys.modules and name not in there]\n"
-        "print(json.dumps([brought, said.getvalue()]))"
+        "pathlib.Path(sys.argv[1]).write_text(json.dumps([brought, said.text]), encoding='utf-8')"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    done = subprocess.run(  # noqa: S603 - this interpreter, and a class that is already imported here
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        yield f"{kind.__module__}:{kind.__qualname__} cannot be imported in a process of its own: {last}"
-        return
-    brought, said = json.loads(done.stdout.strip().splitlines()[-1])
+    with tempfile.TemporaryDirectory(prefix="nbadapt-kit-") as room:
+        answer = Path(room) / "answer.json"  # what it prints is what is judged
+        done = subprocess.run(  # noqa: S603 - this interpreter, and a class that is already imported here
+            [sys.executable, "-c", code, str(answer)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        if done.returncode or not answer.exists():
+            last = (done.stderr.strip().splitlines() or ["it ends the process"])[-1]
+            yield f"{kind.__module__}:{kind.__qualname__} cannot be imported in a process of its own: {last}"
+            return
+        brought, said = json.loads(answer.read_text(encoding="utf-8"))
     if brought:
         yield f"{kind.__module__} imports {', '.join(brought)}: import inside the functions"
     if said.strip():
