@@ -20,7 +20,7 @@ from nbadapt.redaction import hide
 Split = Literal["train", "evaluation"]
 State = Literal["starting", "running", "paused", "stopping", "done", "stopped", "failed", "killed"]
 
-MOST_WHOLE = 2**63  # whole numbers of a field are below this
+_MOST_WHOLE = 2**63  # whole numbers of a field are below this
 FINISHED: frozenset[str] = frozenset({"done", "stopped", "failed", "killed"})
 
 
@@ -346,7 +346,7 @@ def _checked(value: Any, wanted: Any) -> Any:
 
 def _number(value: Any, wanted: Any) -> Any:
     number = plain_number(value)
-    if wanted is int and isinstance(number, float) and abs(number) < MOST_WHOLE and number.is_integer():
+    if wanted is int and isinstance(number, float) and abs(number) < _MOST_WHOLE and number.is_integer():
         number = int(number)
     if isinstance(value, bool) or number is None or (wanted is int and not isinstance(number, int)):
         raise TypeError(f"{value!r:.40} is no {'whole ' if wanted is int else ''}number")
@@ -358,10 +358,10 @@ def plain_number(value: Any) -> int | float | None:
 
     Numpy's are taken, and nan. What 64 bits do not hold is a float, or none: figures are counted with as floats.
     """
-    if type(value) is float or (type(value) is int and abs(value) < MOST_WHOLE):
+    if type(value) is float or (type(value) is int and abs(value) < _MOST_WHOLE):
         return value
     try:
-        if isinstance(value, numbers.Integral) and abs(int(value)) < MOST_WHOLE:
+        if isinstance(value, numbers.Integral) and abs(int(value)) < _MOST_WHOLE:
             return int(value)
         return float(value) if isinstance(value, numbers.Real) else None
     except (OverflowError, TypeError, ValueError):

@@ -52,7 +52,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the CPU or on an accelerator."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if not isinstance(error, RuntimeError):
+        return False
     text = str(error)
     # On Windows, on accelerators, on Linux, in oneDNN and in cuBLAS.
     said = ("not enough memory", "out of memory", "t allocate memory", "could not create a primitive", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in text for words in said)
+    return any(words in text for words in said)

@@ -271,19 +271,25 @@ def test_the_benchmark_counts_what_a_comparison_says_of_pairs(monkeypatch):
     alone = {name: {"right": [1.0] * count + [0.0] * (60 - count), "peak": 100} for name, count in COUNTS.items()}
     compared = {"candidates": ["best", "weak", "middling"], "behind": {"middling": "behind best after 48 rows"}}
     compared["places"] = {name: alone[name]["right"] for name in ("best", "weak")}
-    told = compare_ranking.agreement([{"seed": 3, "compare": compared, "alone": alone}])
+    every = {
+        "candidates": list(COUNTS),
+        "behind": {},
+        "places": {name: entry["right"] for name, entry in alone.items()},
+    }
+    part = {"seed": 3, "compare": compared, "compare --full-ranking": every, "alone": alone}
+    told = compare_ranking.agreement([part])
     assert told.startswith(
-        "Of the 3 pairs whose difference is significant among separate full runs, %%compare ranks 2, and 2 of them as "
-        "the separate runs do. In the other 1 "
+        "Among separate full runs 3 pairs differ significantly. With --full-ranking %%compare ranks 3, 3 "
     )
+    assert "and ranks 2, 2 of them as the separate runs do. In the other 1 one was dropped" in told
     assert told.endswith("1 of these 1 would stand in the same order.")
 
     swapped = compared | {"behind": {"middling": "behind weak after 48 rows"}}
-    told = compare_ranking.agreement([{"seed": 3, "compare": swapped, "alone": alone}])
-    assert "%%compare ranks 3, and 2 of them as the separate runs do; not so: seed 3: middling over weak. " in told
-    for peak, ending in ((110, "1.10 times, holds"), (111, "1.11 times, does not hold")):
-        part = {"seed": 3, "compare": {"peak": peak}, "alone": alone}
-        assert compare_ranking.memory([part]).endswith(f"{ending}.")
+    told = compare_ranking.agreement([part | {"compare": swapped}])
+    assert "and ranks 3, 2 of them as the separate runs do (not so: seed 3: middling over weak). " in told
+    for peak, ending in ((110, "1.10, holds |"), (111, "1.11, does not hold |")):
+        compared |= {"peak": peak, "seconds": 1.0}
+        assert compare_ranking.memory([part | {"compare --full-ranking": compared}]).endswith(ending)
 
 
 def test_a_kept_line_counts_for_the_code_that_it_measured(monkeypatch, tmp_path):

@@ -558,10 +558,17 @@ def test_a_method_that_cannot_be_made_is_named(site: Site, made: str, reason: st
     assert str(raised.value).endswith("): update or uninstall it")
 
 
-def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(site: Site) -> None:
-    install(site, head=MUTE, estimate="raise Mute")
-    with pytest.raises(PluginError, match=rf"^{WHO} fails when it estimates the cost: Mute$"):
+@pytest.mark.parametrize(
+    ("hook", "kind", "line"),
+    [("estimate", PluginError, "fails when it estimates the cost: Mute$"), ("run", RunError, "Mute")],
+)
+def test_an_error_that_cannot_say_what_it_is_is_named_by_its_type(
+    hook: str, kind: type[Exception], line: str, site: Site
+) -> None:
+    install(site, head=MUTE, **{hook: "raise Mute"})
+    with pytest.raises(kind, match=line):
         finetune()
+    assert [run.state for run in nbadapt.runs()] == ["failed"] * (hook == "run")
 
 
 STORE = "from nbadapt.indexing.sqlite import SqliteStore\nclass Thing(SqliteStore): requires = {requires}"
