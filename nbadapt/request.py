@@ -34,6 +34,9 @@ MAX_SEED = 2**32 - 1  # NumPy's limit
 HELP = frozenset({"--help", "-h", "-?"})
 
 
+_TABLES = ("data", "evaluation", "examples")
+
+
 @dataclass(frozen=True)
 class Request:
     """What a cell or a Python call asks for, before anything was looked up or loaded.
@@ -102,6 +105,11 @@ class Request:
             raise RequestError("--timed predicts the time of a dry run: add --dry-run")
         if self.name is not None and (not self.name.isidentifier() or keyword.iskeyword(self.name)):
             raise RequestError(f"--as {self.name!r} is no variable name: use letters, digits and _, such as tuned")
+        if self.name is not None and self.name in {self.sources.get(part) for part in _TABLES}:
+            raise RequestError(
+                f"--as {self.name} would put the run in the place of the table {self.name}: give another name, such as "
+                "tuned"
+            )
 
 
 def _check_types(asked: Request) -> None:

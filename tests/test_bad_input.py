@@ -58,6 +58,7 @@ FINETUNE = {
     "split of nothing": Row(DATA + " --split 0", ("--split is 0", "between 0 and 1")),
     "variable name for the run": Row(DATA + " --as 2nd-run", ("--as '2nd-run'", "letters, digits and _")),
     "keyword for the run": Row(DATA + " --as lambda", ("--as 'lambda'", "no variable name")),
+    "table's name for the run": Row(DATA + " --as train_df", ("in the place of the table train_df", "another name")),
     "unknown device": Row(DATA + " --device gpu", ("'gpu'", "cpu, cuda")),
     "absent device": Row(DATA + " --device cuda:99", ("'cuda:99'", "not on this machine", "use cpu")),
     "unknown dtype": Row(DATA + " --dtype int3", ("'int3'", "bfloat16")),
