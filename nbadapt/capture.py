@@ -68,20 +68,31 @@ class _Hiding:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._begun = ""  # a line without its end
+        self._begun: list[str] = []  # pieces of a line without its end
+        self._length = 0
 
     def write(self, text: str) -> int:
-        said = hide(self._begun + text)  # before it is cut: a secret may have several lines
-        end = max(said.rfind("\n"), said.rfind("\r")) + 1
-        if len(said) - end > LONGEST_LINE:
-            end = len(said)
-        self._file.write(said[:end])
-        self._begun = said[end:]
+        self._begun.append(text)
+        self._length += len(text)
+        if "\n" in text or "\r" in text or self._length > LONGEST_LINE:
+            self._write_lines()
         return len(text)
 
     def close(self) -> None:
-        self._file.write(self._begun)
-        self._file.close()
+        try:
+            self._file.write(hide("".join(self._begun)))
+        finally:
+            self._file.close()
+
+    def _write_lines(self) -> None:
+        """Write all but a line that is only begun, and that too where it is long, or has the end of a secret."""
+        said = "".join(self._begun)
+        end = max(said.rfind("\n"), said.rfind("\r")) + 1
+        lines, rest = hide(said[:end]), said[end:]
+        if rest and (len(rest) > LONGEST_LINE or hide(said) != lines + hide(rest)):
+            lines, rest = hide(said), ""
+        self._begun, self._length = [rest], len(rest)
+        self._file.write(lines)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -112,7 +123,7 @@ class Capture:
 
     def __enter__(self) -> Capture:
         self._thread: int | None = threading.get_ident()
-        self._file: TextIO = _Hiding(self._path.open("a", encoding="utf-8", buffering=1))  # type: ignore[assignment]
+        self._file: TextIO = _Hiding(self._path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1))  # type: ignore[assignment]
         self._streams = (sys.stdout, sys.stderr)
         self._switches = tuple(_ThreadSwitch(s, threading.get_ident(), self._file) for s in self._streams)
         sys.stdout, sys.stderr = self._switches

@@ -76,7 +76,10 @@ def estimate(method: Method, job: Job, seconds: float | None = None) -> Estimate
         line = f"{_owner(method)} fails when it estimates the cost: {origins.told(error)}"
         drop_frames(error)
         raise PluginError(line) from None
-    fault = _fault(found)
+    try:
+        fault = _fault(found)
+    except Exception as error:  # noqa: BLE001 - a plugin's object may fail at being looked at
+        fault = f"it cannot be read ({origins.told(error)})"
     if fault:
         raise NoEstimateError(f"the estimate of {_owner(method)} is left out: {fault}")
     return _plain(found)

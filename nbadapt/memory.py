@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from nbadapt.events import Memory
@@ -54,7 +55,12 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    text = str(error)
+    with contextlib.suppress(Exception):  # a plugin's own error may not be able to say what it is
+        return _says_so(str(error))
+    return False
+
+
+def _says_so(text: str) -> bool:
     # On Windows, on accelerators, on Linux, in oneDNN and in cuBLAS.
     said = ("not enough memory", "out of memory", "t allocate memory", "could not create a primitive", "ALLOC_FAILED")
     return any(words in text for words in said)

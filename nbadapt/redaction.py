@@ -91,7 +91,8 @@ def _forms(value: str) -> tuple[str, ...]:
     forms = {value}
     for _ in range(2):
         forms |= {quoted(form) for form in forms for quoted in _QUOTED}
-    forms |= {html.escape(value), quote(value, safe=""), quote(value), quote_plus(value)}
+    raw = os.fsencode(value)  # a variable may hold bytes that are no text
+    forms |= {html.escape(value), quote(raw, safe=""), quote(raw), quote_plus(raw)}
     return tuple(sorted(forms, key=len, reverse=True))
 
 

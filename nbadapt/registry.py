@@ -179,7 +179,9 @@ def make(method: type[Method]) -> Method:
     """
 
     def line(reason: str) -> str:
-        return f"{_subject(entries()[method.name][0])} fails when it is made ({reason}): update or uninstall it"
+        declared = entries().get(method.name)
+        who = _subject(declared[0]) if declared else f"the method {method.name!r}"
+        return f"{who} fails when it is made ({reason}): update or uninstall it"
 
     return origins.contained(method, line)
 

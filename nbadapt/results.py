@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbadapt import events, guard
-from nbadapt.errors import RunError, StoreError
+from nbadapt.errors import RunError, StoreError, first_line
 from nbadapt.events import Event, Metric, Notice, plain_number
 from nbadapt.method import Method, Outcome
 from nbadapt.redaction import hide_keys
@@ -88,14 +88,14 @@ class Told:
         Nan stays among the figures of a step, where it says something; a loop may go on behind it.
         """
         said = ""
-        if isinstance(event, Metric) and isinstance(event.values, Mapping):
-            values, bad = _figures(event.values)
-            event = dataclasses.replace(event, values=values)
-            said = bad and f"tells at step {event.step} what is no figure: {bad}; {FIX}"
         try:
+            if isinstance(event, Metric) and isinstance(event.values, Mapping):
+                values, bad = _figures(event.values)
+                event = dataclasses.replace(event, values=values)
+                said = bad and f"tells at step {event.step} what is no figure: {bad}; {FIX}"
             return events.checked(event), self._once(type(event), said)
-        except TypeError as error:
-            return None, self._once(type(event), f"tells what is no event, which is left out: {error}")
+        except Exception as error:  # noqa: BLE001 - a plugin's object may fail at being looked at
+            return None, self._once(type(event), f"tells what is no event, which is left out: {first_line(error)}")
 
     def _once(self, kind: type, said: str) -> Notice | None:
         if not said or kind in self._said:

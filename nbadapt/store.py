@@ -67,9 +67,10 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # there only where it failed
+    except BaseException:
+        with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

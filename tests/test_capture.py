@@ -75,7 +75,7 @@ def test_others_see_the_stream_that_was_there_and_the_worker_its_log(tmp_path, c
     subprocess.run([sys.executable, "-c", "print('from a cell')"], stdout=sys.stdout, check=True)
     outside.set()
     thread.join()
-    assert seen == [("utf-8", "strict")]
+    assert seen == [("utf-8", "backslashreplace")]
     assert log.read_text() == "from the worker\n"
     assert capfd.readouterr().out == "from a cell\n"
 

@@ -346,6 +346,7 @@ def test_an_end_that_cannot_be_written_down_is_a_failure_and_keeps_what_is_there
         ("Reliability(1, 0.5, (), ())", "predicted of Reliability: 0.5 is no tuple"),
         ("None", "None is no event"),
         ("'hello'", "'hello' is no event"),
+        ("type('Odd', (), {'__repr__': lambda one: 1 / 0})()", "division by zero"),
     ],
 )
 def test_an_event_that_is_none_is_left_out_and_told_of_once(site: Site, event: str, fault: str) -> None:
@@ -389,7 +390,7 @@ LOADERS: dict[str, Callable[[str], Any]] = {
     "model": models.load_package,
 }
 PANIC = "class PanicException(BaseException): ...\n"  # as pyo3's, which is no Exception either
-MUTE = "class Mute(Exception):\n    def __str__(self): raise LookupError('x')\n"
+MUTE = "class Mute(RuntimeError):\n    def __str__(self): raise LookupError('x')\n"
 FAULTS = {
     "raise OSError('no licence: https://e.org')": "cannot be imported (OSError: no licence: https://e.org)",
     "raise SystemExit('away')": "cannot be imported (SystemExit: away)",

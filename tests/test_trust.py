@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import html
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -485,6 +486,25 @@ def test_a_secret_that_is_printed_in_pieces_is_not_in_the_log(
             sys.stdout.write(piece)
             sys.stdout.flush()
     assert log.read_text() == ("".join(pieces) * 2).replace("splitsecretvalue99", "***")
+
+
+@pytest.mark.parametrize("pieces", [("Bearer ", "abcdefgh", "ijklmnop\n"), ("hf_abcdefghijklmnop", "qrstuvwxyz")])
+def test_a_key_that_is_printed_in_pieces_is_hidden_whole(pieces: tuple[str, ...], tmp_path: Path) -> None:
+    log = tmp_path / "output.log"
+    with Capture(log):
+        for piece in pieces:
+            sys.stdout.write(piece)
+    assert log.read_text().rstrip("\n") in {"***", "Bearer ***"}
+
+
+def test_what_no_encoding_can_write_spoils_neither_the_log_nor_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environb, b"MY_TOKEN", b"abcdefgh\xff\xfe")
+    with Capture(tmp_path / "output.log"):
+        print("a \ud800 b")
+        print("and on")
+    assert (tmp_path / "output.log").read_text() == "a \\ud800 b\nand on\n"
 
 
 def test_a_line_without_an_end_is_not_held_back_for_ever(tmp_path: Path) -> None:

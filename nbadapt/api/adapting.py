@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from nbadapt.cells import brief, kind
 from nbadapt.errors import RequestError
 from nbadapt.options import COLUMNS
 from nbadapt.request import Request
@@ -351,6 +352,8 @@ def compare(
     from nbadapt.selection import asked as asking
     from nbadapt.selection import specs, working
 
+    if not isinstance(full_ranking, bool):
+        raise RequestError(f"full_ranking is {brief(full_ranking)}, {kind(full_ranking)}: give True or False")
     return working.compare(
         asking.Asked(
             blocks=specs.read(candidates),
