@@ -150,7 +150,9 @@ def accuracy(contest: Contest) -> float:
     return MethodComparison(contest).frame()["accuracy"].iloc[0]
 
 
-@pytest.mark.parametrize("what", ["helpers", "methods", "version"])
+@pytest.mark.parametrize(
+    "what", ["methods", *(pytest.param(name, marks=pytest.mark.slow) for name in ("helpers", "version"))]
+)
 def test_a_method_whose_code_changed_is_tried_anew(site, what):
     install(site)
     before = compared(budget=Budget(600.0))

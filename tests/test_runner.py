@@ -353,7 +353,14 @@ def test_a_damaged_run_hurts_no_other():
     assert "cannot be read" in repr(store.open(bad.id))
 
 
-@pytest.mark.parametrize("file", ["request.json", "outcome.json", "events.jsonl", "notes.jsonl", "worker.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "request.json",
+        "events.jsonl",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("outcome.json", "notes.jsonl", "worker.json")),
+    ],
+)
 def test_json_that_is_nested_too_deeply_hurts_no_other_run(file):
     good, bad = (runner.submit(request(settings={"max_steps": 1})) for _ in range(2))
     path = bad.directory / file
