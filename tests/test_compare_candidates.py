@@ -316,8 +316,8 @@ def test_without_a_budget_the_default_set_follows_the_number_of_rows(monkeypatch
     assert few.keys() <= many.keys() | reasons.keys()
     assert reasons["full"][0] == "time"
     assert re.fullmatch(
-        r"takes roughly \d+ min on this machine, more than the 30 min of one that nobody named: name it in the cell, "
-        r"or set --budget", reasons["full"][1],
+        r"takes roughly (\d+ h )?\d+ min on this machine, more than the 30 min of one that nobody named: name it in "
+        r"the cell, or set --budget", reasons["full"][1],
     )  # fmt: skip
     assert "full is left out: takes roughly" in repr(ComparisonPlan(cut))
     assert "full" in prepared(12_000, "full:\nmajority:\ntf-idf:")[0]
