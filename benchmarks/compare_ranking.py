@@ -26,13 +26,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
+import IPython.display
+import matplotlib.pyplot
 import pandas as pd
 import peft
 import sklearn.linear_model
-import transformers
+import transformers.trainer
 from report import RESULTS, code_of, environment, keep, kept, peak_memory, save, table
 
-del peft, sklearn, transformers  # imported beforehand: imports do not count
+del datasets, IPython, matplotlib, peft, sklearn, transformers  # imported beforehand: imports do not count
 
 HERE = Path(__file__).parent
 KEPT = RESULTS / "compare_ranking.jsonl"

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nbadapt.memory import keep_few_kernels
+
 if TYPE_CHECKING:
     import torch
 
@@ -57,6 +59,7 @@ def _matmul_seconds(dtypes: Sequence[torch.dtype], size: int = 768, rounds: int 
     """The quickest of some multiplications in each type, in turn: a busy machine must not change the choice."""
     import torch
 
+    keep_few_kernels()  # before oneDNN makes its first
     generator = torch.Generator().manual_seed(0)  # leaves the global generator alone
     noise = torch.randn(size, size, generator=generator)
     matrices = {dtype: noise.to(dtype) for dtype in dtypes}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 from nbadapt.events import Memory
+
+KERNELS = 16  # see `keep_few_kernels`
 
 
 def available_bytes(device: str) -> int | None:
@@ -38,6 +41,16 @@ def measure(device: str, ram_peak: int = 0) -> Memory:
         vram_peak=torch.cuda.max_memory_allocated(device),
         vram_total=torch.cuda.get_device_properties(device).total_memory,
     )
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the last `KERNELS` of its kernels; to be called before it makes the first.
+
+    It makes one for each operation and shape, and each batch has another length: by default it keeps 1,024, which is
+    tens of MiB after a short training, and all that comes later in the process is added to them. A number that the
+    environment sets stays. See oneDNN's guide, "Primitive cache", ONEDNN_PRIMITIVE_CACHE_CAPACITY.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
 def gibibytes(size: float) -> str:
