@@ -142,7 +142,8 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
             f"# Default settings, {task_name}: {task['figure']} on the validation split",
             f"{task['model']}, {task['rows']:,} training rows, rows {first} to {end - 1} of the validation file, seed "
             f"0; one setting is varied, the others are the defaults{f' but {fixed}' if fixed else ''}. Bold: the best. "
-            f"A star: the default, at most {NEAR} from the best (both tasks share one). None: worked out from the model.",
+            f"A star: the default, at most {NEAR} from the best (both tasks share one). None: worked out from the "
+            "model.",
             table(("method", "setting", "value: figure", "", "", ""), rows),
             environment("benchmarks/default_settings.py", ("torch", "transformers", "peft"), "one core or two"),
         ]

@@ -34,7 +34,6 @@ T = TypeVar("T")
 VARIABLE = "NBADAPT_PLUGINS"
 OWN = "nbadapt"
 UNKNOWN = "an unknown distribution"
-GROUPS = ("nbadapt.methods", "nbadapt.models", "nbadapt.providers", "nbadapt.stores")
 
 FIXES = ("update or uninstall it", "uninstall one of them")
 """How the line about a broken plugin ends, behind ": "."""

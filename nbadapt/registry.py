@@ -156,16 +156,16 @@ def _load(same_name: tuple[Entry, ...]) -> type[Method]:
         raise PluginError(f"the method {entry.name!r} is declared more than once, by {owners}: uninstall one of them")
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):  # this may be at a press of Tab
-        loaded = origins.load(EntryPoint(entry.name, entry.value, GROUP), _subject(entry))
+        loaded = origins.load(EntryPoint(entry.name, entry.value, GROUP), subject(entry))
     note_printed(entry.name, "imported", said.getvalue())
     # A class can fail at being looked at as well, and nothing of that may pass: all methods are listed by this.
     fault = origins.contained(
         lambda: _fault(entry, loaded),
-        lambda reason: f"{_subject(entry)} is broken ({reason}): update or uninstall it",
+        lambda reason: f"{subject(entry)} is broken ({reason}): update or uninstall it",
         passing=(),
     )
     if fault:
-        raise PluginError(f"{_subject(entry)} {fault}: update or uninstall it")
+        raise PluginError(f"{subject(entry)} {fault}: update or uninstall it")
     method: type[Method] = loaded
     return method
 
@@ -180,7 +180,7 @@ def make(method: type[Method]) -> Method:
 
     def line(reason: str) -> str:
         declared = entries().get(method.name)
-        who = _subject(declared[0]) if declared else f"the method {method.name!r}"
+        who = subject(declared[0]) if declared else f"the method {method.name!r}"
         return f"{who} fails when it is made ({reason}): update or uninstall it"
 
     return origins.contained(method, line)
@@ -204,7 +204,8 @@ def printed(name: str) -> dict[str, str]:
     return dict(_printed.get(name, {}))
 
 
-def _subject(entry: Entry) -> str:
+def subject(entry: Entry) -> str:
+    """A method's plugin as messages call it."""
     return f"the plugin {entry.owner} of the method {entry.name!r}"
 
 

@@ -92,7 +92,7 @@ def _owner(config: type[Config]) -> str:
     for same_name in registry.entries().values():
         method = registry.attempt(same_name)
         if not isinstance(method, registry.Problem) and method.Config is config:
-            return f"the plugin {same_name[0].owner} of the method {same_name[0].name!r}"
+            return registry.subject(same_name[0])
     return f"{config.__module__}.{config.__qualname__}"
 
 

@@ -93,7 +93,8 @@ def test_of_two_distributions_with_one_word_the_named_one_is_taken(site: Site, m
 
 def test_the_limit_holds_for_every_group(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.add("evil-rest", "2.0", {}, {"evil_rest": "raise SystemExit"})
-    groups = "".join(f"[{group}]\nevil = evil_rest:X\n" for group in origins.GROUPS)
+    every = (registry.GROUP, models.GROUP, endpoints.GROUP, stores.GROUP)
+    groups = "".join(f"[{group}]\nevil = evil_rest:X\n" for group in every)
     (site.folder / "evil_rest-2.0.dist-info" / "entry_points.txt").write_text(groups)
     monkeypatch.setenv(origins.VARIABLE, "nbadapt")
     line = "'evil' of evil-rest 2.0 is not loaded: NBADAPT_PLUGINS"

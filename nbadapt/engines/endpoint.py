@@ -143,12 +143,9 @@ class Endpoint(Adapted):
             NbadaptError: the endpoint does not answer; in one line that names the fix.
         """
         samples = _samples(prompts)
-        questions = [
-            Question(
-                [dict(turn) for turn in turns(prompt)], max_new_tokens, temperature, top_p, _seed(seed, prompt, sample)
-            )
-            for prompt, sample in zip(prompts, samples, strict=True)
-        ]
+        told = zip(prompts, samples, strict=True)
+        sampling = max_new_tokens, temperature, top_p
+        questions = [Question(_messages(prompt), *sampling, _seed(seed, prompt, sample)) for prompt, sample in told]
         keys = [_key(self.model, question) for question in questions]
         names: Sequence[bytes] = ()
         if cache is not None and cache.in_use:
@@ -232,8 +229,13 @@ def _samples(prompts: Sequence[Prompt]) -> list[int]:
     return found
 
 
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as endpoints take it: one mapping a turn."""
+    return [dict(turn) for turn in turns(prompt)]
+
+
 def _said(prompt: Prompt) -> str:
-    return json.dumps([dict(turn) for turn in turns(prompt)])
+    return json.dumps(_messages(prompt))
 
 
 def _seed(seed: int, prompt: Prompt, sample: int) -> int:
