@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbadapt.memory import keep_few_kernels
+from nbadapt.memory import leave_little_behind
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def _matmul_seconds(dtypes: Sequence[torch.dtype], size: int = 768, rounds: int 
     """The quickest of some multiplications in each type, in turn: a busy machine must not change the choice."""
     import torch
 
-    keep_few_kernels()  # before oneDNN makes its first
+    leave_little_behind()  # before oneDNN makes its first kernel
     generator = torch.Generator().manual_seed(0)  # leaves the global generator alone
     noise = torch.randn(size, size, generator=generator)
     matrices = {dtype: noise.to(dtype) for dtype in dtypes}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 
 from nbadapt.events import Memory
 
-KERNELS = 16  # see `keep_few_kernels`
+KERNELS = 16  # that oneDNN keeps
+LARGE = 4 * 2**20  # bytes of a block that glibc does not put into a heap
+_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 def available_bytes(device: str) -> int | None:
@@ -43,14 +46,22 @@ def measure(device: str, ram_peak: int = 0) -> Memory:
     )
 
 
-def keep_few_kernels() -> None:
-    """Let oneDNN keep the last `KERNELS` of its kernels; to be called before it makes the first.
+def leave_little_behind() -> None:
+    """Let C libraries keep little of what a training took: what comes later in the process would be added to it.
 
-    It makes one for each operation and shape, and each batch has another length: by default it keeps 1,024, which is
-    tens of MiB after a short training, and all that comes later in the process is added to them. A number that the
-    environment sets stays. See oneDNN's guide, "Primitive cache", ONEDNN_PRIMITIVE_CACHE_CAPACITY.
+    To be called before the first product. What the environment sets stays.
+
+    - oneDNN makes a kernel for each operation and shape, each batch has another length, and it keeps 1,024 of them:
+      tens of MiB after a short training. It is to keep `KERNELS`. See its guide, "Primitive cache".
+    - glibc puts a block into a heap, whose holes fit no block of another length, unless it is larger than the largest
+      freed before, up to 32 MiB. From `LARGE` on each is to be apart, and so is given back when it is freed. See
+      mallopt(3), M_MMAP_THRESHOLD.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc alone
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, LARGE)
 
 
 def gibibytes(size: float) -> str:

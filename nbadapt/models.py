@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from nbadapt import consent, endpoints, hub, origins
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import ModelError, PluginError, did_you_mean, first_line
-from nbadapt.memory import keep_few_kernels
+from nbadapt.memory import leave_little_behind
 from nbadapt.method import ModelRef
 
 if TYPE_CHECKING:
@@ -565,7 +565,7 @@ def _read_weights(
 
     check_head(ref, read_config(ref), head)
     _check_no_adapter(ref)
-    keep_few_kernels()
+    leave_little_behind()
     try:
         # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
