@@ -64,6 +64,18 @@ def leave_little_behind() -> None:
             mallopt(_M_MMAP_THRESHOLD, LARGE)
 
 
+def trim() -> None:
+    """Return what the C library holds of freed memory to the system, the holes between what is in use too.
+
+    Batches of other lengths make more and more holes: with this whenever a run is at a new peak, asking with
+    demonstrations took 1.2 GiB instead of 1.4 in the same time. See malloc_trim(3).
+    """
+    if sys.platform == "linux":
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+        if malloc_trim is not None:
+            malloc_trim(0)
+
+
 def gibibytes(size: float) -> str:
     """A size in bytes as people write it: "345 MiB", "1.32 GiB"."""
     if size >= 2**30:

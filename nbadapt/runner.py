@@ -29,7 +29,7 @@ from nbadapt.errors import (
 )
 from nbadapt.events import Checkpoint, Controls, Event, Notice, Stage, StateChange
 from nbadapt.gradients import GradientWatch
-from nbadapt.memory import measure, out_of_memory
+from nbadapt.memory import measure, out_of_memory, trim
 from nbadapt.method import Job, Method, Outcome
 from nbadapt.plan import Plan, prepare
 from nbadapt.redaction import hide
@@ -252,8 +252,10 @@ class _Emitter:
         if now - self._measured >= MEMORY_SECONDS:
             self._measured = now
             memory = measure(self._device, self._ram_peak)
-            self._ram_peak = memory.ram_peak
             self.record(memory)
+            if memory.ram >= self._ram_peak:  # each time would cost a twelfth of a training's speed
+                trim()
+            self._ram_peak = memory.ram_peak
         if not self._serving:  # what a wish lets the engine tell is no moment for the next one
             self._obey()
 

@@ -8,14 +8,12 @@ small by the order of the work: see `Bases.order`.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nbadapt import garbage, models
-from nbadapt.memory import available_bytes
+from nbadapt.memory import available_bytes, trim
 
 if TYPE_CHECKING:
     from nbadapt.selection.candidates import Candidate
@@ -97,7 +95,4 @@ def give_back() -> None:
     """Return what the C library holds of freed memory to the system: else the next peak would not show above it."""
     gc.collect()
     models.release_cached_memory()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
-        if trim is not None:
-            trim(0)
+    trim()
