@@ -1,4 +1,4 @@
-"""Memory: what is free, what is used, and how it is written."""
+"""Memory: what is free, what is used, how little of it a finished piece of work keeps, and how it is written."""
 
 from __future__ import annotations
 

@@ -565,7 +565,7 @@ def _read_weights(
 
     check_head(ref, read_config(ref), head)
     _check_no_adapter(ref)
-    leave_little_behind()
+    leave_little_behind()  # a type that was given is not probed: see nbadapt.devices
     try:
         # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
         with quiet_libraries(), torch.random.fork_rng(devices=[]):

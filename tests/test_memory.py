@@ -11,25 +11,24 @@ import pytest
 import torch
 
 PASSES = """
-import ctypes
 import psutil
 import torch
 from nbadapt import devices, models
+from nbadapt.memory import trim
 
 devices.best_dtype("cpu")
 model, _ = models.load_classifier(models.resolve("minilm"), ["a", "b"], "cpu", "bfloat16", 0)
-process, trim = psutil.Process(), getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+process = psutil.Process()
 
 with torch.no_grad():
     for length in range(8, 88):
         model(input_ids=torch.full((2, length), 7))
         if length == 8:
-            trim(0)
+            trim()
             before = process.memory_info().rss
-trim(0)
+trim()
 print(process.memory_info().rss - before)
 """
-
 
 BLOCKS = """
 import psutil
