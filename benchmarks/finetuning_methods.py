@@ -137,9 +137,9 @@ def measured(arguments: argparse.Namespace, side: str, method: str, rows: int, s
 
 def folder(name: str) -> Path:
     """Where a packaged model lies."""
-    from nbadapt import models
+    from nbadapt import model_names
 
-    return Path(models.resolve(name).path)
+    return Path(model_names.resolve(name).path)
 
 
 def report(task: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:

@@ -22,7 +22,7 @@ import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from nbadapt import devices, models
+from nbadapt import devices, model_names, models
 from nbadapt_plugins._trained import switch_off_dropout
 
 LABELS = ("negative", "positive")
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    ref = models.resolve("minilm")
+    ref = model_names.resolve("minilm")
     model, tokenizer = models.load_classifier(ref, LABELS, "cpu", devices.best_dtype("cpu"), arguments.seed)
     switch_off_dropout(model)
 

@@ -36,7 +36,7 @@ import torch
 from report import environment, save, table
 
 import nbadapt
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.rollout import ActorCritic, draw, look_at
 from nbadapt.run import Run
@@ -137,7 +137,7 @@ def without_template(name: str, folder: Path) -> Path:
     """A copy of a model whose tokenizer has no chat template: what it is given is plain text."""
     if folder.exists():
         return folder
-    ref = models.resolve(name)
+    ref = model_names.resolve(name)
     shutil.copytree(ref.path, folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer = models.load_tokenizer(ref)

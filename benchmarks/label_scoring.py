@@ -25,7 +25,7 @@ import torch
 from report import Took, environment, middle, save, table, timed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.prompts import Shot, with_shots
 
@@ -78,7 +78,7 @@ def measure(
         Shot(question(text), word[label], word[label]) for text, label in zip(shown.text, shown.label, strict=True)
     ]
     talks: Any = [with_shots(shots, question(text), chat=True, separator="") for text in rows.text]
-    ref = models.resolve("smollm2")
+    ref = model_names.resolve("smollm2")
     ours = LanguageModel(*models.load(ref, "cpu", dtype))
     plain = Plain(ref.path, getattr(torch, dtype))
     ours.score(talks[:2], names)  # warm up

@@ -19,7 +19,7 @@ from ppo_memory import texts
 from report import peak_memory
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from nbadapt import devices, models
+from nbadapt import devices, model_names, models
 from nbadapt.engines import ppo_math
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     for name, default in (("--rows", 4), ("--prompt-tokens", 64), ("--tokens", 48), ("--steps", 1)):
         parser.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
-    ref = models.resolve("smollm2")
+    ref = model_names.resolve("smollm2")
     tokenizer = models.load_tokenizer(ref)
     prompts = texts(tokenizer, arguments.rows, arguments.prompt_tokens)
     ids = torch.tensor([tokenizer(text)["input_ids"][: arguments.prompt_tokens - 4] for text in prompts])

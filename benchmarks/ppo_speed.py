@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from report import Took, environment, middle, save, table, timed
 
-from nbadapt import devices, models
+from nbadapt import devices, model_names, models
 from nbadapt.data import Examples
 from nbadapt.engines import judging
 from nbadapt.engines.batches import keep
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = devices.best_device()
     dtype = devices.best_dtype(device)
-    model, tokenizer = models.load(models.resolve("smollm2"), device, dtype)
+    model, tokenizer = models.load(model_names.resolve("smollm2"), device, dtype)
     ids = (tokenizer(TEXT)["input_ids"] * arguments.prompt_tokens)[: arguments.prompt_tokens]
     prompts = [ids for _ in range(arguments.prompts)]
     sides: dict[str, Callable[[], object]] = {
@@ -70,7 +70,7 @@ def ready(arguments: argparse.Namespace, prompt: str, device: str, dtype: str, f
     job = Job(
         method="ppo",
         config=Ppo.Config(reward="length", batch_size=arguments.prompts, max_new_tokens=arguments.tokens),
-        model=models.resolve("smollm2"),
+        model=model_names.resolve("smollm2"),
         task="text",
         directory=folder,
         data=Examples("text", tuple({"text": prompt} for _ in range(arguments.prompts))),

@@ -27,7 +27,7 @@ import numpy as np
 from docstrings import documents, held_out
 from report import environment, save, table
 
-from nbadapt import models
+from nbadapt import model_names
 from nbadapt.indexing.index import DEPTH, RANK, Index
 
 K, PLACES = 5, 10
@@ -102,7 +102,7 @@ def peer_rankings(passages: list[str], asked: list[str]) -> dict[str, list[list[
 
     words = BM25Okapi([_words(text) for text in passages])
     bm25 = [_best(words.get_scores(_words(question)), DEPTH) for question in asked]
-    model = SentenceTransformer(models.resolve("minilm").path, device="cpu")
+    model = SentenceTransformer(model_names.resolve("minilm").path, device="cpu")
     rows, wanted = (model.encode(texts, normalize_embeddings=True) for texts in (passages, asked))
     vector = [_best(rows @ own, DEPTH) for own in wanted]
     hybrid = [_fused(pair) for pair in zip(vector, bm25, strict=True)]

@@ -318,10 +318,10 @@ def _setting_words(method: type[Method] | None, name: str, namespace: Mapping[st
 
 
 def _model_names(verb: Verb) -> list[str]:
-    from nbadapt import endpoints, models
+    from nbadapt import endpoints, model_names
 
     behind = endpoints.prefixes() if verb == "prompt" else []
-    return [*models.names(), *(f"{prefix}:" for prefix in behind)]
+    return [*model_names.names(), *(f"{prefix}:" for prefix in behind)]
 
 
 def _run_variables(namespace: Mapping[str, Any]) -> list[str]:

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from nbadapt.engines.training_report import Show as ShowRows
     from nbadapt.engines.training_report import TrainingReporter
     from nbadapt.engines.training_report import answered as show_answers
+    from nbadapt.heads import Head
     from nbadapt.history import History
     from nbadapt.indexing.index import Hit, Index
     from nbadapt.indexing.store import EVERYWHERE, checked_vectors, metadata_json, question_words, storable
@@ -93,8 +94,8 @@ if TYPE_CHECKING:
     from nbadapt.indexing.store import parts as statement_batches
     from nbadapt.memory import gibibytes
     from nbadapt.metrics import accuracy, macro_f1, wilson_interval
+    from nbadapt.model_names import resolve as resolve_model
     from nbadapt.models import (
-        Head,
         Quantization,
         base_ref,
         keeps_head,
@@ -105,7 +106,6 @@ if TYPE_CHECKING:
     )
     from nbadapt.models import load as load_model
     from nbadapt.models import read_apart as load_apart
-    from nbadapt.models import resolve as resolve_model
     from nbadapt.models import shell as model_shell
     from nbadapt.named import RUN_OR_FUNCTION
     from nbadapt.options import DTYPES
@@ -265,9 +265,10 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "nbadapt.endpoints": ("open_model as open_endpoint",),
         "nbadapt.engines.asking": ("EndpointLimits",),
         "nbadapt.engines.batches": ("inference",),
+        "nbadapt.heads": ("Head",),
         "nbadapt.memory": ("gibibytes",),
+        "nbadapt.model_names": ("resolve as resolve_model",),
         "nbadapt.models": (
-            "Head",
             "Quantization",
             "base_ref",
             "keeps_head",
@@ -276,7 +277,6 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
             "load_tokenizer",
             "read_apart as load_apart",
             "read_config",
-            "resolve as resolve_model",
             "shell as model_shell",
             "skeleton",
         ),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import data, devices, endpoints, models, registry, store, support, template
+from nbadapt import data, devices, endpoints, model_names, models, registry, store, support, template
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import DataError, OutOfMemoryError, RequestError
 from nbadapt.estimating import NoEstimateError
@@ -179,14 +179,16 @@ def _refuse_secrets(request: Request, config: Config) -> None:
 
 def _find_model(request: Request) -> ModelRef:
     if request.model is None:
-        raise RequestError(f"no model given: add --model, one of {', '.join(models.names())}, a folder or a hub name")
+        raise RequestError(
+            f"no model given: add --model, one of {', '.join(model_names.names())}, a folder or a hub name"
+        )
     if not isinstance(request.model, Run):
         if not isinstance(request.model, str):
             kind = type(request.model).__name__
             raise RequestError(f"--model takes a name, a folder or a run, not a {kind}")
         if request.verb == "finetune":
             _refuse_endpoint(request.model)
-        return models.resolve(
+        return model_names.resolve(
             request.model,
             trust_remote_code=request.trust_remote_code,
             base_url=request.base_url,
@@ -214,7 +216,7 @@ def _refuse_endpoint(name: str) -> None:
     if parts is not None and parts[0] in endpoints.prefixes() and not Path(name).is_dir():
         raise RequestError(
             f"{name} is behind an endpoint, where its weights cannot be finetuned: give --model a folder, a hub name "
-            f"or one of {', '.join(models.names())}, or use %%prompt"
+            f"or one of {', '.join(model_names.names())}, or use %%prompt"
         )
 
 

@@ -396,7 +396,7 @@ def column_names(value: Any) -> list[str]:
 
 def model_of(word: str, namespace: Mapping[str, Any]) -> Any:
     """A Run or the text of the variable `word`; the word itself where there is no such variable."""
-    from nbadapt import models
+    from nbadapt import model_names
     from nbadapt.run import Run
 
     if not word.isidentifier() or word not in namespace:
@@ -406,11 +406,11 @@ def model_of(word: str, namespace: Mapping[str, Any]) -> Any:
         return value
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
-    if word in models.names() or Path(word).is_dir():
+    if word in model_names.names() or Path(word).is_dir():
         return word  # a variable of another kind that happens to have a model's name
     raise RequestError(
         f"--model {word}: that variable is of type {type(value).__name__}; "
-        f"give a run, or a model's name such as {', '.join(models.names())}"
+        f"give a run, or a model's name such as {', '.join(model_names.names())}"
     )
 
 
@@ -437,10 +437,10 @@ def _variables(text: str, namespace: Mapping[str, Any], *, has_rows: bool) -> di
 
 
 def _check_complete(verb: Verb, method: type[Method], fields: Mapping[str, Any]) -> None:
-    from nbadapt import models
+    from nbadapt import model_names
 
     if "model" not in fields:
-        known = ", ".join(models.names())
+        known = ", ".join(model_names.names())
         raise RequestError(f"no model given: add --model with a name ({known}), a folder or a hub id")
     if verb == "finetune" and "data" not in fields:
         raise RequestError(

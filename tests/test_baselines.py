@@ -9,7 +9,7 @@ import tiny_models
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from nbadapt import models, registry
+from nbadapt import model_names, registry
 from nbadapt.data import Examples
 from nbadapt.errors import DataError
 from nbadapt.events import Parameters
@@ -25,7 +25,7 @@ def job_of(method, directory, rows=None, **settings) -> Job:
     return Job(
         method=method.name,
         config=method.Config(**settings),
-        model=models.resolve(str(tiny_models.folder("bert"))),
+        model=model_names.resolve(str(tiny_models.folder("bert"))),
         task="classification",
         directory=directory,
         data=Examples("classification", tuple(rows[:-8]), LABELS),

@@ -11,7 +11,7 @@ from distributions import Site, method_source
 from shells import Shell
 from tiny_models import reviews
 
-from nbadapt import models, registry
+from nbadapt import model_names, registry
 from nbadapt.commands import COMMANDS
 from nbadapt.completion import complete
 from nbadapt.options import DTYPES, TASKS, options, setting_flag
@@ -74,7 +74,7 @@ def test_values_of_options(shell: Shell, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "notes.txt").touch()
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "b.jsonl").touch()
-    assert shell.tab("%%finetune lora --model ") == models.names()
+    assert shell.tab("%%finetune lora --model ") == model_names.names()
     assert shell.tab("%%finetune lora --model=mini") == ["minilm"]
     assert shell.tab("%%prompt zero-shot --model op") == ["openai:"]  # finetuning needs the weights
     assert shell.tab("%%finetune lora --data ") == [*TABLES, "OLD.CSV", "more/", "train.csv"]

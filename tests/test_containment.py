@@ -14,7 +14,7 @@ from distributions import Site
 from shells import Shell
 
 import nbadapt
-from nbadapt import endpoints, estimating, models, plan, registry, store, testing
+from nbadapt import endpoints, estimating, memo, model_names, models, plan, registry, store, testing
 from nbadapt.diagnosis import software
 from nbadapt.errors import DependencyError, ModelError, PluginError, RequestError, RunError, StoreError
 from nbadapt.estimating import NoEstimateError
@@ -195,7 +195,7 @@ def test_what_a_method_refuses_itself_is_its_own_line(site: Site) -> None:
 def test_an_estimate_is_asked_with_what_its_caller_remembers() -> None:
     method, job = registry.load("lora")(), plan.look_up(_lora())[1]
     kept: dict[Any, Any] = {}
-    with models.remembering(kept):
+    with memo.remembering(kept):
         assert estimating.estimate(method, job) == method.estimate(job)
     assert kept
 
@@ -381,14 +381,14 @@ def test_two_stores_or_models_of_one_name_are_both_named(site: Site, group: str,
         site.add(distribution, "1.0", {name: f"{distribution}_plugin:Thing"}, {}, group=group)
     line = r"'box' is declared more than once, by first 1\.0 \(.*\) and second 1\.0 \(.*\): uninstall one of them"
     with pytest.raises((PluginError, ModelError), match=line):
-        stores.kind(name) if group == "nbadapt.stores" else models.load_package(name)
+        stores.kind(name) if group == "nbadapt.stores" else model_names.load_package(name)
 
 
 LOADERS: dict[str, Callable[[str], Any]] = {
     "method": registry.load,
     "store": stores.kind,
     "provider": endpoints.load,
-    "model": models.load_package,
+    "model": model_names.load_package,
 }
 PANIC = "class PanicException(BaseException): ...\n"  # as pyo3's, which is no Exception either
 MUTE = "class Mute(RuntimeError):\n    def __str__(self): raise LookupError('x')\n"
@@ -615,10 +615,10 @@ def test_what_is_no_packaged_model_is_named_and_hurts_no_other(site: Site, sourc
     line = f"the plugin rude 1.0 of the model 'box' is broken: {fault}: update or uninstall it"
     for name in ("box", "no-such-model"):  # the line about what would bring a mistyped one asks each
         with pytest.raises(ModelError) as raised:
-            models.resolve(name)
+            model_names.resolve(name)
         assert (str(raised.value) == line) == (name == "box"), raised.value
     found = {finding.name: finding for finding in software.plugins()}
     assert (found["model box"].state, found["model box"].fix) == ("problem", "update or uninstall it")
     assert fault in found["model box"].value
     assert found["model smollm2"].state == "ok"
-    assert "minilm" not in models.generators()
+    assert "minilm" not in model_names.generators()

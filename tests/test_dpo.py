@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 
 import nbadapt
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.data import Examples
 from nbadapt.engines.tokens import encode_completion, encode_prompt
 from nbadapt.events import Metric, Notice, Parameters, Sample
@@ -228,7 +228,7 @@ def test_a_conversation_is_learned_and_answered_in_its_template(tmp_path):
     ]
     job = job_for("qwen2", tmp_path)
     table = Examples("preference", tuple(rows), ())
-    job = replace(job, model=models.resolve(str(folder("qwen2", chat=True))), data=table, evaluation=table)
+    job = replace(job, model=model_names.resolve(str(folder("qwen2", chat=True))), data=table, evaluation=table)
     outcome, _ = train(Dpo, job)
     loaded = Dpo().load(outcome, job)
     expected = margins(loaded.model, loaded.tokenizer, rows, job.config.beta)

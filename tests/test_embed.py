@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.engines import embed, embedding_cache
 from nbadapt.engines.embed import Embedder, batches, fingerprint
 from nbadapt.engines.embedding_cache import EmbeddingCache, Entry, digest
@@ -42,7 +42,7 @@ def make_job(architecture: str, folder: Path | None = None, **settings: object) 
     return Job(
         method="features",
         config=Features.Config(**settings),
-        model=models.resolve(str(folder or tiny_models.folder(architecture))),
+        model=model_names.resolve(str(folder or tiny_models.folder(architecture))),
         task="classification",
         directory=Path("unused"),
         labels=("negative", "positive"),
@@ -166,7 +166,9 @@ def test_a_copy_of_the_model_elsewhere_is_the_same_model(forwards, tmp_path):
     (copied / "README.md").write_text("about it")
     vectors(make_job("bert", copied))
     assert sum(forwards) == done
-    assert fingerprint(models.resolve(str(copied))) == fingerprint(models.resolve(str(tiny_models.folder("bert"))))
+    assert fingerprint(model_names.resolve(str(copied))) == fingerprint(
+        model_names.resolve(str(tiny_models.folder("bert")))
+    )
 
 
 def test_a_stop_acts_between_batches_and_keeps_what_is_done(forwards):

@@ -22,7 +22,7 @@ from chat_server import Body, ChatServer, Trouble, chat_server
 from sklearn.metrics import f1_score
 
 import nbadapt
-from nbadapt import answer_cache, endpoints, models, request, runner
+from nbadapt import answer_cache, endpoints, model_names, models, request, runner
 from nbadapt.engines import choice
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.errors import DependencyError, ModelError, NbadaptError, PluginError, RequestError, RunError
@@ -677,7 +677,7 @@ def test_a_dry_run_tells_what_will_be_sent(server: ChatServer) -> None:
 def test_a_missing_client_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(DependencyError, match=r"need openai: run  pip install (\"nbadapt\[openai\]\"|openai)$"):
-        models.resolve("openai:tiny", base_url="http://here/v1")
+        model_names.resolve("openai:tiny", base_url="http://here/v1")
 
 
 PROVIDER = """
@@ -802,7 +802,7 @@ def test_transformers_own_server_answers_as_the_model_here_does(serving: tuple[s
 
 @pytest.mark.slow
 def test_smollm2_behind_an_endpoint_is_as_good_as_here() -> None:
-    ref = models.resolve("smollm2")
+    ref = model_names.resolve("smollm2")
     prompt = "What is the capital of France? Answer in one word."
     with transformers_server(ref.path) as url:
         there = nbadapt.prompt("zero-shot", prompt, model=f"openai:{ref.path}", base_url=url, max_new_tokens=16)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nbadapt import models, named, registry
+from nbadapt import model_names, models, named, registry
 from nbadapt.data import Examples
 from nbadapt.engines import embedding_cache
 from nbadapt.errors import ModelError
@@ -49,7 +49,7 @@ def make_job(method: str, model: Path, task: str, directory: Path, rows: int = 6
     return Job(
         method=method,
         config=chosen.Config(**{"max_length": 96, **texts}),
-        model=models.resolve(str(model)),
+        model=model_names.resolve(str(model)),
         task=task,
         directory=directory,
         data=Examples(task, tuple(made[: rows * 4 // 5]), labels),

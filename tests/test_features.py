@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbadapt import metrics, models
+from nbadapt import metrics, model_names, models
 from nbadapt.data import Examples
 from nbadapt.errors import DataError, DependencyError, NbadaptError, RequestError, Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress, Sample, Stage
@@ -41,7 +41,7 @@ def make_job(architecture: str, directory: Path, rows: list[dict[str, str]] | No
     return Job(
         method="features",
         config=Features.Config(**{"samples": 1, "trees": 10, **settings}),
-        model=models.resolve(str(tiny_models.folder(architecture))),
+        model=model_names.resolve(str(tiny_models.folder(architecture))),
         task="classification",
         directory=directory,
         data=Examples("classification", tuple(rows[:-20]), labels),
@@ -301,7 +301,7 @@ def test_an_encoder_decoder_is_refused_before_weights_load(tmp_path):
     from transformers import T5Config
 
     T5Config(architectures=["T5ForSequenceClassification"]).save_pretrained(tmp_path / "t5")
-    job = replace(make_job("bert", tmp_path / "run"), model=models.resolve(str(tmp_path / "t5")))
+    job = replace(make_job("bert", tmp_path / "run"), model=model_names.resolve(str(tmp_path / "t5")))
     with pytest.raises(NbadaptError, match="an encoder and a decoder"):
         Features().estimate(job)
 
@@ -319,7 +319,7 @@ def test_movie_reviews_reach_the_accuracy_of_plain_cls_features(shared_data, tmp
     import pandas as pd
 
     try:
-        model = models.resolve("minilm")
+        model = model_names.resolve("minilm")
     except NbadaptError as error:
         pytest.skip(str(error))
     tables = {part: pd.read_csv(shared_data / f"movie_reviews_{part}.csv") for part in ("train", "test")}

@@ -11,7 +11,7 @@ import json
 import pytest
 import torch
 
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.data import Examples
 from nbadapt.engines.encoding import encode
 from nbadapt.errors import RequestError, Stopped
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(tmp_path):
 
 
 def test_a_text_row_ends_with_eos_where_the_tokenizer_has_one():
-    tokenizer = models.load_tokenizer(models.resolve(str(tiny_models.folder("gpt2"))))
+    tokenizer = models.load_tokenizer(model_names.resolve(str(tiny_models.folder("gpt2"))))
     rows = Examples("text", ({"text": "The dog"}, {"text": "The dog" + tokenizer.eos_token}))
     plain = tokenizer("The dog")["input_ids"]
     ended = [*plain, tokenizer.eos_token_id]
@@ -219,7 +219,7 @@ def test_auto_targets_are_the_attentions_matrices():
     found = {}
     for architecture, chat in itertools.product((*ENCODERS, *DECODERS), [False]):
         head = "classification" if architecture in ENCODERS else "causal"
-        model = models.skeleton(models.resolve(str(tiny_models.folder(architecture, chat=chat))), head, ["a", "b"])
+        model = models.skeleton(model_names.resolve(str(tiny_models.folder(architecture, chat=chat))), head, ["a", "b"])
         found[architecture] = targets(model, "auto", 4)[0]
     assert found == {
         "bert": ["query", "value"],

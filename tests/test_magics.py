@@ -284,9 +284,9 @@ def test_stop_and_resume(shell: Shell):
 
 
 def test_free_says_how_much(shell: Shell):
-    from nbadapt import models
+    from nbadapt import model_names, models
 
-    models.load(models.resolve(shell["model"]), "cpu", "float32")
+    models.load(model_names.resolve(shell["model"]), "cpu", "float32")
     out = shell.run("%nbadapt free").out
     assert "Gave back" in out
     assert "Gave back 0 " not in out

@@ -13,11 +13,11 @@ import torch
 PASSES = """
 import psutil
 import torch
-from nbadapt import devices, models
+from nbadapt import devices, model_names, models
 from nbadapt.memory import trim
 
 devices.best_dtype("cpu")
-model, _ = models.load_classifier(models.resolve("minilm"), ["a", "b"], "cpu", "bfloat16", 0)
+model, _ = models.load_classifier(model_names.resolve("minilm"), ["a", "b"], "cpu", "bfloat16", 0)
 process = psutil.Process()
 
 with torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nbadapt
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.engines.batches import left_padded
 from nbadapt.errors import NbadaptError, Stopped
 from nbadapt.run import Run
@@ -73,7 +73,7 @@ def _forget() -> Iterator[None]:
 def bare(architecture: str) -> Any:
     from nbadapt.engines.generate import LanguageModel
 
-    ref = models.resolve(str(tiny_models.folder(architecture)))  # type: ignore[arg-type]
+    ref = model_names.resolve(str(tiny_models.folder(architecture)))  # type: ignore[arg-type]
     return LanguageModel(*models.load(ref, "cpu", "float32"))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nbadapt import devices, models
+from nbadapt import devices, model_names, models
 from nbadapt.errors import ModelError
 from nbadapt.method import ModelRef
 from tests import tiny_models
@@ -28,15 +28,15 @@ def _forget_bases():
 
 
 def ref(architecture: str, **kinds: bool) -> ModelRef:
-    return models.resolve(str(tiny_models.folder(architecture, **kinds)))
+    return model_names.resolve(str(tiny_models.folder(architecture, **kinds)))
 
 
 def test_a_folder_comes_before_a_package_of_the_same_name(tmp_path, monkeypatch):
     shutil.copytree(tiny_models.folder("bert"), tmp_path / "minilm")
     monkeypatch.chdir(tmp_path)
-    assert models.resolve("minilm").kind == "folder"
+    assert model_names.resolve("minilm").kind == "folder"
     monkeypatch.chdir(Path(__file__).parent)
-    assert models.resolve("minilm").kind == "package"
+    assert model_names.resolve("minilm").kind == "package"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_folder_comes_before_a_package_of_the_same_name(tmp_path, monkeypatch)
 def test_an_unknown_name_gets_one_line_with_the_fix(name, words, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError) as caught:
-        models.resolve(name)
+        model_names.resolve(name)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -105,10 +105,10 @@ def test_a_head_that_the_checkpoint_brings_is_kept(tmp_path):
     )
     trained.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
-    kept, _ = models.load_classifier(models.resolve(str(tmp_path)), ["good", "bad"], "cpu", "float32", 5)
+    kept, _ = models.load_classifier(model_names.resolve(str(tmp_path)), ["good", "bad"], "cpu", "float32", 5)
     assert torch.equal(kept.classifier.weight, trained.classifier.weight)
     assert kept.config.id2label == {0: "bad", 1: "good"}
-    other, _ = models.load_classifier(models.resolve(str(tmp_path)), ["x", "y"], "cpu", "float32", 5)
+    other, _ = models.load_classifier(model_names.resolve(str(tmp_path)), ["x", "y"], "cpu", "float32", 5)
     assert not torch.equal(other.classifier.weight, trained.classifier.weight)
 
 
@@ -127,7 +127,7 @@ def test_free_gives_the_bytes_back():
 
 
 def test_the_tokenizer_does_not_cut_by_itself():
-    tokenizer = models.load_tokenizer(models.resolve("minilm"))
+    tokenizer = models.load_tokenizer(model_names.resolve("minilm"))
     assert len(tokenizer("word " * 300)["input_ids"]) == 302
 
 
@@ -136,12 +136,12 @@ def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_process(tmp_path)
 
     encoder = AutoModel.from_pretrained(tiny_models.folder("bert"), add_pooling_layer=False)
     encoder.save_pretrained(tmp_path)
-    models.load_tokenizer(models.resolve(str(tiny_models.folder("bert")))).save_pretrained(tmp_path)
-    first, _ = models.load_classifier(models.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
+    models.load_tokenizer(model_names.resolve(str(tiny_models.folder("bert")))).save_pretrained(tmp_path)
+    first, _ = models.load_classifier(model_names.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
     drawn = first.bert.pooler.dense.weight.clone()
     models.free()
     torch.manual_seed(1)  # what else the process has drawn does not matter
-    second, _ = models.load_classifier(models.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
+    second, _ = models.load_classifier(model_names.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
     assert torch.equal(second.bert.pooler.dense.weight, drawn)
 
 
@@ -210,8 +210,8 @@ def _python(code: str, **environment: str) -> str:
 
 
 LOAD = """
-from nbadapt import models
-ref = models.resolve("someone/tiny")
+from nbadapt import model_names, models
+ref = model_names.resolve("someone/tiny")
 model, tokenizer = models.load(ref, "cpu", "float32")
 print(ref.kind, sum(p.numel() for p in model.parameters()))
 """
@@ -228,10 +228,10 @@ def test_a_hub_name_is_fetched_and_then_found_offline(hub):
 
 
 RESOLVE = """
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.errors import ModelError
 try:
-    models.resolve({!r})
+    model_names.resolve({!r})
 except ModelError as error:
     print(error)
 """
@@ -273,7 +273,7 @@ def test_a_broken_package_of_a_model_is_named_and_disturbs_no_other(tmp_path):
 def test_both_heads_of_a_language_model_share_one_body_and_give_what_each_gives_alone(architecture, first) -> None:
     import torch
 
-    ref = models.resolve(str(tiny_models.folder(architecture)))
+    ref = model_names.resolve(str(tiny_models.folder(architecture)))
     ids = torch.tensor([[1, 5, 9, 20, 3]])
     load = {
         "causal": lambda: models.load(ref, "cpu", "bfloat16")[0],

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbadapt import models
+from nbadapt import model_names, models
 from nbadapt.data import Examples
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.events import Metric, Notice, Parameters, Progress
@@ -50,7 +50,7 @@ def make_job(architecture: str, directory: Path, **settings: object) -> Job:
     return Job(
         method="output-layers",
         config=OutputLayers.Config(**{**own, **settings}),
-        model=models.resolve(str(tiny_models.folder(architecture))),
+        model=model_names.resolve(str(tiny_models.folder(architecture))),
         task="classification",
         directory=directory,
         data=Examples("classification", tuple(rows[:-6]), labels),
@@ -228,13 +228,13 @@ def test_heads_of_other_architectures_give_the_whole_models_logits(model_type):
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     head = _heads.without_backbone(copy.deepcopy(model))
-    tokenizer = models.load_tokenizer(models.resolve(str(tiny_models.folder("bert"))))
+    tokenizer = models.load_tokenizer(model_names.resolve(str(tiny_models.folder("bert"))))
     assert _heads.reading(model, head, tokenizer) in {"cls", "last", "mean", "pooler"}
 
 
 def test_a_head_that_reads_more_than_one_vector_is_refused():
     model, tokenizer = models.load_classifier(
-        models.resolve(str(tiny_models.folder("roberta"))), ("a", "b"), "cpu", "float32", 0
+        model_names.resolve(str(tiny_models.folder("roberta"))), ("a", "b"), "cpu", "float32", 0
     )
 
     class Everything(nn.Module):
@@ -330,7 +330,7 @@ def test_an_encoder_decoder_is_refused_before_weights_load(tmp_path):
     from transformers import T5Config
 
     T5Config(architectures=["T5ForSequenceClassification"]).save_pretrained(tmp_path / "t5")
-    job = replace(make_job("bert", tmp_path / "run"), model=models.resolve(str(tmp_path / "t5")))
+    job = replace(make_job("bert", tmp_path / "run"), model=model_names.resolve(str(tmp_path / "t5")))
     with pytest.raises(NbadaptError, match="an encoder and a decoder"):
         OutputLayers().estimate(job)
 
@@ -342,7 +342,7 @@ def test_the_head_of_a_checkpoint_for_the_same_labels_goes_on(tmp_path):
     target = tmp_path / "export"
     target.mkdir()
     OutputLayers().export("merged", outcome, job, target)
-    again = replace(make_job("distilbert", tmp_path / "again"), model=models.resolve(str(target)))
+    again = replace(make_job("distilbert", tmp_path / "again"), model=model_names.resolve(str(target)))
     start = _Layers(again).head.state_dict()
     trained = _Layers(job, job.directory / outcome.artifacts["head"]).head
     for name in head_modules(models.skeleton(job.model, "classification", job.labels)):

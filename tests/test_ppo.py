@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from nbadapt import models, plan, runner, store
+from nbadapt import model_names, models, plan, runner, store
 from nbadapt.data import Examples
 from nbadapt.engines import judging, ppo, ppo_math
 from nbadapt.engines.generate import LanguageModel
@@ -49,7 +49,7 @@ def make_job(directory: Path, *, reward: Any = likes_e, task: str = "generation"
     return Job(
         method="ppo",
         config=Ppo.Config(reward="likes_e", **{**SMALL, **settings}),
-        model=models.resolve(model if Path(model).is_dir() else str(tiny_models.folder(model))),
+        model=model_names.resolve(model if Path(model).is_dir() else str(tiny_models.folder(model))),
         task=task,
         directory=directory,
         data=Examples(task, tuple(rows[:-4])),
@@ -200,7 +200,7 @@ def test_what_is_seen_of_a_padded_batch_is_what_a_plain_forward_gives_each_row(a
 
 
 def test_an_answer_ends_with_its_end_token_and_padding_is_masked(tmp_path) -> None:
-    model, tokenizer = models.load(models.resolve(str(tiny_models.folder("llama"))), "cpu", "float32")
+    model, tokenizer = models.load(model_names.resolve(str(tiny_models.folder("llama"))), "cpu", "float32")
     prompts = [[1, 20, 30, 40], [1, 9]]
     ends = list(range(0, len(tokenizer), 3))  # a third of all tokens end an answer
     rollout = draw(model, tokenizer, prompts, ends=ends, room=8, temperature=1.0, seed=3, tick=lambda: None)
@@ -215,7 +215,7 @@ def test_an_answer_ends_with_its_end_token_and_padding_is_masked(tmp_path) -> No
 
 
 def test_drawing_follows_the_models_distribution_and_the_seed() -> None:
-    model, tokenizer = models.load(models.resolve(str(tiny_models.folder("gpt2"))), "cpu", "float32")
+    model, tokenizer = models.load(model_names.resolve(str(tiny_models.folder("gpt2"))), "cpu", "float32")
     kwargs: dict[str, Any] = {"ends": [], "room": 1, "temperature": 0.5, "tick": lambda: None}
     rollout = draw(model, tokenizer, [[7, 8, 9]] * 4000, seed=0, **kwargs)
     with torch.no_grad():
@@ -619,7 +619,7 @@ def reward_run(folder: Path, directory: Path) -> Any:
     job = Job(
         method="reward",
         config=Reward.Config(max_steps=2, batch_size=4, samples=0),
-        model=models.resolve(str(folder)),
+        model=model_names.resolve(str(folder)),
         task="preference",
         directory=directory,
         data=Examples("preference", tuple(rows)),
@@ -810,7 +810,7 @@ def arms_job(folder: Path, directory: Path, **settings) -> Job:
     return Job(
         method="ppo",
         config=Ppo.Config(**settings),
-        model=models.resolve(str(folder)),
+        model=model_names.resolve(str(folder)),
         task="text",
         directory=directory,
         data=Examples("text", rows),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import nbadapt
-from nbadapt import models, store
+from nbadapt import model_names, models, store
 from nbadapt.data import Examples
 from nbadapt.engines.pairs import check_pairs, encode_pairs
 from nbadapt.engines.reward_model import calibration
@@ -178,7 +178,7 @@ def test_a_run_gives_rewards_and_says_what_it_cannot_score(tmp_path):
 
 
 def test_a_chat_model_scores_the_template_of_the_whole_conversation(tmp_path):
-    job = replace(job_for("qwen2", tmp_path), model=models.resolve(str(folder("qwen2", chat=True))))
+    job = replace(job_for("qwen2", tmp_path), model=model_names.resolve(str(folder("qwen2", chat=True))))
     model, tokenizer = Reward().load_base(job)
     from nbadapt.engines.reward_model import RewardModel
 
@@ -200,7 +200,7 @@ def table(*rows: tuple[str, str, str]) -> Examples:
 
 @pytest.mark.parametrize("one_prompt", [True, False])
 def test_a_long_text_loses_the_start_of_its_prompt_and_then_the_end_of_its_answer(one_prompt):
-    tokenizer = models.load_tokenizer(models.resolve(str(folder("llama"))))
+    tokenizer = models.load_tokenizer(model_names.resolve(str(folder("llama"))))
     prompt, short, long = "house dog tree water " * 3, "Haus", "Hund Baum " * 4
     sizes = [len(encode_completion(tokenizer, a, prompt, end=True)) for a in (short, long)]
     limit = len(encode_prompt(tokenizer, prompt)) + sizes[0] + 2
@@ -218,14 +218,14 @@ def test_a_long_text_loses_the_start_of_its_prompt_and_then_the_end_of_its_answe
 
 
 def test_answers_that_differ_only_behind_the_limit_or_not_at_all_for_the_model_name_their_row():
-    tokenizer = models.load_tokenizer(models.resolve(str(folder("llama"))))
+    tokenizer = models.load_tokenizer(model_names.resolve(str(folder("llama"))))
     late = table(("a", "b", "c"), ("a", "the film " * 20 + "x", "the film " * 20 + "y"))
     with pytest.raises(DataError, match=r"prefs, .* 'the film .* the same in the 16 tokens that are kept"):
         check_pairs(late, tokenizer, 16)
     check_pairs(late, tokenizer, 512)
     with pytest.raises(DataError, match=r"'the film .* 16 tokens"):
         encode_pairs(late, tokenizer, 16, one_prompt=False)
-    lower = models.load_tokenizer(models.resolve(str(folder("bert"))))
+    lower = models.load_tokenizer(model_names.resolve(str(folder("bert"))))
     with pytest.raises(DataError, match=r"'Haus': .* are the same tokens to this model"):
         encode_pairs(table(("a", "Haus", "haus")), lower, 512, one_prompt=False)
 

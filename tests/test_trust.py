@@ -21,7 +21,7 @@ from distributions import Site, method_source
 from shells import Shell
 
 import nbadapt
-from nbadapt import consent, endpoints, events, guard, models, origins, redaction, registry, store
+from nbadapt import consent, endpoints, events, guard, model_names, models, origins, redaction, registry, store
 from nbadapt.capture import Capture
 from nbadapt.engines import evaluation
 from nbadapt.engines.answering import Query, Reply
@@ -93,7 +93,7 @@ def test_of_two_distributions_with_one_word_the_named_one_is_taken(site: Site, m
 
 def test_the_limit_holds_for_every_group(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.add("evil-rest", "2.0", {}, {"evil_rest": "raise SystemExit"})
-    every = (registry.GROUP, models.GROUP, endpoints.GROUP, stores.GROUP)
+    every = (registry.GROUP, model_names.GROUP, endpoints.GROUP, stores.GROUP)
     groups = "".join(f"[{group}]\nevil = evil_rest:X\n" for group in every)
     (site.folder / "evil_rest-2.0.dist-info" / "entry_points.txt").write_text(groups)
     monkeypatch.setenv(origins.VARIABLE, "nbadapt")
@@ -102,11 +102,11 @@ def test_the_limit_holds_for_every_group(site: Site, monkeypatch: pytest.MonkeyP
         lambda: registry.load("evil"),
         lambda: endpoints.load("evil"),
         lambda: stores.kind("evil"),
-        lambda: models.resolve("evil"),
+        lambda: model_names.resolve("evil"),
     ):
         with pytest.raises(PluginError, match=line):
             load()
-    assert "evil" not in {*endpoints.prefixes(), *stores.names(), *models.names()}
+    assert "evil" not in {*endpoints.prefixes(), *stores.names(), *model_names.names()}
     assert origins.not_installed() == []
     monkeypatch.setenv(origins.VARIABLE, "evil-rset")
     assert origins.not_installed() == ["evil-rset"]
@@ -323,12 +323,12 @@ def test_code_that_the_user_allowed_is_allowed_to_a_stored_run(tmp_path: Path, m
     monkeypatch.setenv("NBADAPT_TRUSTED", str(tmp_path / "trusted.jsonl"))
     monkeypatch.setattr(consent, "_here", set())
     folder = tiny_models.folder("bert")
-    asked = models.resolve(str(folder), trust_remote_code=True)
+    asked = model_names.resolve(str(folder), trust_remote_code=True)
     monkeypatch.setattr(consent, "_here", set())  # another kernel
     with consent.stored():
         consent.settle(asked)
         with pytest.raises(ModelError, match="which you have not allowed on this machine"):
-            models.resolve(str(tiny_models.folder("gpt2")), trust_remote_code=True)
+            model_names.resolve(str(tiny_models.folder("gpt2")), trust_remote_code=True)
 
 
 def test_a_stored_run_sends_a_key_only_where_the_user_did(tmp_path: Path, monkeypatch: Any) -> None:
@@ -347,7 +347,7 @@ def test_a_stored_run_sends_a_key_only_where_the_user_did(tmp_path: Path, monkey
     read("https://api.openai.com/v1")  # the provider's own
     with pytest.raises(ModelError, match="sends the key in the environment variable OPENAI_API_KEY to https://evil"):
         read("https://evil.example/v1")
-    models.resolve("openai:m", base_url="https://evil.example/v1")
+    model_names.resolve("openai:m", base_url="https://evil.example/v1")
     read("https://evil.example/v1")
     assert "planted" not in (tmp_path / "trusted.jsonl").read_text()
 
@@ -364,13 +364,13 @@ def test_a_models_own_code_does_not_run_unasked(tmp_path: Path) -> None:
     change(
         folder / "tokenizer_config.json", lambda record: record.update(auto_map={"AutoTokenizer": ["evil_model.T"] * 2})
     )
-    with_code = models.resolve(str(folder))
+    with_code = model_names.resolve(str(folder))
     with contextlib.suppress(ModelError):  # transformers' own classes, or an error
         models.load(with_code, "cpu", "float32")
     change(folder / "config.json", lambda record: record.update(model_type="evil"))
     models.free()
     with pytest.raises(ModelError, match="--trust-remote-code"):
-        models.load(models.resolve(str(folder)), "cpu", "float32")
+        models.load(model_names.resolve(str(folder)), "cpu", "float32")
     assert not mark.exists()
 
 
@@ -380,7 +380,7 @@ def test_pickled_weights_of_a_model_are_not_read(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(ModelError, match="cannot be loaded"):
-        models.load(models.resolve(str(folder)), "cpu", "float32")
+        models.load(model_names.resolve(str(folder)), "cpu", "float32")
     assert not mark.exists()
 
 
@@ -389,7 +389,7 @@ def test_an_adapter_beside_a_models_weights_is_refused(tmp_path: Path) -> None:
     shutil.copytree(tiny_models.folder("gpt2"), folder)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "megatron_core": "evil"}')
     with pytest.raises(ModelError, match="has a peft adapter beside its weights"):
-        models.load(models.resolve(str(folder)), "cpu", "float32")
+        models.load(model_names.resolve(str(folder)), "cpu", "float32")
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "C:\\x", "..\\x", "", None, 3, ["a"]])

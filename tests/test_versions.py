@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from distributions import Site
 
-from nbadapt import models
+from nbadapt import model_names
 from nbadapt.errors import ModelError, PluginError
 from nbadapt.indexing import store
 
@@ -35,6 +35,6 @@ def test_a_store_or_a_model_of_another_version_is_refused(
     said = "acme 2.0 of the (store|model) 'later' .*written for contract version 2, and this nbadapt speaks version 1"
     try:
         with pytest.raises((PluginError, ModelError), match=said):
-            store.kind("later") if group == "nbadapt.stores" else models.load_package("later")
+            store.kind("later") if group == "nbadapt.stores" else model_names.load_package("later")
     finally:
         site.forget()

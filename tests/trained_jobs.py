@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nbadapt import models, store
+from nbadapt import model_names, models, store
 from nbadapt.data import Examples
 from nbadapt.errors import Stopped
 from nbadapt.events import Event, Progress
@@ -41,7 +41,7 @@ def make_job(
     return Job(
         method=method.name,
         config=method.Config(**{"epochs": 2, "batch_size": 4, "samples": 1, "learning_rate": 1e-2, **settings}),
-        model=models.resolve(str(tiny_models.folder(architecture, chat=chat))),
+        model=model_names.resolve(str(tiny_models.folder(architecture, chat=chat))),
         task=task,
         directory=directory,
         data=Examples(task, tuple(rows[:-4]), labels),

@@ -10,18 +10,18 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from nbadapt import endpoints, models, origins, registry, settings
+from nbadapt import endpoints, model_names, origins, registry, settings
 from nbadapt.diagnosis.report import Finding
 from nbadapt.errors import DependencyError, NbadaptError, PluginError
 from nbadapt.indexing import store as stores
 from nbadapt.packaged_models import PackagedModel
 
 # What a plugin that is no method is called -> its group, and what loads it.
-_GROUPS = {"provider": endpoints.GROUP, "store": stores.GROUP, "model": models.GROUP}
+_GROUPS = {"provider": endpoints.GROUP, "store": stores.GROUP, "model": model_names.GROUP}
 _LOADERS: Mapping[str, Callable[[str], Any]] = {
     "provider": endpoints.load,
     "store": stores.kind,
-    "model": models.load_package,
+    "model": model_names.load_package,
 }
 
 # Beside what nbadapt requires itself.

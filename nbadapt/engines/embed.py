@@ -316,14 +316,14 @@ def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict
 
     The model is on the meta device, and of no use afterwards.
     """
-    from nbadapt import models
+    from nbadapt import memo, models
     from nbadapt.engines.training_estimate import longest_rows
 
     config = model.config
     config.use_cache = False
     tokenizer = models.load_tokenizer(job.model)
     limit = length_limit(config, job.config.max_length)
-    once = models.remembered(("once", *tables), lambda: _once(tables))
+    once = memo.remembered(("once", *tables), lambda: _once(tables))
     rows = longest_rows(once, 4 * BATCH, tokenizer, {"0": 0}, limit)
     lengths = [len(row["input_ids"]) for row in rows]
     largest = max(batches(lengths), key=lambda batch: len(batch) * max(lengths[i] for i in batch))

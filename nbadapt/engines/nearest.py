@@ -34,9 +34,9 @@ def _embedding_job(job: Job, name: str) -> Job:
     Raises:
         ModelError: there is no such model.
     """
-    from nbadapt import models
+    from nbadapt import model_names
 
-    ref = models.resolve(name, trust_remote_code=False)
+    ref = model_names.resolve(name, trust_remote_code=False)
     return dataclasses.replace(job, model=ref, config=_Embedding(), labels=LABELS)
 
 

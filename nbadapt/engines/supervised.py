@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from nbadapt import models
+from nbadapt import memo, models
 from nbadapt.engines.encoding import Encoded, Row, collate, encode, length_limit, virtual_tokens
 from nbadapt.engines.live import TrainerSteering
 from nbadapt.engines.trainer import (
@@ -166,7 +166,7 @@ def _prepare(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     limit = length_limit(model.config, job.config.max_length, virtual_tokens(model))
     label2id = model.config.label2id if job.task == "classification" else None
     key = ("encoded", models.base_ref(job.model), job.data, limit, *sorted((label2id or {}).items()))
-    training = models.remembered(key, lambda: encode(table, tokenizer, label2id, limit))
+    training = memo.remembered(key, lambda: encode(table, tokenizer, label2id, limit))
     evaluation = encode(job.evaluation, tokenizer, label2id, limit) if job.evaluation else None
     for encoded, name in ((training, "training"), (evaluation, "evaluation")):
         if encoded is not None and encoded.cut:

@@ -115,11 +115,11 @@ def longest_rows(
     table: Examples, count: int, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int] | None, limit: int
 ) -> list[Row]:
     """The `count` longest rows of a table, tokenised, the longest first; letters tell which are worth tokenising."""
-    from nbadapt import models
+    from nbadapt import memo
 
     most = max(LOOKED_AT, count)
     key = ("longest", table, most, tokenizer.name_or_path, tuple(label2id or ()), limit)
-    return models.remembered(key, lambda: _longest(table, most, tokenizer, label2id, limit))[:count]
+    return memo.remembered(key, lambda: _longest(table, most, tokenizer, label2id, limit))[:count]
 
 
 def _longest(

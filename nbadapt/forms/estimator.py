@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import config_reads, estimating, garbage, models, plan, support
+from nbadapt import config_reads, estimating, garbage, memo, plan, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
 from nbadapt.errors import OutOfMemoryError
@@ -98,7 +98,7 @@ class Estimator:
     def forget(self) -> None:
         """Let go of the tables, and of what was found out about them."""
         self._last, self._learnt = None, {}
-        models.forget_tables(self._kept)
+        memo.forget_tables(self._kept)
 
     def quick(self, request: Request) -> Figures:
         """What is known at once.
@@ -162,7 +162,7 @@ class Estimator:
         try:
             with (
                 garbage.only_new(),
-                models.remembering(self._kept),
+                memo.remembering(self._kept),
                 quiet_libraries(),
                 config_reads.watched(job.config) as (config, reads),
             ):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from nbadapt import models, origins, registry, request
+from nbadapt import model_names, origins, registry, request
 from nbadapt.errors import DataError, ModelError, NbadaptError, PluginError, RequestError
 from nbadapt.forms import cell
 from nbadapt.forms.estimator import Estimator, Figures
@@ -104,7 +104,7 @@ class Form:
             found["--data"] = newest[-1]
             columns = column_names(self.namespace[newest[-1]])
         writes = self.verb == "prompt" or (bool(columns) and "label" not in columns)
-        known = models.generators() if writes else models.names()
+        known = model_names.generators() if writes else model_names.names()
         if known:
             found["--model"] = known[0]
         if self.verb == "prompt":

@@ -165,10 +165,10 @@ class Index:
 
     def _refuse_change(self, model: str | None, size: int | None, overlap: int | None) -> None:
         if model is not None and model != self.model:
-            from nbadapt import models
+            from nbadapt import model_names
             from nbadapt.engines.embed import fingerprint
 
-            if fingerprint(models.resolve(model)) != self._settings["fingerprint"]:
+            if fingerprint(model_names.resolve(model)) != self._settings["fingerprint"]:
                 raise RequestError(
                     f"the index {self.name} was built with the embedding model {self.model}, and vectors of {model} "
                     f"cannot be compared with its own: leave the model out, or build another index"
@@ -190,14 +190,14 @@ class Index:
             StoreError: it is not the one that the index was built with.
         """
         if self._embedder is None:
-            from nbadapt import devices, models
+            from nbadapt import devices, model_names
             from nbadapt.engines.embed import Embedder, fingerprint
             from nbadapt.method import Config, Job
 
             class Settings(Config):
                 max_length: int = LONGEST
 
-            ref = models.resolve(self.model)
+            ref = model_names.resolve(self.model)
             if fingerprint(ref) != self._settings["fingerprint"]:
                 raise StoreError(
                     f"the embedding model {self.model} is not the one that the index {self.name} was built with: "
@@ -339,14 +339,14 @@ class Index:
 
 def _settings(model: str | None, size: int | None, overlap: int | None) -> dict[str, str]:
     """What a new index remembers."""
-    from nbadapt import models
+    from nbadapt import heads, model_names, models
     from nbadapt.engines.embed import fingerprint
 
-    ref = models.resolve(model or MODEL)
+    ref = model_names.resolve(model or MODEL)
     size = SIZE if size is None else size
     overlap = min(OVERLAP, size // 2) if overlap is None and isinstance(size, int) else overlap
     Cutter(models.load_tokenizer(ref), size, overlap or 0)  # refuses what makes no chunks
-    models.check_head(ref, models.read_config(ref), "classification")
+    heads.check(ref, models.read_config(ref), "classification")
     return {"model": ref.name, "fingerprint": fingerprint(ref), "size": str(size), "overlap": str(overlap)}
 
 

@@ -82,12 +82,14 @@ class Update:
 
     def run(self, paths: Sequence[str]) -> None:
         """Do it."""
-        from nbadapt import models
+        from nbadapt import model_names, models
 
         found = find(paths)
         self._report.unreadable += found.unreadable
         self._known = self._store.documents()
-        cutter = Cutter(models.load_tokenizer(models.resolve(self._index.model)), self._index.size, self._index.overlap)
+        cutter = Cutter(
+            models.load_tokenizer(model_names.resolve(self._index.model)), self._index.size, self._index.overlap
+        )
         self._index.embedder()  # refuses another model before anything is read
         wanted = {str(path) for path in found.files}
         self._drop(path for path in self._known if path not in wanted and found.covers(path))

@@ -81,9 +81,11 @@ class Asked:
         if self.data is None:
             raise RequestError("no data to compare on: add --data with a notebook variable, a file or a hub data set")
         if self.model is None:
-            from nbadapt import models
+            from nbadapt import model_names
 
-            raise RequestError(f"no model given: add --model with a name ({', '.join(models.names())}), or a folder")
+            raise RequestError(
+                f"no model given: add --model with a name ({', '.join(model_names.names())}), or a folder"
+            )
         if isinstance(self.test, bool) or (isinstance(self.test, int | float) and not 0 < self.test < 1):
             raise RequestError(f"--test is {self.test}: give a share between 0 and 1, such as 0.2, or a table")
         for what, value, most in (("--search", self.search, 100_000), ("--seeds", self.seeds, MOST_SEEDS)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import config_reads, models, plan, registry, support
+from nbadapt import config_reads, memo, model_names, plan, registry, support
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines import rough_time
 from nbadapt.errors import DataError, NbadaptError, OutOfMemoryError, RequestError
@@ -122,7 +122,7 @@ def prepare(asked: Asked) -> Prepared:
     if metric not in METRICS[parts.training.task]:
         able = " or ".join(METRICS[parts.training.task])
         raise RequestError(f"--metric {metric} is none for {parts.training.task}: use {able}")
-    with models.remembering({}):
+    with memo.remembering({}):
         found, left_out, notices = _candidates(asked, parts, written)
     return Prepared(asked, parts, metric, tuple(found), tuple(left_out), (*parts.notices, *notices))
 
@@ -262,7 +262,7 @@ def _estimated(asked: Asked, spec: Spec, tables: dict[str, Any]) -> Candidate:
     made, job, _ = plan.look_up(request, tables)
     estimate, why_not = _estimate(made, job)
     seconds = None if why_not else _rough_seconds(job, estimate, tables["data"])
-    code = models.remembered(("code", type(made)), lambda: keys.code(type(made)))
+    code = memo.remembered(("code", type(made)), lambda: keys.code(type(made)))
     return Candidate(
         "", spec, made, job, estimate, seconds, own_prompt=spec.prompt is not None, code=code, no_estimate=why_not
     )
@@ -276,7 +276,7 @@ def _estimate(method: Method, job: Job) -> tuple[Estimate, str]:
     """
     variables = tuple(sorted(job.variables.items()))
     key = ("estimates", type(method), job.model, job.prompt, variables, job.device, job.dtype, job.data, job.examples)
-    known: list[tuple[dict[str, Any], tuple[Estimate, str]]] = models.remembered(key, list)
+    known: list[tuple[dict[str, Any], tuple[Estimate, str]]] = memo.remembered(key, list)
     for reads, found in known:
         if config_reads.fit(reads, job.config):
             return found
@@ -351,7 +351,7 @@ def _with_any_model(
     tried: list[tuple[Any, str]] = [(None, "")]
     if method.verb == "prompt":
         tried += [(other.spec.model, other.spec.model_name) for other in others if other.spec.model is not None]
-        tried += [(name, name) for name in models.generators() if installed]
+        tried += [(name, name) for name in model_names.generators() if installed]
     reasons = []
     for model, name in dict.fromkeys(tried):
         try:

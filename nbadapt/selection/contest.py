@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import models, origins
+from nbadapt import memo, origins
 from nbadapt.capture import Capture
 from nbadapt.control import Control
 from nbadapt.errors import NbadaptError, RequestError, Stopped, StoreError, drop_frames, first_line
@@ -153,7 +153,7 @@ class Contest:
     def _work(self) -> None:
         try:
             self.trials.folder.mkdir(parents=True, exist_ok=True)
-            with Capture(self.trials.folder / f"{self.name}.log"), models.remembering(self._trying.kept):
+            with Capture(self.trials.folder / f"{self.name}.log"), memo.remembering(self._trying.kept):
                 self._compare()
             self.state = "stopped" if self.control.stopping else "done"
         except Stopped:

@@ -46,7 +46,7 @@ class Trying:
     Attributes:
         run: the one at work.
         bases: the base models in memory.
-        kept: tokenizers and encoded rows, for `nbadapt.models.remembering`.
+        kept: tokenizers and encoded rows, for `nbadapt.memo.remembering`.
     """
 
     def __init__(

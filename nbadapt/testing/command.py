@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbadapt import endpoints, models, registry, runner
+from nbadapt import endpoints, model_names, registry, runner
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import PluginError, RequestError, did_you_mean
 from nbadapt.indexing import store as stores
@@ -14,7 +14,7 @@ from nbadapt.testing.kit import Report, check, excuses
 
 def names() -> list[str]:
     """Everything that can be checked."""
-    return sorted({*registry.entries(), *stores.names(), *endpoints.prefixes(), *models.names()})
+    return sorted({*registry.entries(), *stores.names(), *endpoints.prefixes(), *model_names.names()})
 
 
 def find(name: str) -> Any:
@@ -32,8 +32,8 @@ def find(name: str) -> Any:
         return stores.kind(name)
     if name in endpoints.prefixes():
         return type(endpoints.load(name))
-    if name in models.names():
-        return models.load_package(name)
+    if name in model_names.names():
+        return model_names.load_package(name)
     raise RequestError(f"nothing that is installed is called {name!r}: {did_you_mean(name, names(), kind='plugins')}")
 
 

@@ -75,7 +75,7 @@ def find(job: Job) -> ModelRef:
     Raises:
         NbadaptError: there is no such model; the line names the setting.
     """
-    from nbadapt import models
+    from nbadapt import model_names
 
     name, target = job.config.proposer.strip(), job.model
     if not name:
@@ -85,7 +85,7 @@ def find(job: Job) -> ModelRef:
     if target.kind == "endpoint" and colon and target.name.startswith(f"{prefix}:") and url is None:
         url, variable = target.base_url, variable or target.key_env or None  # another model at the same place
     try:
-        return models.resolve(name, trust_remote_code=target.trust_remote_code, base_url=url, key_env=variable)
+        return model_names.resolve(name, trust_remote_code=target.trust_remote_code, base_url=url, key_env=variable)
     except NbadaptError as error:
         line = str(error).replace("--base-url", "proposer_base_url").replace("--api-key-env", "proposer_key_env")
         raise type(error)(f"the setting proposer: {line}") from None

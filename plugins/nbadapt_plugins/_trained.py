@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nbadapt.engines.training_estimate import Objective
-    from nbadapt.models import Head
+    from nbadapt.heads import Head
 
 ADAPTER = "artifacts/adapter"
 
