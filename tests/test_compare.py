@@ -455,7 +455,7 @@ def test_two_bases_are_read_once_where_there_is_room_and_else_once_a_phase(room,
     real = models._read_weights
     monkeypatch.setattr(models, "_read_weights", lambda *args: read.append(Path(args[0].path).name) or real(*args))
     if not room:
-        monkeypatch.setattr(bases, "SLACK", 0.0)
+        monkeypatch.setattr(bases, "ROOM", 0.0)
     models.free()
     bert, llama = (str(tiny_models.folder(name)) for name in ("bert", "llama"))
     blocks = {

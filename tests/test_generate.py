@@ -14,6 +14,7 @@ from nbadapt.engines import score
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.tokens import encode_completion, encode_prompt
 from nbadapt.errors import ModelError, RequestError, Stopped
+from nbadapt.testing.memory import allocated_peak
 from nbadapt.testing.tiny import CONTEXT
 
 PROMPTS = ["The dog is", "A", "What is the capital of France? The capital of France is", "A dull, boring story; it"]
@@ -72,6 +73,16 @@ def test_scores_behind_a_long_shared_prefix(language_model: LanguageModel) -> No
     np.testing.assert_allclose(
         language_model.score(prompts, LABELS), plain_scores(language_model, prompts, LABELS), atol=2e-3
     )
+
+
+def test_many_batches_take_no_more_memory_than_one() -> None:
+    lm = load("llama")
+    lm.batch_size = 2
+    prompts = ["The film was a wonderful surprise. " * 12 + end for end in ("dog", "tree", "day", "man")]
+    lm.score(prompts[:2], LABELS)
+    one, many = (allocated_peak(lambda n=n: lm.score(prompts[:n], LABELS)) for n in (2, 4))
+    assert one > 2**20  # keys and values above all
+    assert many < 1.1 * one
 
 
 def test_scores_of_one_prompt_of_equal_prompts_and_of_one_inside_another() -> None:

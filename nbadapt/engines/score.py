@@ -73,16 +73,13 @@ def _with_cache(
     batch_size: int,
     tick: Tick,
 ) -> Iterator[Scored]:
-    import numpy as np
-
     shared = min(_common_prefix(starts), min(map(len, starts)) - 1)  # a token is left to predict from
     prefix = _prefill(model, starts[0][:shared])
     rests = [start[shared:] for start in starts]
     for batch in by_length([len(rest) for rest in rests], batch_size):
         tick()
-        rows = _Rows(model, prefix, shared, [rests[i] for i in batch])
-        columns = [rows.score([answers[i][j] for i in batch]) for j in range(len(answers[0]))]
-        yield batch, np.stack([column.double().cpu().numpy() for column in columns], axis=1)
+        # No name for the rows: their keys and values are gone before the next ones come.
+        yield batch, _Rows(model, prefix, shared, [rests[i] for i in batch]).scores([answers[i] for i in batch])
 
 
 def _common_prefix(rows: Sequence[list[int]]) -> int:
@@ -133,7 +130,14 @@ class _Rows:
         self._last = places[:, -1:]  # (B, 1)
         self._first = self._run(tokens, self._mask, places, self._cache, 1)[:, 0]  # (B, V)
 
-    def score(self, answers: Sequence[list[int]]) -> torch.Tensor:
+    def scores(self, answers: Sequence[Sequence[list[int]]]) -> np.ndarray[Any, Any]:
+        """Log-likelihoods of k answers for each prompt: (B, k)."""
+        import numpy as np
+
+        columns = [self._score(column) for column in zip(*answers, strict=True)]
+        return np.stack([column.double().cpu().numpy() for column in columns], axis=1)
+
+    def _score(self, answers: Sequence[list[int]]) -> torch.Tensor:
         """Log-likelihood of one answer for each prompt: (B,)."""
         total = self._first[range(len(answers)), [ids[0] for ids in answers]]
         return total + self._following(answers) if max(map(len, answers)) > 1 else total

@@ -1,8 +1,8 @@
 """Base models in memory: each read once, as far as there is room for it beside the others.
 
-A comparison is to take no more than its largest candidate does, and a tenth (`SLACK`): within that, the budget and what
-is free, the bases of other candidates stay. Where they do not fit, these are let go, and what is read anew is kept
-small by the order of the work: see `Bases.order`.
+A comparison is to take no more than its largest candidate does, and a tenth: within the former (`ROOM`), the budget and
+what is free, the bases of other candidates stay. Where they do not fit, these are let go, and what is read anew is kept
+small by the order of the work: see `Bases.order`. The tenth is for what C libraries keep of candidates that have ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nbadapt.memory import available_bytes, trim
 if TYPE_CHECKING:
     from nbadapt.selection.candidates import Candidate
 
-SLACK = 1.1  # of the predicted peak of the largest candidate
+ROOM = 1.0  # of the predicted peak of the largest candidate
 
 
 class Bases:
@@ -65,7 +65,7 @@ class Bases:
     def _fits(self, candidate: Candidate, path: str, others: int) -> bool:
         """Whether a candidate, whose peak holds its own base's weights, fits beside so many bytes of other bases."""
         peak = candidate.estimate.peak
-        most = SLACK * max(self._largest, peak)
+        most = ROOM * max(self._largest, peak)
         if self._limit is not None:
             most = min(most, self._limit)
         free = available_bytes(candidate.job.device)
