@@ -77,10 +77,10 @@ def test_scores_behind_a_long_shared_prefix(language_model: LanguageModel) -> No
 
 def test_many_batches_take_no_more_memory_than_one() -> None:
     lm = load("llama")
-    lm.batch_size = 2
-    prompts = ["The film was a wonderful surprise. " * 12 + end for end in ("dog", "tree", "day", "man")]
-    lm.score(prompts[:2], LABELS)
-    one, many = (allocated_peak(lambda n=n: lm.score(prompts[:n], LABELS)) for n in (2, 4))
+    lm.batch_size = 8
+    prompts = [f"{'The film was a wonderful surprise. ' * 12}{i}" for i in range(10, 26)]
+    lm.score(prompts[:8], [" good", " bad"])  # of one token: keys and values weigh most
+    one, many = (allocated_peak(lambda n=n: lm.score(prompts[:n], [" good", " bad"])) for n in (8, 16))
     assert many < 1.1 * one
 
 
