@@ -32,10 +32,11 @@ import matplotlib.pyplot
 import pandas as pd
 import peft
 import sklearn.linear_model
+import skops.io
 import transformers.trainer
 from report import RESULTS, code_of, environment, keep, kept, peak_memory, save, table
 
-del datasets, IPython, matplotlib, peft, sklearn, transformers  # imported beforehand: imports do not count
+del datasets, IPython, matplotlib, peft, sklearn, skops, transformers  # imported beforehand: imports do not count
 
 HERE = Path(__file__).parent
 KEPT = RESULTS / "compare_ranking.jsonl"

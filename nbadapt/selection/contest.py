@@ -153,7 +153,7 @@ class Contest:
     def _work(self) -> None:
         try:
             self.trials.folder.mkdir(parents=True, exist_ok=True)
-            with Capture(self.trials.folder / f"{self.name}.log"), memo.remembering(self._trying.kept):
+            with Capture(self.trials.folder / f"{self.name}.log"), memo.remembering(self._trying.bases.kept):
                 self._compare()
             self.state = "stopped" if self.control.stopping else "done"
         except Stopped:

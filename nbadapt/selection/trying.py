@@ -46,7 +46,6 @@ class Trying:
     Attributes:
         run: the one at work.
         bases: the base models in memory.
-        kept: tokenizers and encoded rows, for `nbadapt.memo.remembering`.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Trying:
     ) -> None:
         self.run: Run | None = None
         self.bases = Bases(prepared.candidates, prepared.asked.budget.memory)
-        self.kept: dict[Any, Any] = {}
         self._prepared, self._trials, self._control, self._left, self._tell = prepared, trials, control, left, tell
         self._parts: dict[int, Examples] = {}
         self._peak: measuring.Peak | None = None  # of the run that was made last, where it worked here
@@ -216,7 +214,6 @@ class Trying:
     def let_go(self) -> None:
         """Let go of models, tokens and the last run."""
         self.run = None
-        self.kept.clear()
         self.bases.let_go()
 
 
