@@ -20,7 +20,7 @@ from kernels import VERSIONS, running
 from shells import Shell
 
 import nbadapt
-from nbadapt import models, store
+from nbadapt import model_names, models, store
 from nbadapt.engines import rough_time, supervised
 from nbadapt.errors import RunError
 from nbadapt.metrics import wilson_interval
@@ -42,7 +42,7 @@ QUICK = {"max_steps": 3, "samples": 0}
 def no_packaged_generator():
     """No large model takes part as a baseline; tests/test_compare_candidates.py sees to that one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "generators", list)
+        patch.setattr(model_names, "generators", list)
         yield
 
 
@@ -740,7 +740,8 @@ def test_a_page_adds_and_stops_while_a_kernel_compares(version, runs, tmp_path):
     with running(version, tmp_path) as kernel:
         assert kernel.run("%load_ext nbadapt").status == "ok"
         rows, bert = f"json.load(open({str(table)!r}))", str(tiny_models.folder("bert"))
-        kernel.run(f"import json\nfrom nbadapt import models\nmodels.generators = list\nrows, bert = {rows}, {bert!r}")
+        opened = "import json\nfrom nbadapt import model_names\nmodel_names.generators = list"
+        kernel.run(f"{opened}\nrows, bert = {rows}, {bert!r}")
         cell = kernel.send(CELL)
         page = kernel.model(cell, 120)
 

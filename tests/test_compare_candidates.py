@@ -10,7 +10,7 @@ import tiny_models
 from shells import Shell
 
 import nbadapt
-from nbadapt import data, models
+from nbadapt import data, model_names, models
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.selection import asked as asking
 from nbadapt.selection import line, rungs, specs
@@ -32,7 +32,7 @@ def shell():
 def installed(monkeypatch):
     """No generator is installed beside the models of a test, unless it puts one here."""
     found: list[str] = []
-    monkeypatch.setattr(models, "generators", lambda: found)
+    monkeypatch.setattr(model_names, "generators", lambda: found)
     return found
 
 

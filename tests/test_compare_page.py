@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from test_dashboard_page import ADDRESS, HOST, browser  # noqa: F401 - a fixture
 from watching import HOSTILE, make_wire, portable, weight
 
-from nbadapt import models
+from nbadapt import model_names
 from nbadapt.selection.asked import Asked
 from nbadapt.selection.candidates import prepare
 from nbadapt.selection.contest import Contest
@@ -37,7 +37,7 @@ def prepared() -> Any:
     grid = {"weight_decay": [i / 100 for i in range(28)]}
     rows = tiny_models.reviews(400)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "generators", list)  # zero-shot on an installed one would be the 31st
+        patch.setattr(model_names, "generators", list)  # zero-shot on an installed one would be the 31st
         return prepare(Asked(blocks={"output-layers": grid}, model=str(tiny_models.folder("bert")), data=rows))
 
 

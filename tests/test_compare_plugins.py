@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 from distributions import Site
 
-from nbadapt import estimating, models
+from nbadapt import estimating, model_names
 from nbadapt.method import Estimate
 from nbadapt.selection import bases
 from nbadapt.selection.asked import Asked, Budget
@@ -56,7 +56,7 @@ ROWS = [{"text": f"text {i}", "label": "no" if i % 4 == 0 else "yes"} for i in r
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(models, "generators", list)
+    monkeypatch.setattr(model_names, "generators", list)
     found = Site(tmp_path / "site", monkeypatch)
     yield found
     found.forget()

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from distributions import Site
 
-from nbadapt import data, models
+from nbadapt import data, model_names
 from nbadapt.engines import rough_time
 from nbadapt.selection import contest as contests
 from nbadapt.selection import rungs, specs
@@ -69,7 +69,7 @@ FIRST, SECOND = 48, 164  # of the rungs of more than four: FULL / 25, but no few
 
 @pytest.fixture
 def skilled(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "generators", list)
+    monkeypatch.setattr(model_names, "generators", list)
     site = Site(tmp_path / "site", monkeypatch)
     site.add("skilling", "1.0", {"skilled": "skilling:Skilled"}, {"skilling": SKILLED})
     yield importlib.import_module("skilling")
