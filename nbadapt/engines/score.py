@@ -123,7 +123,9 @@ class _Rows:
 
         self._model, self._cache = model, _fork(prefix)
         if shared:
-            self._cache.batch_repeat_interleave(len(rests))
+            for layer in self._cache.layers:  # views: what comes behind the prefix is put there in one new tensor
+                layer.keys = layer.keys.expand(len(rests), -1, -1, -1)
+                layer.values = layer.values.expand(len(rests), -1, -1, -1)
         tokens, own = left_padded(rests, model.device)  # (B, S)
         self._mask = torch.cat([own.new_ones(len(rests), shared), own], dim=1)  # (B, P + S)
         places = (shared + own.cumsum(1) - 1).clamp(min=0)  # (B, S)
