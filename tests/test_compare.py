@@ -449,19 +449,18 @@ def test_the_base_is_read_once(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("room", "reads"), [(True, 2), (False, 4)])
+@pytest.mark.parametrize(("room", "reads"), [(2.0, 2), (0.0, 4)])
 def test_two_bases_are_read_once_where_there_is_room_and_else_once_a_phase(room, reads, monkeypatch):
     read = []
     real = models._read_weights
     monkeypatch.setattr(models, "_read_weights", lambda *args: read.append(Path(args[0].path).name) or real(*args))
-    if not room:
-        monkeypatch.setattr(bases, "ROOM", 0.0)
+    monkeypatch.setattr(bases, "ROOM", room)
     models.free()
     bert, llama = (str(tiny_models.folder(name)) for name in ("bert", "llama"))
     blocks = {
         "output-layers": {**QUICK, "learning_rate": [1e-3, 1e-2]},
         "bitfit": QUICK,
-        "full": {**QUICK, "batch_size": 64},  # the largest: beside it is room for both bases
+        "full": {**QUICK, "batch_size": 64},  # the largest
         "few-shot": {"model": llama, "shots": [1, 2]},
         "zero-shot": {"model": llama},
     }
