@@ -7,10 +7,11 @@ Classification heads are new in each shell, in float32 and trainable.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ from nbadapt.errors import ModelError, first_line
 from nbadapt.heads import Head
 from nbadapt.memory import leave_little_behind
 from nbadapt.method import ModelRef
+from nbadapt.options import DTYPES
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +70,12 @@ def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
     if "trust_remote_code" in str(error):
         return ModelError(f"the model {ref.name!r} brings its own code: add --trust-remote-code if you trust it")
     return ModelError(f"the model {ref.name!r} cannot be loaded: {first_line(error)}")
+
+
+def stored_dtype(ref: ModelRef) -> str:
+    """The type of the weights in the model's files, as their configuration tells it; float32 where it does not."""
+    name = str(read_config(ref).dtype).removeprefix("torch.")
+    return name if name in DTYPES else "float32"
 
 
 def base_ref(ref: ModelRef) -> ModelRef:
@@ -284,6 +292,18 @@ def read_apart(
         ModelError: it cannot be read, or has no such head.
     """
     return _read_weights(ref, head, device, dtype, quantization)
+
+
+@contextlib.contextmanager
+def sharing_no_more() -> Iterator[None]:
+    """Bases that are loaded inside are not kept for other runs."""
+    before = set(_bases)
+    try:
+        yield
+    finally:
+        with _lock:
+            for key in _bases.keys() - before:
+                del _bases[key]
 
 
 def loaded(ref: ModelRef) -> dict[BaseKey, PreTrainedModel]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from nbadapt import models, store
+from nbadapt import model_names, models, store
 from nbadapt.engines.trainer import TRAINED
 from nbadapt.errors import Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress
-from nbadapt_plugins._trained import skeleton
 from nbadapt_plugins.lora import Lora
 from nbadapt_plugins.qlora import Qlora
 from tests import trained_jobs
@@ -121,20 +121,35 @@ def test_stored_loaded_and_resumed(architecture, task, tmp_path):
         torch.testing.assert_close(ours.model(**inputs).logits, plain(**inputs).logits)
 
 
-def test_it_merges_into_the_base_in_its_own_type(tmp_path):
-    from transformers import AutoModelForCausalLM
+@pytest.mark.parametrize("task", ["classification", "generation"])
+@pytest.mark.parametrize(("stored", "computed"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+@pytest.mark.parametrize("method", [Lora, Qlora])
+def test_it_merges_into_the_type_of_the_bases_files(method, stored, computed, task, tmp_path):
+    """Whatever the run computes in, and beside the base that peft itself reads from those files."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    job = make_job("llama", "generation", tmp_path / "run", learning_rate=1e-2)
-    outcome, events = train(job)
+    auto = AutoModelForSequenceClassification if task == "classification" else AutoModelForCausalLM
+    job = trained_jobs.make_job(method, "llama", task, tmp_path / "run", learning_rate=1e-2)
+    shutil.copytree(job.model.path, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "base").to(getattr(torch, stored)).save_pretrained(tmp_path / "base")
+    job = replace(job, model=model_names.resolve(str(tmp_path / "base")), dtype=computed)
+    outcome, events = trained_jobs.train(method, job)
     assert [e for e in events if isinstance(e, Metric)]
+    held = set(models.loaded(job.model))
     target = tmp_path / "merged"
     target.mkdir()
-    Qlora().export("merged", outcome, job, target)
-    merged = AutoModelForCausalLM.from_pretrained(target)
-    assert not [m for m in merged.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
-    exact = Lora().load(outcome, job).model  # the same adapter on the base in float32
-    ids = torch.arange(5, 21).reshape(2, 8)
+    method().export("merged", outcome, job, target)
+    assert set(models.loaded(job.model)) == held  # what the merge read is let go
+    weights = load_file(target / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {getattr(torch, stored)}
+    kinds = {"num_labels": 2} if task == "classification" else {}
+    plain = auto.from_pretrained(job.model.path, dtype=torch.float32, **kinds)
+    unmerged = PeftModel.from_pretrained(plain, tmp_path / "run" / outcome.artifacts["adapter"]).eval()
+    merged = auto.from_pretrained(target, dtype=torch.float32).eval()
+    ids = torch.arange(5, 21)[None]
+    close = {"rtol": 1e-4, "atol": 1e-5} if stored == "float32" else {"rtol": 0.05, "atol": 0.02}
     with torch.no_grad():
-        torch.testing.assert_close(merged(ids).logits, exact(ids).logits, rtol=1e-4, atol=1e-5)
-        base = skeleton(job)
-        assert base.config.vocab_size == merged.config.vocab_size
+        torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, **close)
+        with unmerged.disable_adapter():
+            assert (merged(ids).logits - unmerged(ids).logits).abs().max() > 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,12 @@ class CopiedMethod(TrainedMethod):
         return model
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
-        """Write "merged": a whole transformers model with the trained values in it, and its tokenizer."""
-        model, tokenizer = self.restored(outcome, job)
+        """Write "merged": a whole transformers model with the trained values in it, typed as the base's files."""
+        from nbadapt import models
+
+        with models.sharing_no_more():
+            stored = dataclasses.replace(job, dtype=models.stored_dtype(job.model))
+            model, tokenizer = self.restored(outcome, stored)
         for parameter in model.parameters():
             if parameter.dtype != model.dtype:  # a head, which no other run has
                 parameter.data = parameter.data.to(model.dtype)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.method import Adapted, Job, Outcome
-from nbadapt_plugins._trained import TrainedMethod, adapted, head_modules, load_base, own_weights, seeded, skeleton
+from nbadapt_plugins._trained import TrainedMethod, adapted, base_as_stored, head_modules, load_base, seeded, skeleton
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -95,10 +95,8 @@ class PeftMethod(TrainedMethod):
             _script.write(self._config_with_head(model, job), model, job, target, self.script_start(model, job))
 
     def mergeable(self, job: Job) -> PreTrainedModel:
-        """The base with weights of its own, in its own type, which a merge may change."""
-        base, _ = load_base(job)
-        own_weights(base)
-        return base
+        """The base with weights of its own, in the type that its files have, which a merge may change."""
+        return base_as_stored(load_base, job)
 
     def script_start(self, model: PreTrainedModel, job: Job) -> str:
         """Lines that an exported script needs between putting the adapter on `model` and training it.

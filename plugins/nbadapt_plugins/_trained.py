@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -171,6 +172,18 @@ def load_base(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if job.task == "classification":
         return models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
     return models.load(job.model, job.device, job.dtype)
+
+
+def base_as_stored(
+    load: Callable[[Job], tuple[PreTrainedModel, PreTrainedTokenizerBase]], job: Job
+) -> PreTrainedModel:
+    """The base that `load` gives, in the type that its files have, whatever the run computes in; nothing shares it."""
+    from nbadapt import models
+
+    with models.sharing_no_more():
+        base, _ = load(dataclasses.replace(job, dtype=models.stored_dtype(job.model)))
+    own_weights(base)
+    return base
 
 
 def adapted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job) -> Any:

@@ -27,7 +27,7 @@ from pydantic import Field
 from nbadapt.engines.pairs import Pair
 from nbadapt.method import Adapted, Job, Outcome
 from nbadapt_plugins._feedback import PairMethod, PairSettings
-from nbadapt_plugins._trained import head_modules, own_weights
+from nbadapt_plugins._trained import base_as_stored, head_modules
 
 if TYPE_CHECKING:
     import torch
@@ -117,9 +117,7 @@ class Reward(PairMethod):
 
     def mergeable(self, job: Job) -> PreTrainedModel:
         """The base with such a head and weights of its own, which a merge may change."""
-        base, _ = self.load_base(job)
-        own_weights(base)
-        return base
+        return base_as_stored(self.load_base, job)
 
     def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
         """LoRA's, with the head trained whole and stored beside it."""
