@@ -14,7 +14,7 @@ from nbadapt import models
 from nbadapt.errors import RequestError
 from nbadapt_plugins._bottleneck import Bottleneck
 from nbadapt_plugins.adapter import Adapter
-from tests.trained_jobs import CASES, TEXTS, base, logits, make_job, train
+from tests.trained_jobs import CASES, TEXTS, base, last_hidden, logits, make_job, train
 
 pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
 
@@ -100,6 +100,45 @@ def _bert_block_with_adapters(block, x: torch.Tensor) -> torch.Tensor:
     x = first.LayerNorm(x + adapted(first.dense.adapter, linear(first.dense, h)))
     h = linear(second.dense, torch.nn.functional.gelu(linear(block.intermediate.dense, x)))
     return second.LayerNorm(x + adapted(second.dense.adapter, h))
+
+
+ENDS = {  # where a sub-layer of a block ends, before its residual is added: attention, feed-forward
+    "bert": ("attention.output.dense", "output.dense"),
+    "roberta": ("attention.output.dense", "output.dense"),
+    "distilbert": ("attention.out_lin", "ffn.lin2"),
+    "gpt2": ("attn.c_proj", "mlp.c_proj"),
+    "llama": ("self_attn.o_proj", "mlp.down_proj"),
+    "qwen2": ("self_attn.o_proj", "mlp.down_proj"),
+}
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
+def test_in_every_family_the_adapters_act_where_the_sub_layers_end(architecture, task, placement, tmp_path):
+    """Beside the plain model, with the paper's equation written as hooks on those layers."""
+    settings = {"init_scale": 0.3, "bottleneck": SIZE, "placement": placement}
+    job = make_job(Adapter, architecture, task, tmp_path, **settings)
+    adapted = Adapter().attach(base(job)[0], job).eval()
+    plain, tokenizer = base(job)
+    (blocks,) = (m for m in plain.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == BLOCKS)
+    prefix = next(name for name, module in plain.named_modules() if module is blocks)
+
+    def hook(adapter):
+        def after(_layer, _inputs, h):
+            inner = torch.nn.functional.gelu(h @ adapter.down.weight.T + adapter.down.bias)
+            return h + inner @ adapter.up.weight.T + adapter.up.bias
+
+        return after
+
+    without = last_hidden(plain, tokenizer)
+    for number, block in enumerate(blocks):
+        for end in ENDS[architecture][placement == "pfeiffer" :]:
+            adapter = adapted.get_submodule(f"{prefix}.{number}.{end}").adapter
+            block.get_submodule(end).register_forward_hook(hook(adapter))
+    assert len([m for m in adapted.modules() if isinstance(m, Bottleneck)]) == BLOCKS * (1 + (placement == "houlsby"))
+    expected = last_hidden(plain, tokenizer)
+    assert (expected - without).abs().max() > 1e-3
+    torch.testing.assert_close(last_hidden(adapted, tokenizer), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_where_the_adapters_are_is_stored(tmp_path):

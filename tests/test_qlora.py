@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from nbadapt import model_names, models, store
+from nbadapt.engines import supervised
 from nbadapt.engines.trainer import TRAINED
 from nbadapt.errors import Stopped
 from nbadapt.events import Metric, Notice, Parameters, Progress
@@ -50,6 +51,53 @@ def test_the_base_is_in_4_bits_and_stays_as_it_was(architecture, task, tmp_path)
     lora = Lora().estimate(replace(job, config=Lora.Config()))
     assert (told.trainable, told.total) == (estimate.trainable, estimate.total) == (lora.trainable, lora.total)
     assert outcome.metrics["loss"] > 0
+
+
+@pytest.mark.parametrize(("architecture", "task"), CASES)
+@pytest.mark.parametrize("init", ["kaiming", "gaussian"])
+def test_at_the_start_the_adapted_model_equals_the_base_in_4_bits(init, architecture, task, tmp_path):
+    job = make_job(architecture, task, tmp_path, init=init)
+    model, tokenizer = Qlora().load_base(job)
+    expected = trained_jobs.last_hidden(model, tokenizer)
+    whole = trained_jobs.last_hidden(*trained_jobs.base(job))
+    assert (whole - expected).abs().max() > 1e-4, "the base is not quantised"
+    adapted = Qlora().attach(model, job).eval()
+    torch.testing.assert_close(trained_jobs.last_hidden(adapted, tokenizer), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_weights_are_quantised_and_multiplied_as_the_settings_say(kind, double, dtype, tmp_path):
+    """Each matrix is what bitsandbytes itself makes of it, and products are computed in the run's type."""
+    job = replace(make_job("llama", "generation", tmp_path, quant_type=kind, double_quant=double), dtype=dtype)
+    layers = {n: m for n, m in Qlora().load_base(job)[0].named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    whole = models.read_apart(job.model, "causal", "cpu", dtype)
+    assert layers
+    for name, layer in layers.items():
+        state = layer.weight.quant_state
+        assert (layer.compute_dtype, state.quant_type, state.nested) == (getattr(torch, dtype), kind, double)
+        weight = whole.get_submodule(name).weight
+        packed, own = bitsandbytes.functional.quantize_4bit(
+            weight.data, quant_type=kind, compress_statistics=double, blocksize=state.blocksize
+        )
+        expected = bitsandbytes.functional.dequantize_4bit(packed, own)
+        found = bitsandbytes.functional.dequantize_4bit(layer.weight.data, state)
+        torch.testing.assert_close(found.view_as(expected), expected)
+
+
+@pytest.mark.parametrize(("device", "paged"), [("cuda", True), ("cuda:1", True), ("cuda", False), ("cpu", True)])
+def test_the_optimizer_is_paged_on_cuda_alone(device, paged, tmp_path):
+    """What the Trainer is told, and the class that LoRA+ and estimates take, are the same optimizer."""
+    from bitsandbytes.optim import PagedAdamW32bit
+    from transformers import Trainer, TrainingArguments
+
+    job = replace(make_job("llama", "generation", tmp_path, paged_optimizer=paged), device=device)
+    told = supervised.trainer_arguments(job, 12)["optim"]
+    kind, _ = supervised.optimizer_class(job)
+    assert kind is (PagedAdamW32bit if paged and device != "cpu" else torch.optim.AdamW)
+    theirs, _ = Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(str(tmp_path), optim=told, use_cpu=True))
+    assert theirs is (bitsandbytes.optim.AdamW if kind is PagedAdamW32bit else torch.optim.AdamW)
 
 
 def test_the_predicted_weights_are_those_in_memory(tmp_path):

@@ -81,6 +81,16 @@ def logits(model: Any, tokenizer: Any) -> torch.Tensor:
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
 
 
+def last_hidden(model: Any, tokenizer: Any) -> torch.Tensor:
+    """What the last block gives, (B, T, d) in float32: a new head hides small differences of it."""
+    batch = tokenizer(TEXTS, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        found = model(**asked, output_hidden_states=True)
+    hidden = getattr(found, "hidden_states", None) or found.decoder_hidden_states
+    return hidden[-1].float()
+
+
 def plain_class(task: str) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -1,0 +1,67 @@
+"""Saved, restarted and loaded, every result gives the logits that the trained model gave before it was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nbadapt import models, named, registry
+from nbadapt.method import Job, Method, Outcome
+from nbadapt_plugins._trained import TrainedMethod
+from tests.trained_jobs import logits, make_job, train
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINED = [method for method in registry.methods("finetune") if issubclass(method, TrainedMethod)]
+CASES = [
+    (method, architecture, task)
+    for method in TRAINED
+    for architecture, task in (("bert", "classification"), ("llama", "generation"), ("llama", "preference"))
+    if task in method.tasks and (method.name, architecture) != ("bitfit", "llama")
+]
+
+
+def trained(
+    method: type[Method], architecture: str, task: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Outcome, Job, torch.Tensor]:
+    """A result, and the logits of what was trained, taken just before it was saved."""
+    folder.mkdir()
+    settings, functions = named.resolve(method, {**method.trial(folder), "epochs": 1})
+    made = make_job(method, architecture, task, folder, **settings)
+    job = dataclasses.replace(made, functions=functions)
+    tokenizer = models.load_tokenizer(job.model)
+    seen: list[torch.Tensor] = []
+
+    def save(self: TrainedMethod, model: torch.nn.Module, target: Path) -> None:
+        training = model.training
+        seen.append(logits(model.eval(), tokenizer))
+        model.train(training)
+        original(self, model, target)
+
+    with monkeypatch.context() as patch:
+        original = method.save  # type: ignore[attr-defined]  # of TrainedMethod
+        patch.setattr(method, "save", save)
+        outcome, _ = train(method, job)
+    return outcome, dataclasses.replace(made, data=None, evaluation=None), seen[-1]
+
+
+def test_another_process_gives_the_logits_of_the_trained_model_before_it_was_saved(tmp_path, monkeypatch):
+    asked, before = {}, {}
+    for method, architecture, task in CASES:
+        name = f"{method.name} {task}"
+        outcome, job, before[name] = trained(method, architecture, task, tmp_path / name, monkeypatch)
+        asked[name] = (method, outcome, job)
+    assert {method.name for method in TRAINED} == {name.split()[0] for name in asked}
+    (tmp_path / "asked").write_bytes(pickle.dumps(asked))
+    command = [sys.executable, "-m", "tests.stored_logits", str(tmp_path / "asked"), str(tmp_path / "said")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = load_file(tmp_path / "said")
+    for name, expected in before.items():
+        torch.testing.assert_close(said[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text, of=name: f"{of}: {text}")
