@@ -49,9 +49,11 @@ def run(job: Job, directory: Path, **changed: Any) -> dict[str, Any]:
 
 def main(name: str, architecture: str, task: str, accumulated: int, share: float, folder: Path) -> None:
     """Leave `share` of the memory that a training step takes at its peak, beside the weights; 0 for no limit."""
-    settings = {"batch_size": 64, "gradient_accumulation_steps": accumulated, "epochs": 2, "samples": 0}
+    settings: dict[str, Any] = {"batch_size": 64, "gradient_accumulation_steps": accumulated, "epochs": 2, "samples": 0}
     method = registry.load(name)
-    job = long_rows(make_job(method, architecture, task, folder, target_modules="all-linear", **settings), 128)
+    if "target_modules" in method.Config.model_fields:
+        settings["target_modules"] = "all-linear"
+    job = long_rows(make_job(method, architecture, task, folder, **settings), 128)
     if share:
         needed = method().estimate(job).memory["activations"]
         run(job, folder / "warm", batch_size=2, max_steps=1)  # whatever is made once is there

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import tiny_models
 import torch
-from transformers import AutoModelForSequenceClassification
+from tokenizers import normalizers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from nbadapt import data, models
+from nbadapt import data, model_names, models
+from nbadapt.data import Examples
 from nbadapt.engines.classify import Classifier
 from nbadapt.engines.encoding import collate, encode, text_ids
+from nbadapt.errors import DataError
+from nbadapt.events import Progress
 from nbadapt.method import ModelRef
 from nbadapt.testing.tiny import Architecture
+from nbadapt_plugins.lora import Lora
+from tests import trained_jobs
 
 LABELS = {"bad": 0, "good": 1}
 
@@ -61,3 +70,24 @@ def test_rows_with_special_tokens_are_trained_on(architecture: Any) -> None:
     if closing:  # nothing of the text is lost
         (ids,) = text_ids(tokenizer, [f"fine {tokenizer.eos_token} bad"], None)
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == f"fine {tokenizer.eos_token} bad"
+
+
+@pytest.mark.parametrize("task", ["generation", "text"])
+def test_a_row_whose_labels_would_all_be_masked_is_refused_before_training(task: str, tmp_path: Path) -> None:
+    """Some normalizers take every letter of a text away; without an end token nothing is left to learn."""
+    folder = shutil.copytree(tiny_models.folder("gpt2"), tmp_path / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token, tokenizer.eos_token = tokenizer.eos_token, None
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u2610", "")
+    tokenizer.save_pretrained(folder)
+    rows = [{"prompt": "English: dog\n", "completion": "Hund" if i != 2 else "\u2610\u2610"} for i in range(8)]
+    if task == "text":
+        rows = [{"text": row["completion"]} for row in rows]
+    job = trained_jobs.make_job(Lora, "gpt2", "generation", tmp_path / "run")
+    table = Examples(task, tuple(rows), source="my_rows")
+    job = dataclasses.replace(job, task=task, model=model_names.resolve(str(folder)), data=table)
+    events: list[Any] = []
+    with pytest.raises(DataError, match="row 3 of my_rows has nothing to learn"):
+        Lora().run(job, events.append)
+    assert not [event for event in events if isinstance(event, Progress)]
+    models.free()

@@ -244,21 +244,22 @@ def test_an_encoder_with_a_soft_prompt_is_the_base_with_that_text_before_the_inp
         torch.testing.assert_close(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, expected)
 
 
+@pytest.mark.parametrize("variant", ["prefix-tuning", "prefix-tuning-projection"])
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
-def test_an_encoders_prefix_starts_as_the_keys_and_values_of_the_text(architecture, tmp_path):
-    job = make_job("prefix-tuning", architecture, "classification", tmp_path)
-    model, tokenizer = attached(job, "prefix-tuning")
+def test_an_encoders_prefix_starts_as_the_keys_and_values_of_the_text(architecture, variant, tmp_path):
+    job = make_job(variant, architecture, "classification", tmp_path)
+    model, tokenizer = attached(job, variant)
     base, _ = load_base(job)
-    attention = base.base_model.encoder.layer[1].attention.self
     seen = {}
-    for name in ("key", "value"):
-        getattr(attention, name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out[0]}))
+    for number, block in enumerate(base.base_model.encoder.layer):
+        for name in ("key", "value"):
+            layer = getattr(block.attention.self, name)
+            layer.register_forward_hook(lambda _m, _i, out, at=(number, name): seen.update({at: out[0]}))
     with torch.no_grad():
         base(torch.tensor([start_ids(job, tokenizer)]))
-    width = base.config.hidden_size
-    second = model.prompt_encoder["default"].embedding.weight[:, 2 * width :]
-    torch.testing.assert_close(second[:, :width], seen["key"])
-    torch.testing.assert_close(second[:, width:], seen["value"])
+        given = model.prompt_encoder["default"](torch.arange(job.config.num_virtual_tokens))
+    expected = [seen[number, name] for number in range(base.config.num_hidden_layers) for name in ("key", "value")]
+    torch.testing.assert_close(given, torch.cat(expected, dim=-1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", STARTED)

@@ -25,6 +25,19 @@ ABOVE = {  # names of what is trained beside a top block; a head last
 }
 
 
+D, M, KEYS, CLASSES = 32, 64, 16, 2  # width, feed-forward (GPT-2's is 4 d), keys of the tiny models; labels
+BLOCK = 4 * D**2 + 2 * D * M + 9 * D + M
+LLAMAS = 2 * D**2 + 2 * D * KEYS + 3 * D * M + 2 * D
+SIZES = {  # the docstring's, and the other families': a block, what follows it in the body, the head
+    "bert": (BLOCK, D**2 + D, CLASSES * (D + 1)),
+    "distilbert": (BLOCK, 0, D**2 + D + CLASSES * (D + 1)),
+    "roberta": (BLOCK, 0, D**2 + D + CLASSES * (D + 1)),
+    "gpt2": (4 * D**2 + 2 * D * 4 * D + 9 * D + 4 * D, 2 * D, CLASSES * D),
+    "llama": (LLAMAS, D, CLASSES * D),
+    "qwen2": (LLAMAS + D + 2 * KEYS, D, CLASSES * D),
+}
+
+
 @pytest.fixture(autouse=True)
 def _forget_bases():
     yield
@@ -40,7 +53,9 @@ def test_the_last_block_what_follows_it_and_the_head_are_trained(architecture, t
     job = make_job(TopLayers, architecture, task, tmp_path, layers=1)
     plain, _ = base(job)
     expected = {name: p.numel() for name, p in plain.named_parameters() if name.startswith(ABOVE[architecture])}
-    assert TopLayers().estimate(job).trainable == sum(expected.values())
+    block, after, head = SIZES[architecture]
+    closed_form = block + after + (head if task == "classification" else 0)
+    assert TopLayers().estimate(job).trainable == sum(expected.values()) == closed_form
     train(TopLayers, job)
     assert set(load_file(job.directory / "artifacts/adapter/trained.safetensors")) == set(expected)
 

@@ -11,7 +11,8 @@
               h  (B, T, out)        h = W x + b
 
 Sizes: one number an output of every layer that has a bias; a BERT of width d, feed-forward width m and L blocks has
-(7 d + m) L + 2 d of them (attention 4 d, feed-forward m + d, two norms 2 d; the embeddings' norm and the pooler).
+(7 d + m) L + 2 d of them (attention 4 d, feed-forward m + d, two norms 2 d; the embeddings' norm and the pooler),
+GPT-2 (7 d + m) L + d.
 The classification head, where there is one, is trained whole. The keys' bias shifts all scores of a query alike, so
 without rotary positions its gradient is zero.
 

@@ -11,7 +11,8 @@
               h  (B, T, out)         h = W x + (alpha / r) B A x
 
 Sizes: a matrix of out x in gets r · (in + out) trained parameters; the classification head, where there is one,
-is trained whole. At the start B A = 0, so the adapted model equals the base.
+is trained whole; DoRA adds the out lengths of a matrix's rows. At the start B A = 0, so the adapted model equals
+the base.
 rsLoRA: Kalajdzievski 2023, arXiv:2312.03732. DoRA: Liu et al. 2024, arXiv:2402.09353. LoRA+: Hayou et al. 2024,
 arXiv:2402.12354. Starts: PiSSA takes the r main directions out of W, so that W = W' + (alpha / r) B A, and trains
 those (Meng et al. 2024, arXiv:2404.02948); it is stored as a LoRA adapter of rank 2 r for the unchanged W. EVA starts A
