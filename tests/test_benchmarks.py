@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nbadapt import registry
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TASKS = ("classification", "generation")
+WITHOUT_FIGURES = {"dpo", "ppo", "reward"}  # their texts tell no figure
 
 
 @pytest.fixture
@@ -68,6 +73,19 @@ def test_the_page_is_what_the_kept_lines_give(benchmark):
     made = finetuning.report("classification", {n: [line for line in lines if line["rows"] == n] for n in rows})
     page = (BENCHMARKS / "results/finetuning_methods_classification.md").read_text(encoding="utf-8")
     assert page.rpartition("\n\n")[0] == made.rpartition("\n\n")[0]  # below stand the machine and the versions
+
+
+FINETUNING = [method.name for method in registry.methods("finetune") if not method.baseline]
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+def test_the_figures_in_a_methods_text_stand_in_the_committed_tables(name):
+    tables = "".join(page.read_text(encoding="utf-8") for page in (BENCHMARKS / "results").glob("*.md"))
+    measured = set(re.findall(r"\d+(?:\.\d+)?", tables.replace(",", "")))
+    text = inspect.getdoc(inspect.getmodule(registry.load(name, "finetune")))
+    told = re.findall(r"\b[01]\.\d{3}\b|\b\d+(?= s\b)", text)  # accuracies and losses; seconds
+    assert told or name in WITHOUT_FIGURES
+    assert set(told) <= measured
 
 
 def test_seeds_stand_side_by_side_and_another_rate_apart(benchmark):

@@ -15,7 +15,7 @@ Sizes: as many trained parameters as LoRA, r · (in + out) a matrix. The base's 
 heads keep their type. Each product is computed in the run's dtype on weights that are dequantised for it.
 LoftQ starts with B A as near as its rank allows to what the 4 bits lost (Li et al. 2023, arXiv:2310.08659, one step).
 
-On a CPU this saves memory and costs time: a step takes 2 to 4.5 times as long as with bfloat16 weights.
+On a CPU this saves memory and costs time, since every product dequantises its weights.
 
 When to use it: for a model whose weights do not fit into memory in 16 bits: in 4 bits they take a good quarter of
 that.
