@@ -180,7 +180,9 @@ def test_it_merges_into_the_type_of_the_bases_files(method, stored, computed, ta
     auto = AutoModelForSequenceClassification if task == "classification" else AutoModelForCausalLM
     job = trained_jobs.make_job(method, "llama", task, tmp_path / "run", learning_rate=1e-2)
     shutil.copytree(job.model.path, tmp_path / "base")
-    AutoModelForCausalLM.from_pretrained(tmp_path / "base").to(getattr(torch, stored)).save_pretrained(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "base").to(getattr(torch, stored)).save_pretrained(
+        tmp_path / "base"
+    )
     job = replace(job, model=model_names.resolve(str(tmp_path / "base")), dtype=computed)
     outcome, events = trained_jobs.train(method, job)
     assert [e for e in events if isinstance(e, Metric)]

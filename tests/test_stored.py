@@ -64,4 +64,6 @@ def test_another_process_gives_the_logits_of_the_trained_model_before_it_was_sav
     assert done.returncode == 0, done.stderr[-2000:]
     said = load_file(tmp_path / "said")
     for name, expected in before.items():
-        torch.testing.assert_close(said[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text, of=name: f"{of}: {text}")
+        torch.testing.assert_close(
+            said[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text, of=name: f"{of}: {text}"
+        )

@@ -174,9 +174,7 @@ def load_base(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return models.load(job.model, job.device, job.dtype)
 
 
-def base_as_stored(
-    load: Callable[[Job], tuple[PreTrainedModel, PreTrainedTokenizerBase]], job: Job
-) -> PreTrainedModel:
+def base_as_stored(load: Callable[[Job], tuple[PreTrainedModel, PreTrainedTokenizerBase]], job: Job) -> PreTrainedModel:
     """The base that `load` gives, in the type that its files have, whatever the run computes in; nothing shares it."""
     from nbadapt import models
 

@@ -14,8 +14,9 @@
 
 Sizes: an adapter has 2 d m weights and d + m biases; there are two in a block, after each sub-layer and before its
 residual addition. `placement: pfeiffer` has one, after the feed-forward (Pfeiffer et al. 2020,
-https://arxiv.org/abs/2005.00247). The body's norms are trained on copies (2 d numbers each, d in Llama's), and so is a classification head. Both
-matrices start near zero, so the adapted model starts near the base; it cannot be merged into it.
+https://arxiv.org/abs/2005.00247). The body's norms are trained on copies (2 d numbers each, d in Llama's), and so is a
+classification head. Both matrices start near zero, so the adapted model starts near the base; it cannot be merged into
+it.
 
 When to use it: where all layers would be best and are too large: a loss of 0.768 on school mathematics beside their
 0.767, with 2 % of the parameters and two thirds of the time.
