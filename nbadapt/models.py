@@ -8,10 +8,11 @@ Classification heads are new in each shell, in float32 and trainable.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import gc
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +51,7 @@ class Quantization:
 BaseKey = tuple[str, Head, str, str, Quantization | None]  # path, head, device, dtype, quantization
 _bases: dict[BaseKey, PreTrainedModel] = {}
 _lock = threading.Lock()
+_keeping = contextvars.ContextVar("keeping", default=True)  # what is loaded for other runs
 
 
 def read_config(ref: ModelRef) -> PretrainedConfig:
@@ -206,7 +208,7 @@ def keeps_head(ref: ModelRef, labels: Sequence[str], device: str, dtype: str) ->
 
 
 def _has_head_for(base: PreTrainedModel, labels: Sequence[str]) -> bool:
-    trained = not getattr(base, "_nbadapt_new_head", True)
+    trained = not getattr(base, "_nbadapt_drawn", True)
     return trained and set((base.config.id2label or {}).values()) == set(labels)
 
 
@@ -217,17 +219,20 @@ def _base(
     with _lock:
         key = (ref.path, head, device, dtype, quantization)
         files = weight_files(ref)
-        if key not in _bases or _bases[key]._nbadapt_files != files:  # weights that were written anew since
-            body = _loaded_body(ref, head, device, dtype, quantization, files)
-            if head == "classification" and body is not None:
-                _bases[key] = _classifier_over(body, ref, device, dtype)
-            else:
-                _bases[key] = _read_weights(ref, head, device, dtype, quantization)
-            if head == "causal" and body is not None:
-                setattr(_bases[key], _bases[key].base_model_prefix, body)
-                _bases[key].tie_weights()
-            _bases[key]._nbadapt_files = files  # a mark of our own
-        return _bases[key]
+        if key in _bases and _bases[key]._nbadapt_files == files:  # not written anew since
+            return _bases[key]
+        body = _loaded_body(ref, head, device, dtype, quantization, files)
+        if head == "classification" and body is not None:
+            base = _classifier_over(body, ref, device, dtype)
+        else:
+            base = _read_weights(ref, head, device, dtype, quantization)
+        if head == "causal" and body is not None:
+            setattr(base, base.base_model_prefix, body)
+            base.tie_weights()
+        base._nbadapt_files = files  # a mark of our own
+        if _keeping.get():
+            _bases[key] = base
+        return base
 
 
 def _loaded_body(
@@ -265,7 +270,8 @@ def _classifier_over(body: PreTrainedModel, ref: ModelRef, device: str, dtype: s
         if name != model.base_model_prefix:  # of the body not even a buffer changes its type
             module.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
-    model._nbadapt_new_head = True
+    body_names = f"{model.base_model_prefix}."
+    model._nbadapt_drawn = [name for name, _ in model.named_parameters() if not name.startswith(body_names)]
     return model.eval().requires_grad_(False)
 
 
@@ -295,15 +301,18 @@ def read_apart(
 
 
 @contextlib.contextmanager
-def sharing_no_more() -> Iterator[None]:
-    """Bases that are loaded inside are not kept for other runs."""
-    before = set(_bases)
+def keeping_no_base() -> Iterator[None]:
+    """Bases that this thread has to load inside are not kept for other runs."""
+    token = _keeping.set(False)
     try:
         yield
     finally:
-        with _lock:
-            for key in _bases.keys() - before:
-                del _bases[key]
+        _keeping.reset(token)
+
+
+def drawn(base: PreTrainedModel) -> Sequence[str]:
+    """Names of the parameters that the base's files lack, such as BERT's pooler, and that were drawn for it."""
+    return getattr(base, "_nbadapt_drawn", ())
 
 
 def loaded(ref: ModelRef) -> dict[BaseKey, PreTrainedModel]:
@@ -321,13 +330,30 @@ def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:
 def _read_weights(
     ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None
 ) -> PreTrainedModel:
-    import torch
-
     heads.check(ref, read_config(ref), head)
     _check_no_adapter(ref)
     leave_little_behind()  # a type that was given is not probed: see nbadapt.devices
+    model, missing = _from_pretrained(ref, head, dtype, _quantized(ref, head, device, dtype, quantization))
+    if quantization is None:
+        model.to(device)
+    else:
+        drawn = _drawn_layers(model, missing)
+        if drawn:  # bitsandbytes quantises what it reads: these have no scales
+            quantized = _quantized(ref, head, device, dtype, quantization, kept=drawn)
+            model, missing = _from_pretrained(ref, head, dtype, quantized)
+        _keep_gradients(model)
+    model._nbadapt_drawn = sorted(missing)
+    return model.eval().requires_grad_(False)
+
+
+def _from_pretrained(
+    ref: ModelRef, head: Head, dtype: str, quantized: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model from its files, and the names of what they lack, such as BERT's pooler."""
+    import torch
+
     try:
-        # What a checkpoint lacks, such as BERT's pooler, is drawn alike in every process: a stored head rests on it.
+        # What a checkpoint lacks is drawn alike in every process: a stored head rests on it.
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model, info = _auto_class(head).from_pretrained(
@@ -336,15 +362,17 @@ def _read_weights(
                 trust_remote_code=ref.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
-                **_quantized(ref, head, device, dtype, quantization),
+                **quantized,
             )
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
         raise _unreadable(ref, error) from None
-    model._nbadapt_new_head = bool(info["missing_keys"])
-    if quantization is not None:
-        _keep_gradients(model)
-        return model.eval().requires_grad_(False)
-    return model.to(device).eval().requires_grad_(False)
+    return model, set(info["missing_keys"])
+
+
+def _drawn_layers(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
+    """Names of 4-bit layers whose weights the files lack."""
+    layers = {name.rpartition(".")[0] for name in missing}
+    return sorted(name for name in layers if hasattr(model.get_submodule(name), "quant_state"))
 
 
 def _check_no_adapter(ref: ModelRef) -> None:
@@ -358,23 +386,28 @@ def _check_no_adapter(ref: ModelRef) -> None:
         )
 
 
-def _quantized(ref: ModelRef, head: Head, device: str, dtype: str, quantization: Quantization | None) -> dict[str, Any]:
-    """Arguments of from_pretrained for 4-bit weights; heads and output embeddings keep their type."""
+def _quantized(
+    ref: ModelRef,
+    head: Head,
+    device: str,
+    dtype: str,
+    quantization: Quantization | None,
+    kept: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Arguments of from_pretrained for 4-bit weights; heads, output embeddings and what is `kept` keep their type."""
     if quantization is None:
         return {}
     import torch
     from transformers import BitsAndBytesConfig
 
-    kept = None  # the output embeddings
-    if head == "classification":
-        shape = skeleton(ref, head, ("0", "1"))
-        kept = [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
+    shape = skeleton(ref, head, ("0", "1"))
+    head_names = [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.kind,
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=kept,
+        llm_int8_skip_modules=[*head_names, *kept],
     )
     return {"quantization_config": settings, "device_map": {"": device}}
 

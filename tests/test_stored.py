@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from nbadapt import models, named, registry
+from nbadapt import model_names, models, named, registry
 from nbadapt.method import Job, Method, Outcome
 from nbadapt_plugins._trained import TrainedMethod
-from tests.trained_jobs import logits, make_job, train
+from tests import tiny_models
+from tests.trained_jobs import TEXTS, base, logits, make_job, plain_class, train
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = [method for method in registry.methods("finetune") if issubclass(method, TrainedMethod)]
@@ -67,3 +70,35 @@ def test_another_process_gives_the_logits_of_the_trained_model_before_it_was_sav
         torch.testing.assert_close(
             said[name], expected, rtol=1e-4, atol=1e-5, msg=lambda text, of=name: f"{of}: {text}"
         )
+
+
+MERGED = [m for m in registry.methods("finetune") if "merged" in m.exports and "classification" in m.tasks]
+POOLER = "bert.pooler.dense.weight"
+
+
+@pytest.mark.parametrize("method", MERGED, ids=lambda method: method.name)
+def test_a_merged_model_has_its_files_type_and_the_pooler_that_the_run_drew(method, tmp_path):
+    """A run in bfloat16 on files in float32 that lack BERT's pooler, as many do."""
+    folder = shutil.copytree(tiny_models.folder("bert"), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    settings = {"hidden_sizes": None} if method.name == "output-layers" else {}
+    job = make_job(method, "bert", "classification", tmp_path / "run", **settings)
+    job = dataclasses.replace(job, model=model_names.resolve(str(folder)), dtype="bfloat16")
+    outcome, _ = train(method, job)
+    used, tokenizer = method().load_base(job) if method.name == "qlora" else base(job)
+    (tmp_path / "merged").mkdir()
+    method().export("merged", outcome, job, tmp_path / "merged")
+    assert {key[3] for key in models.loaded(job.model)} == {"bfloat16"}  # what was read for the merge is let go
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {weight.dtype for weight in merged.values()} == {torch.float32}
+    drawn = used.get_parameter(POOLER).float()
+    assert torch.equal(merged[POOLER], drawn) == (method.name not in {"full", "top-layers"})  # which train it
+    run = method().load(outcome, job).predict(TEXTS, job.labels).probabilities
+    plain = plain_class("classification").from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    logits_of = {name: number for number, name in plain.config.id2label.items()}
+    found = logits(plain, tokenizer).softmax(-1)[:, [logits_of[name] for name in job.labels]]
+    np.testing.assert_allclose(found, run, atol=0.02)
+    models.free()

@@ -82,7 +82,7 @@ def logits(model: Any, tokenizer: Any) -> torch.Tensor:
 
 
 def last_hidden(model: Any, tokenizer: Any) -> torch.Tensor:
-    """What the last block gives, (B, T, d) in float32: a new head hides small differences of it."""
+    """What the head is given, (B, T, d) in float32: a new head hides small differences of it."""
     batch = tokenizer(TEXTS, return_tensors="pt", padding=True)
     with torch.no_grad():
         asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}

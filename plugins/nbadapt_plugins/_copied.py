@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.method import Job, Outcome
-from nbadapt_plugins._trained import TrainedMethod
+from nbadapt_plugins._trained import TrainedMethod, base_as_stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,12 +35,10 @@ class CopiedMethod(TrainedMethod):
         """Write "merged": a whole transformers model with the trained values in it, typed as the base's files."""
         from nbadapt import models
 
-        with models.sharing_no_more():
-            stored = dataclasses.replace(job, dtype=models.stored_dtype(job.model))
-            model, tokenizer = self.restored(outcome, stored)
+        model = self.restore(base_as_stored(self.load_base, job), job.directory / outcome.artifacts["adapter"], job)
         for parameter in model.parameters():
             if parameter.dtype != model.dtype:  # a head, which no other run has
                 parameter.data = parameter.data.to(model.dtype)
         with quiet_libraries():
             model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+        models.load_tokenizer(job.model).save_pretrained(target)

@@ -178,9 +178,13 @@ def base_as_stored(load: Callable[[Job], tuple[PreTrainedModel, PreTrainedTokeni
     """The base that `load` gives, in the type that its files have, whatever the run computes in; nothing shares it."""
     from nbadapt import models
 
-    with models.sharing_no_more():
+    with models.keeping_no_base():
         base, _ = load(dataclasses.replace(job, dtype=models.stored_dtype(job.model)))
-    own_weights(base)
+        own_weights(base)
+        drawn = [name for name in models.drawn(base) if name.startswith(f"{base.base_model_prefix}.")]
+        if drawn:  # in another type other numbers may have been drawn: those that the run had are right
+            used = load(job)[0].state_dict()
+            base.load_state_dict({name: used[name] for name in drawn}, strict=False)
     return base
 
 

@@ -42,7 +42,7 @@ from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Stage
 from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
-from nbadapt_plugins._trained import ADAPTER, head_modules, load_base, seeded, skeleton
+from nbadapt_plugins._trained import ADAPTER, base_as_stored, head_modules, load_base, seeded, skeleton
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +142,7 @@ class OutputLayers(Method):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "head": new layers and how plain PyTorch uses them; "merged": the whole model with its own head."""
+        from nbadapt import models
         from nbadapt.engines.trainer import load_trained
 
         stored = job.directory / outcome.artifacts["head"]
@@ -153,10 +154,10 @@ class OutputLayers(Method):
         if kind == "head":
             _write_head(stored, job, target)
             return
-        model, tokenizer = load_base(job)
+        model = base_as_stored(load_base, job)
         load_trained(model, stored / WEIGHTS)
         model.to(model.dtype).save_pretrained(target)
-        tokenizer.save_pretrained(target)
+        models.load_tokenizer(job.model).save_pretrained(target)
 
 
 EXPORTED = '''"""Output layers on {model}. Needs torch, transformers and safetensors.
