@@ -98,12 +98,15 @@ if TYPE_CHECKING:
     from nbadapt.models import (
         Quantization,
         base_ref,
+        keeping_no_base,
         keeps_head,
         load_classifier,
         load_tokenizer,
         read_config,
         skeleton,
+        stored_dtype,
     )
+    from nbadapt.models import drawn as drawn_parameters
     from nbadapt.models import load as load_model
     from nbadapt.models import read_apart as load_apart
     from nbadapt.models import shell as model_shell
@@ -182,6 +185,7 @@ __all__ = [
     "context_length",
     "count_parameters",
     "default_template",
+    "drawn_parameters",
     "embedding_memory",
     "embedding_weight_bytes",
     "encode",
@@ -197,6 +201,7 @@ __all__ = [
     "gibibytes",
     "inference",
     "instructed",
+    "keeping_no_base",
     "keeps_head",
     "length_limit",
     "load_apart",
@@ -244,6 +249,7 @@ __all__ = [
     "special_tokens",
     "statement_batches",
     "storable",
+    "stored_dtype",
     "tell_reused",
     "told_apart",
     "train",
@@ -271,6 +277,8 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "nbadapt.models": (
             "Quantization",
             "base_ref",
+            "drawn as drawn_parameters",
+            "keeping_no_base",
             "keeps_head",
             "load as load_model",
             "load_classifier",
@@ -279,6 +287,7 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
             "read_config",
             "shell as model_shell",
             "skeleton",
+            "stored_dtype",
         ),
         "nbadapt.options": ("DTYPES",),
     },
