@@ -50,7 +50,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "generation": {
         "model": "smollm2",
         "files": ("gsm8k_train.jsonl", "gsm8k_validation.jsonl"),
-        "rows": 200,
+        "rows": 128,
         "held_out": CHOSEN_ON,
         "figure": "loss",
         "fixed": {"batch_size": 8, "epochs": 1, "max_length": 256},
