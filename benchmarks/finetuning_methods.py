@@ -1,13 +1,14 @@
 """All finetuning methods on the same real data, next to plain peers: quality beside cost.
 
 usage: python benchmarks/finetuning_methods.py {classification,generation} [--data FOLDER] [--rows N ...]
-                                               [--methods A B ...] [--seeds N ...] [--kept]
+                                               [--methods A B ...] [--seeds N ...] [--set KEY=VALUE ...] [--kept]
 
 Classification: MiniLM on movie reviews, accuracy on the test split. Generation: SmolLM2-135M on gsm8k, loss of the
 answers of the second half of the validation split; learning rates were chosen on the first. Every method has its
-defaults. The peers do the same work, at the same learning rate, as tutorials do. Each training has a process of its
-own; what was measured is kept in results/finetuning_methods_TASK.jsonl and not measured again, and all that is kept of
-these rows is shown. --kept measures nothing. Writes results/finetuning_methods_TASK.md.
+defaults, but for what --set gives nbadapt's. The peers do the same work, at the same learning rate, as tutorials do.
+Each training has a process of its own; what was measured is kept in results/finetuning_methods_TASK.jsonl and not
+measured again, and all that is kept of these rows is shown. --kept measures nothing. Writes
+results/finetuning_methods_TASK.md.
 """
 
 from __future__ import annotations
@@ -79,11 +80,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--kept", action="store_true")
     arguments = parser.parse_args()
     task = TASKS[arguments.task]
     sizes = arguments.rows or task["rows"]
-    sides = [("nbadapt", method) for method in task["methods"]] + [("plain", peer) for peer in task["peers"]]
+    peers = [] if arguments.settings else task["peers"]  # which have no settings
+    sides = [("nbadapt", method) for method in task["methods"]] + [("plain", peer) for peer in peers]
     chosen = [(side, method) for side, method in sides if method in (arguments.methods or task["methods"])]
     for rows, seed, (side, method) in itertools.product([] if arguments.kept else sizes, arguments.seeds, chosen):
         print(rows, measured(arguments, side, method, rows, seed), file=sys.stderr, flush=True)
@@ -96,7 +99,8 @@ def main() -> None:
 def kept(task: str) -> list[dict[str, Any]]:
     """What was measured before, one mapping a training."""
     file = RESULTS / f"finetuning_methods_{task}.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [{"settings": [], **json.loads(line)} for line in lines]
 
 
 def rate(method: str) -> float | None:
@@ -111,7 +115,7 @@ def measured(arguments: argparse.Namespace, side: str, method: str, rows: int, s
     held_out = list(HELD_OUT[arguments.task])
     learning_rate = rate(method)
     key = {"side": side, "method": method, "rows": rows, "seed": seed, "learning_rate": learning_rate}
-    key["held_out"] = held_out
+    key |= {"held_out": held_out, "settings": sorted(arguments.settings)}
     for entry in kept(arguments.task):
         if all(entry[name] == value for name, value in key.items()):
             return entry
@@ -121,7 +125,7 @@ def measured(arguments: argparse.Namespace, side: str, method: str, rows: int, s
     if side == "nbadapt" or arguments.task == "generation":
         sizes += ["--held-out", *map(str, held_out)]
     if side == "nbadapt":
-        settings = [word for pair in task["settings"] for word in ("--set", pair)]
+        settings = [word for pair in (*task["settings"], *arguments.settings) for word in ("--set", pair)]
         command = [str(HERE / "measured_run.py"), method, task["model"], *files, *sizes, *settings]
     else:
         sizes += [] if learning_rate is None else ["--learning-rate", str(learning_rate)]
@@ -160,7 +164,7 @@ def report(task: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
         f"another is named: see [{TASKS[task]['script']}](../{TASKS[task]['script']}). What is left different is what "
         f"tutorials have: float32 (nbadapt: bfloat16 where the machine is quicker in it), batches of random rows "
         f"(nbadapt: of similar length), no warm-up; {DIFFERENCES[task]}. Several figures in a cell: several seeds"
-        f"{', which alone make a difference of up to 0.02' if classify else ''}. "
+        f"{f', which alone make a difference of up to {_spread(found):.3f}' if classify else ''}. "
         "Training: seconds from the first batch to the last step. Memory: the process's peak beyond its "
         "imports, weights included; nbadapt's counts what it imports late (about 80 MiB) and the kernels that oneDNN "
         "makes for products in bfloat16, one for each shape of a batch (about 100 MiB), `full` also the bfloat16 base "
@@ -180,9 +184,17 @@ def grouped(lines: Sequence[Mapping[str, Any]], quality: str, *, ascending: bool
     """The trainings that differ in their seeds alone side by side, the best mean first."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for line in sorted(lines, key=lambda line: line["seed"]):
-        groups.setdefault((line["side"], line["method"], line["learning_rate"]), []).append(line)
+        key = (line["side"], line["method"], line["learning_rate"], *line["settings"])
+        groups.setdefault(key, []).append(line)
     sign = 1 if ascending else -1
     return sorted(groups.values(), key=lambda runs: sign * mean(run[quality] for run in runs))
+
+
+def _spread(found: Mapping[int, Sequence[Mapping[str, Any]]]) -> float:
+    """How far apart the accuracies of two seeds are at most."""
+    groups = [runs for lines in found.values() for runs in grouped(lines, "accuracy", ascending=False)]
+    accuracies = [[run["accuracy"] for run in runs] for runs in groups]
+    return max((max(group) - min(group) for group in accuracies), default=0.0)
 
 
 def _accuracy(run: Mapping[str, Any]) -> str:
@@ -198,6 +210,7 @@ def _row(runs: Sequence[Mapping[str, Any]], classify: bool) -> list[str]:
     name = f"`{one['method']}`" if one["side"] == "nbadapt" else f"plain {one['method']}"
     if one["learning_rate"] != rate(one["method"]):
         name += f", learning rate {one['learning_rate']:g}"
+    name += "".join(f", {pair}" for pair in one["settings"])
 
     def each(show: Callable[[Mapping[str, Any]], str]) -> str:
         return " / ".join(show(run) for run in runs)

@@ -59,6 +59,14 @@ def _is_bidirectional(model_type: str) -> bool:
     return model_type in masked
 
 
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules outside the body that have weights: a classifier's head, new and trained whole."""
+    body = model.base_model_prefix
+    if not hasattr(model, body):  # the model is all body
+        return []
+    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+
+
 def replace(model: PreTrainedModel, config: PretrainedConfig, device: str, seed: int) -> None:
     """Replace everything outside a model's body by new modules: normal(0, initializer_range), biases zero."""
     import torch

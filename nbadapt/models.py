@@ -51,7 +51,7 @@ class Quantization:
 BaseKey = tuple[str, Head, str, str, Quantization | None]  # path, head, device, dtype, quantization
 _bases: dict[BaseKey, PreTrainedModel] = {}
 _lock = threading.Lock()
-_keeping = contextvars.ContextVar("keeping", default=True)  # what is loaded for other runs
+_keeping = contextvars.ContextVar("keeping", default=True)  # whether a base that is loaded is kept for other runs
 
 
 def read_config(ref: ModelRef) -> PretrainedConfig:
@@ -75,9 +75,25 @@ def _unreadable(ref: ModelRef, error: Exception) -> ModelError:
 
 
 def stored_dtype(ref: ModelRef) -> str:
-    """The type of the weights in the model's files, as their configuration tells it; float32 where it does not."""
-    name = str(read_config(ref).dtype).removeprefix("torch.")
+    """The type of the weights in the model's files: as their configuration tells it, or the files where it does not.
+
+    float32 for a model on the hub without it, and for a type that nbadapt does not compute in.
+    """
+    name = str(read_config(ref).dtype or _first_dtype(Path(ref.path))).removeprefix("torch.")
     return name if name in DTYPES else "float32"
+
+
+def _first_dtype(folder: Path) -> torch.dtype | None:
+    """The type of the first weights with fractions in a folder's files; None: there are none."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - no mapping
+                found: torch.dtype = weights.get_slice(name)[:0].dtype
+                if found.is_floating_point:
+                    return found
+    return None
 
 
 def base_ref(ref: ModelRef) -> ModelRef:
@@ -310,11 +326,6 @@ def keeping_no_base() -> Iterator[None]:
         _keeping.reset(token)
 
 
-def drawn(base: PreTrainedModel) -> Sequence[str]:
-    """Names of the parameters that the base's files lack, such as BERT's pooler, and that were drawn for it."""
-    return getattr(base, "_nbadapt_drawn", ())
-
-
 def loaded(ref: ModelRef) -> dict[BaseKey, PreTrainedModel]:
     """The shared bases of a model that this kernel holds, each by what it was loaded as."""
     with _lock:
@@ -337,11 +348,13 @@ def _read_weights(
     if quantization is None:
         model.to(device)
     else:
-        drawn = _drawn_layers(model, missing)
-        if drawn:  # bitsandbytes quantises what it reads: these have no scales
-            quantized = _quantized(ref, head, device, dtype, quantization, kept=drawn)
+        unread = _unread_layers(model, missing)
+        if unread:  # bitsandbytes quantises what it reads: these have no scales
+            del model
+            quantized = _quantized(ref, head, device, dtype, quantization, kept=unread)
             model, missing = _from_pretrained(ref, head, dtype, quantized)
         _keep_gradients(model)
+    _draw(model, missing)
     model._nbadapt_drawn = sorted(missing)
     return model.eval().requires_grad_(False)
 
@@ -353,9 +366,7 @@ def _from_pretrained(
     import torch
 
     try:
-        # What a checkpoint lacks is drawn alike in every process: a stored head rests on it.
-        with quiet_libraries(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with quiet_libraries(), torch.random.fork_rng(devices=[]):  # transformers draws what they lack: see `_draw`
             model, info = _auto_class(head).from_pretrained(
                 ref.path,
                 dtype=getattr(torch, dtype),
@@ -369,7 +380,31 @@ def _from_pretrained(
     return model, set(info["missing_keys"])
 
 
-def _drawn_layers(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
+def _draw(model: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Draw what the files lack anew, as the architecture has it: a stored head rests on it.
+
+    On the CPU and in float32, whatever the model is in: so it is the same in every process, on every device, beside
+    weights in 4 bits, and but for rounding in every type.
+    """
+    import torch
+
+    lacking: dict[str, list[str]] = {}
+    for name in sorted(missing):
+        layer, _, parameter = name.rpartition(".")
+        lacking.setdefault(layer, []).append(parameter)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(0)
+        for layer, parameters in lacking.items():
+            module = model.get_submodule(layer)
+            if any(True for _ in module.children()):  # parameters of a block itself: left as transformers drew them
+                continue
+            fresh = copy.deepcopy(module).to("cpu", torch.float32)
+            model._init_weights(fresh)
+            for parameter in parameters:
+                getattr(module, parameter).copy_(getattr(fresh, parameter))
+
+
+def _unread_layers(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
     """Names of 4-bit layers whose weights the files lack."""
     layers = {name.rpartition(".")[0] for name in missing}
     return sorted(name for name in layers if hasattr(model.get_submodule(name), "quant_state"))
@@ -401,13 +436,14 @@ def _quantized(
     from transformers import BitsAndBytesConfig
 
     shape = skeleton(ref, head, ("0", "1"))
-    head_names = [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
+    outputs = shape.get_output_embeddings()
+    whole = heads.head_modules(shape) or [name for name, module in shape.named_modules() if module is outputs]
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.kind,
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=[*head_names, *kept],
+        llm_int8_skip_modules=[*whole, *kept],
     )
     return {"quantization_config": settings, "device_map": {"": device}}
 

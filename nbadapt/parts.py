@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from nbadapt.engines.training_report import Show as ShowRows
     from nbadapt.engines.training_report import TrainingReporter
     from nbadapt.engines.training_report import answered as show_answers
-    from nbadapt.heads import Head
+    from nbadapt.heads import Head, head_modules
     from nbadapt.history import History
     from nbadapt.indexing.index import Hit, Index
     from nbadapt.indexing.store import EVERYWHERE, checked_vectors, metadata_json, question_words, storable
@@ -106,7 +106,6 @@ if TYPE_CHECKING:
         skeleton,
         stored_dtype,
     )
-    from nbadapt.models import drawn as drawn_parameters
     from nbadapt.models import load as load_model
     from nbadapt.models import read_apart as load_apart
     from nbadapt.models import shell as model_shell
@@ -185,7 +184,6 @@ __all__ = [
     "context_length",
     "count_parameters",
     "default_template",
-    "drawn_parameters",
     "embedding_memory",
     "embedding_weight_bytes",
     "encode",
@@ -199,6 +197,7 @@ __all__ = [
     "fill",
     "fill_prompt",
     "gibibytes",
+    "head_modules",
     "inference",
     "instructed",
     "keeping_no_base",
@@ -271,13 +270,12 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "nbadapt.endpoints": ("open_model as open_endpoint",),
         "nbadapt.engines.asking": ("EndpointLimits",),
         "nbadapt.engines.batches": ("inference",),
-        "nbadapt.heads": ("Head",),
+        "nbadapt.heads": ("Head", "head_modules"),
         "nbadapt.memory": ("gibibytes",),
         "nbadapt.model_names": ("resolve as resolve_model",),
         "nbadapt.models": (
             "Quantization",
             "base_ref",
-            "drawn as drawn_parameters",
             "keeping_no_base",
             "keeps_head",
             "load as load_model",

@@ -78,23 +78,35 @@ def test_the_page_is_what_the_kept_lines_give(benchmark):
 FINETUNING = [method.name for method in registry.methods("finetune") if not method.baseline]
 
 
+# What a text says of a method -> the method. "All layers" is full.
+SAID = {"all layers": "full", **{name.replace("-", " "): name for name in FINETUNING}}
+
+
 @pytest.mark.parametrize("name", FINETUNING)
-def test_the_figures_in_a_methods_text_stand_in_the_committed_tables(name):
-    pages = [*(BENCHMARKS / "results").glob("finetuning_methods_*.md"), BENCHMARKS / "results/output_layers.md"]
-    tables = "".join(page.read_text(encoding="utf-8") for page in pages)
-    measured = set(re.findall(r"\d+(?:\.\d+)?", tables.replace(",", "")))
+def test_the_figures_in_a_methods_text_stand_in_the_rows_of_the_methods_that_it_names(name):
     text = inspect.getdoc(inspect.getmodule(registry.load(name, "finetune")))
-    told = re.findall(r"\b[01]\.\d{3}\b|\b\d+(?= s\b)", text)  # accuracies and losses; seconds
+    text = text[text.index("When to use it") :].replace("\n", " ").replace("that of the adapter", "adapter")
+    named = {name} | {method for said, method in SAID.items() if re.search(rf"\b{said}\b", text, re.IGNORECASE)}
+    pages = [*(BENCHMARKS / "results").glob("finetuning_methods_*.md"), BENCHMARKS / "results/output_layers.md"]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").replace(",", "").splitlines()]
+    rows = [line for line in lines if any(line.startswith(f"| `{method}` |") for method in named)]
+    measured = set(re.findall(r"\d+(?:\.\d+)?", " ".join(rows)))
+    # Accuracies and losses; seconds, memory, size and parameters.
+    told = re.findall(r"\b[01]\.\d{3}\b|\b[\d,]+(?= s\b| MiB of memory| KiB\b| parameters)", text)
     assert told or name in WITHOUT_FIGURES
-    assert set(told) <= measured
+    assert {figure.replace(",", "") for figure in told} <= measured
 
 
 def test_seeds_stand_side_by_side_and_another_rate_apart(benchmark):
     line = {"side": "plain", "method": "full", "rows": 9, "learning_rate": 1e-4, "cores": 2, "training": 10.0}
+    line |= {"settings": []}
     line |= {"trainable": 5, "peak": 2**30, "size": 2**10}
     found = [{**line, "seed": 1, "accuracy": 0.7}, {**line, "seed": 0, "accuracy": 0.9}]
     found.append({**line, "seed": 0, "accuracy": 0.85, "learning_rate": 5e-5})
+    found.append({**line, "side": "nbadapt", "seed": 0, "accuracy": 0.6, "settings": ["dropout=0.1"]})
     page = benchmark("finetuning_methods").report("classification", {9: found})
+    assert "a difference of up to 0.200. " in page
+    assert "\n| `full`, dropout=0.1 | 0 | 2 | 0.600 |" in page
     first, second = [row for row in page.splitlines() if row.startswith("| plain")]
     assert first.startswith("| plain full, learning rate 5e-05 | 0 | 2 | 0.850 |")
     assert second.startswith("| plain full | 0 / 1 | 2 / 2 | 0.900 / 0.700 | 5 | 10 / 10 |")
@@ -107,7 +119,7 @@ def test_a_line_of_another_rate_or_other_rows_is_not_taken_for_the_one_asked_for
     key = {"side": "plain", "method": "full", "rows": 128, "seed": 0, "learning_rate": 1e-4, "held_out": [100, 200]}
     others = [{**key, "learning_rate": 5e-5}, {**key, "held_out": [0, 32]}, {**key, "seed": 1}]
     (tmp_path / "finetuning_methods_generation.jsonl").write_text("\n".join(map(json.dumps, others)) + "\n")
-    asked = finetuning.argparse.Namespace(task="generation", data=tmp_path)
+    asked = finetuning.argparse.Namespace(task="generation", data=tmp_path, settings=[])
 
     class Trains(Exception):  # noqa: N818 - a mark
         pass

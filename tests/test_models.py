@@ -131,18 +131,55 @@ def test_the_tokenizer_does_not_cut_by_itself():
     assert len(tokenizer("word " * 300)["input_ids"]) == 302
 
 
-def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_process(tmp_path):
-    from transformers import AutoModel
+def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_process_and_every_type(tmp_path):
+    ref = model_names.resolve(str(tiny_models.without_pooler(tmp_path / "bert")))
 
-    encoder = AutoModel.from_pretrained(tiny_models.folder("bert"), add_pooling_layer=False)
-    encoder.save_pretrained(tmp_path)
-    models.load_tokenizer(model_names.resolve(str(tiny_models.folder("bert")))).save_pretrained(tmp_path)
-    first, _ = models.load_classifier(model_names.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
-    drawn = first.bert.pooler.dense.weight.clone()
-    models.free()
-    torch.manual_seed(1)  # what else the process has drawn does not matter
-    second, _ = models.load_classifier(model_names.resolve(str(tmp_path)), ("a", "b"), "cpu", "float32", seed=0)
-    assert torch.equal(second.bert.pooler.dense.weight, drawn)
+    def pooler(dtype="float32", quantization=None):
+        models.free()
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        model, _ = models.load_classifier(ref, ("a", "b"), "cpu", dtype, seed=0, quantization=quantization)
+        assert torch.equal(torch.get_rng_state(), before)
+        return model.bert.pooler.dense.weight
+
+    drawn = pooler().clone()
+    assert drawn.std() == pytest.approx(0.02, rel=0.1)  # BERT's initializer_range
+    torch.randn(7)  # what else the process has drawn does not matter
+    assert torch.equal(pooler(), drawn)
+    assert torch.equal(pooler("bfloat16"), drawn.bfloat16())
+    assert torch.equal(pooler(quantization=models.Quantization()), drawn)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "not named"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_type_of_the_files_is_told_by_their_configuration_or_themselves(dtype, named, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_models.folder("llama")).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path)
+    if not named:
+        config = json.loads((tmp_path / "config.json").read_text())
+        kept = {key: value for key, value in config.items() if key not in {"dtype", "torch_dtype"}}
+        assert len(kept) < len(config)
+        (tmp_path / "config.json").write_text(json.dumps(kept))
+    assert models.stored_dtype(model_names.resolve(str(tmp_path))) == dtype
+
+
+def test_a_body_under_another_name_is_in_4_bits_all_the_same(tmp_path):
+    """Llama 4 says that its body is `language_model`, and calls it `model`."""
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, intermediate_size_mlp=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2, moe_layers=[],
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    Llama4ForCausalLM(config).save_pretrained(tmp_path)
+    assert not hasattr(Llama4ForCausalLM(config), Llama4ForCausalLM.base_model_prefix)
+    model = models.read_apart(model_names.resolve(str(tmp_path)), "causal", "cpu", "float32", models.Quantization())
+    packed = [name for name, weight in model.named_parameters() if hasattr(weight, "quant_state")]
+    assert len(packed) == 2 * 7
+    assert not any("lm_head" in name for name in packed)
 
 
 def test_the_probe_never_chooses_float16_on_a_cpu():

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow  # the conformance kit has every method in the qui
 VARIANTS = {  # method and settings, under a short name
     "ia3": (Ia3, {}),
     "prompt-tuning": (PromptTuning, {"num_virtual_tokens": 6}),
-    "p-tuning": (PTuning, {"num_virtual_tokens": 6}),
+    "p-tuning": (PTuning, {"num_virtual_tokens": 6, "encoder_hidden_size": 20}),
     "p-tuning-lstm": (
         PTuning,
         {"num_virtual_tokens": 6, "encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 20},
@@ -122,7 +122,7 @@ def closed_form(variant: str, model, config) -> int:
     if variant == "prompt-tuning":
         return virtual * width
     if variant == "p-tuning":
-        return virtual * width + 3 * (width * width + width)
+        return virtual * width + (width * inner + inner) + (inner * inner + inner) + (inner * width + width)
     if variant == "p-tuning-lstm":
         lstm = 8 * inner * (width + inner + 2) + 8 * inner * (3 * inner + 2)
         return virtual * width + lstm + (4 * inner * inner + 2 * inner) + (2 * inner * width + width)

@@ -27,6 +27,18 @@ def folder(architecture: Architecture, *, chat: bool = False) -> Path:
     return tiny_model(architecture, _session_folder() / name, chat=chat)
 
 
+def without_pooler(target: Path) -> Path:
+    """A tiny BERT in `target` whose weights lack the pooler, as many checkpoints do."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder("bert"), target)
+    weights = load_file(target / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
 def reviews(n: int = 24) -> list[dict[str, str]]:
     """Classification rows: a balanced, learnable table of `n` distinct texts."""
     good = ("wonderful", "great", "good")

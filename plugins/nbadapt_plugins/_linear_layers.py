@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbadapt.errors import RequestError, did_you_mean
-from nbadapt_plugins._trained import head_modules
+from nbadapt.heads import head_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -123,6 +123,8 @@ def start_from_residual(model: PeftModel, original: PreTrainedModel) -> None:
         original: the base in its own type.
     """
     for name, layer in lora_layers(model):
+        if not in_4_bits(layer.get_base_layer()):
+            continue
         module = original.get_submodule(name)
         weight = oriented(module, module.weight.detach()).to(layer.weight.device, torch.float32)  # (out, in)
         lost = weight - dequantised(layer.get_base_layer())
@@ -138,6 +140,11 @@ def oriented(layer: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor:
     from transformers.pytorch_utils import Conv1D
 
     return weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+
+
+def in_4_bits(layer: Any) -> bool:
+    """Whether a layer of a quantised base is; one that its files lack, such as BERT's pooler, is not."""
+    return getattr(layer.weight, "quant_state", None) is not None
 
 
 def dequantised(layer: Any) -> torch.Tensor:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nbadapt.capture import quiet_libraries
+from nbadapt.heads import head_modules
 from nbadapt.method import Adapted, Job, Outcome
-from nbadapt_plugins._trained import TrainedMethod, adapted, base_as_stored, head_modules, load_base, seeded, skeleton
+from nbadapt_plugins._trained import TrainedMethod, adapted, base_as_stored, load_base, seeded, skeleton
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -95,7 +96,7 @@ class PeftMethod(TrainedMethod):
             _script.write(self._config_with_head(model, job), model, job, target, self.script_start(model, job))
 
     def mergeable(self, job: Job) -> PreTrainedModel:
-        """The base with weights of its own, in the type that its files have, which a merge may change."""
+        """The base for a merge to change: with weights of its own, in the type that its files have."""
         return base_as_stored(load_base, job)
 
     def script_start(self, model: PreTrainedModel, job: Job) -> str:

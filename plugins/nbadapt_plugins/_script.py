@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbadapt.heads import head_modules
 from nbadapt_plugins._course import course
-from nbadapt_plugins._trained import head_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -175,16 +175,15 @@ def load_base(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def base_as_stored(load: Callable[[Job], tuple[PreTrainedModel, PreTrainedTokenizerBase]], job: Job) -> PreTrainedModel:
-    """The base that `load` gives, in the type that its files have, whatever the run computes in; nothing shares it."""
+    """The base that `load` gives, in the type that its files have, whatever the run computes in.
+
+    Its weights are its own, for an export to change, and no other run finds it loaded.
+    """
     from nbadapt import models
 
     with models.keeping_no_base():
         base, _ = load(dataclasses.replace(job, dtype=models.stored_dtype(job.model)))
         own_weights(base)
-        drawn = [name for name in models.drawn(base) if name.startswith(f"{base.base_model_prefix}.")]
-        if drawn:  # in another type other numbers may have been drawn: those that the run had are right
-            used = load(job)[0].state_dict()
-            base.load_state_dict({name: used[name] for name in drawn}, strict=False)
     return base
 
 
@@ -197,14 +196,6 @@ def adapted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, job: Job
     from nbadapt.engines.generate import LanguageModel
 
     return LanguageModel(model, tokenizer)
-
-
-def head_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the modules outside the body that have weights: a classifier's head, new and trained whole."""
-    body = model.base_model_prefix
-    if not hasattr(model, body):  # the model is all body
-        return []
-    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
 
 
 @contextlib.contextmanager

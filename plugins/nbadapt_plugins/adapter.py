@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from nbadapt.errors import RequestError, UnsuitedError
+from nbadapt.heads import head_modules
 from nbadapt.method import ADVANCED, Job, Outcome
-from nbadapt_plugins._trained import FrozenBaseConfig, TrainedMethod, head_modules
+from nbadapt_plugins._trained import FrozenBaseConfig, TrainedMethod
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

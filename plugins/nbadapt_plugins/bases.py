@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from nbadapt import lazy
 
 if TYPE_CHECKING:
+    from nbadapt.heads import head_modules
     from nbadapt_plugins._candidates import CandidateConfig, CandidateMethod, Load, Search
     from nbadapt_plugins._copied import CopiedMethod
     from nbadapt_plugins._copies import train_copies
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from nbadapt_plugins._trained import (
         FrozenBaseConfig,
         TrainedMethod,
-        head_modules,
+        base_as_stored,
         own_weights,
         seeded,
         switch_off_dropout,
@@ -75,6 +76,7 @@ __all__ = [
     "Tried",
     "VirtualTokensConfig",
     "adapted_layers",
+    "base_as_stored",
     "head_modules",
     "linear_layers",
     "own_weights",
@@ -112,7 +114,8 @@ _HOMES = {
     "Tried": "nbadapt_plugins._scoring:Tried",
     "VirtualTokensConfig": "nbadapt_plugins._prompt_learning:VirtualTokensConfig",
     "adapted_layers": "nbadapt_plugins._linear_layers:adapted_layers",
-    "head_modules": "nbadapt_plugins._trained:head_modules",
+    "base_as_stored": "nbadapt_plugins._trained:base_as_stored",
+    "head_modules": "nbadapt.heads:head_modules",
     "linear_layers": "nbadapt_plugins._linear_layers:linear_layers",
     "own_weights": "nbadapt_plugins._trained:own_weights",
     "seeded": "nbadapt_plugins._trained:seeded",

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from nbadapt.errors import RequestError, UnsuitedError, did_you_mean
+from nbadapt.heads import head_modules
 from nbadapt.method import Job
 from nbadapt_plugins._copied import CopiedMethod
 from nbadapt_plugins._linear_layers import matches
-from nbadapt_plugins._trained import FrozenBaseConfig, head_modules
+from nbadapt_plugins._trained import FrozenBaseConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

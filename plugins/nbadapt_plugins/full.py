@@ -29,9 +29,10 @@ from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines.training_config import TrainingConfig
+from nbadapt.heads import head_modules
 from nbadapt.memory import gibibytes
 from nbadapt.method import Estimate, Job, Outcome
-from nbadapt_plugins._trained import TrainedMethod, head_modules, own_weights
+from nbadapt_plugins._trained import TrainedMethod, own_weights, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,7 +78,7 @@ class Full(TrainedMethod):
         return model.float().requires_grad_(True)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write a transformers folder, in float32."""
+        """Write a transformers folder, in the model's type: a trained one's is float32."""
         with quiet_libraries():
             model.save_pretrained(folder)
 
@@ -85,8 +86,7 @@ class Full(TrainedMethod):
         """The stored model: its body in the base's type, its classification head in float32, as in training."""
         import torch
 
-        with quiet_libraries():
-            stored: PreTrainedModel = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        stored = _read(type(model), folder, "float32")
         heads = head_modules(model) if job.task == "classification" else []
         for name in heads:  # the new model's heads take float32 whatever the body gives
             head = model.get_submodule(name)
@@ -97,8 +97,20 @@ class Full(TrainedMethod):
         return stored.to(job.device)
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
-        """Write "merged": the whole model with its tokenizer."""
+        """Write "merged": the whole model, in the type that the base's files have, with its tokenizer."""
         from nbadapt import models
 
-        shutil.copytree(job.directory / outcome.artifacts["adapter"], target, dirs_exist_ok=True)
+        folder, dtype = job.directory / outcome.artifacts["adapter"], models.stored_dtype(job.model)
+        if dtype == "float32":
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+        else:
+            self.save(_read(type(skeleton(job)), folder, dtype), target)
         models.load_tokenizer(job.model).save_pretrained(target)
+
+
+def _read(kind: type[PreTrainedModel], folder: Path, dtype: str) -> PreTrainedModel:
+    import torch
+
+    with quiet_libraries():
+        stored: PreTrainedModel = kind.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+    return stored

@@ -71,7 +71,7 @@ class LowRankSettings(FrozenBaseConfig):
         False, description="scale by alpha / sqrt(r), steadier at high rank (rsLoRA)", json_schema_extra=ADVANCED
     )
     dora: bool = Field(
-        False, description="train the columns' lengths apart from their directions (DoRA)", json_schema_extra=ADVANCED
+        False, description="train the rows' lengths apart from their directions (DoRA)", json_schema_extra=ADVANCED
     )
     loraplus_lr_ratio: float | None = Field(
         None,

@@ -41,8 +41,9 @@ from nbadapt import store
 from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Stage
+from nbadapt.heads import head_modules
 from nbadapt.method import Adapted, Emit, Estimate, Job, Method, Outcome
-from nbadapt_plugins._trained import ADAPTER, base_as_stored, head_modules, load_base, seeded, skeleton
+from nbadapt_plugins._trained import ADAPTER, base_as_stored, load_base, seeded, skeleton
 
 if TYPE_CHECKING:
     import numpy as np

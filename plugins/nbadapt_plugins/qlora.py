@@ -11,8 +11,9 @@
               h  (B, T, out)         h = dequantise(W) x + (alpha / r) B A x
 
 Sizes: as many trained parameters as LoRA, r · (in + out) a matrix. The base's matrices take 0.5 bytes a weight and
-1/64 + 4/(64 · 256) for the scales of their blocks with double quantisation (4/64 without); embeddings, norms and
-heads keep their type. Each product is computed in the run's dtype on weights that are dequantised for it.
+1/64 + 4/(64 · 256) for the scales of their blocks with double quantisation (4/64 without); embeddings, norms, heads
+and layers that the files lack keep their type. Each product is computed in the run's dtype on weights that are
+dequantised for it.
 LoftQ starts with B A as near as its rank allows to what the 4 bits lost (Li et al. 2023, arXiv:2310.08659, one step).
 
 On a CPU this saves memory and costs time, since every product dequantises its weights.
@@ -107,13 +108,16 @@ class Qlora(Lora):
         """The base in its own type; where training began with what the 4 bits lost, with the 4-bit values in it."""
         base = super().mergeable(job)
         if job.config.init == "loftq":
+            from nbadapt import models
             from nbadapt_plugins import _linear_layers, _lora_starts
 
-            quantised = self.load_base(job)[0]
+            with models.keeping_no_base():
+                quantised = self.load_base(job)[0]
             for name in _linear_layers.adapted_layers(base, job.config.target_modules, job.config.r):
-                values = _lora_starts.dequantised(quantised.get_submodule(name)).to(base.dtype)
-                layer = base.get_submodule(name)
-                layer.weight.data = _lora_starts.oriented(layer, values)
+                if _lora_starts.in_4_bits(quantised.get_submodule(name)):
+                    values = _lora_starts.dequantised(quantised.get_submodule(name)).to(base.dtype)
+                    layer = base.get_submodule(name)
+                    layer.weight.data = _lora_starts.oriented(layer, values)
         return base
 
     def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

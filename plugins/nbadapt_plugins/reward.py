@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from nbadapt.engines.pairs import Pair
+from nbadapt.heads import head_modules
 from nbadapt.method import Adapted, Job, Outcome
 from nbadapt_plugins._feedback import PairMethod, PairSettings
-from nbadapt_plugins._trained import base_as_stored, head_modules
+from nbadapt_plugins._trained import base_as_stored
 
 if TYPE_CHECKING:
     import torch
