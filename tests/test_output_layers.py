@@ -20,10 +20,11 @@ from nbadapt import model_names, models
 from nbadapt.data import Examples
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.events import Metric, Notice, Parameters, Progress
+from nbadapt.heads import head_modules
 from nbadapt.method import Job
 from nbadapt.settings import validate
 from nbadapt_plugins import _heads
-from nbadapt_plugins._trained import head_modules, switch_off_dropout
+from nbadapt_plugins._trained import switch_off_dropout
 from nbadapt_plugins.output_layers import OutputLayers, _Layers
 from tests import tiny_models
 

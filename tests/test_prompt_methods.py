@@ -18,10 +18,11 @@ from nbadapt.engines.tokens import encode_completion, encode_prompt
 from nbadapt.engines.trainer import trained_tensors
 from nbadapt.errors import RequestError, Stopped, UnsuitedError
 from nbadapt.events import Metric, Notice, Parameters, Progress
+from nbadapt.heads import head_modules
 from nbadapt.method import Job
 from nbadapt_plugins._linear_layers import linear_layers
 from nbadapt_plugins._prompt_learning import start_text
-from nbadapt_plugins._trained import adapted, head_modules, load_base, skeleton
+from nbadapt_plugins._trained import adapted, load_base, skeleton
 from nbadapt_plugins.ia3 import Ia3
 from nbadapt_plugins.llama_adapter import LlamaAdapter
 from nbadapt_plugins.p_tuning import PTuning
