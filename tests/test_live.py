@@ -109,6 +109,14 @@ def test_a_changed_rate_scales_the_rest_of_the_schedule(tmp_path, runs):
     assert steered.wishes[1].said == "0.001 from step 7 on"
 
 
+@pytest.mark.parametrize(("steps", "rise"), [(10, 0), (25, 2)])
+def test_the_rate_rises_for_its_share_of_the_steps_unless_that_is_one_that_would_learn_nothing(steps, rise, tmp_path):
+    found = rates(Steered(Lora, lora_job(tmp_path, max_steps=steps, warmup_ratio=0.08, learning_rate=1e-2)))
+    rising = [1e-2 * step / rise for step in range(rise)]
+    falling = [1e-2 * (steps - step) / (steps - rise) for step in range(rise, steps)]
+    assert found == pytest.approx([*rising, *falling], rel=1e-12)
+
+
 @pytest.mark.parametrize("save_first", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_resumed_run_keeps_the_changed_rate(tmp_path, runs, save_first):
     settings = {"max_steps": 8, "save_steps": 100, **DROPOUT}

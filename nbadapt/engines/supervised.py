@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -186,7 +185,9 @@ def trainer_arguments(job: Job, rows: int) -> dict[str, Any]:
     """
     config: TrainingConfig = job.config
     steps = optimizer_steps(config, rows)
-    warmup = 0 if config.lr_scheduler_type == "constant" else math.ceil(config.warmup_ratio * steps)
+    warmup = 0 if config.lr_scheduler_type == "constant" else round(config.warmup_ratio * steps)
+    if warmup == 1:  # the rise begins at 0: a single step would be one that learns nothing
+        warmup = 0
     return {
         "learning_rate": config.learning_rate,
         "max_steps": steps,

@@ -29,7 +29,11 @@ class TrainingConfig(Config):
         None, ge=8, description="tokens kept of a row; none: the model's limit, at most 1024"
     )
     warmup_ratio: float = Field(
-        0.06, ge=0, le=1, description="share of the steps in which the rate rises", json_schema_extra=ADVANCED
+        0.06,
+        ge=0,
+        le=1,
+        description="share of the steps in which the rate rises from 0; one step alone is left out",
+        json_schema_extra=ADVANCED,
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="how the learning rate falls after the warm-up", json_schema_extra=ADVANCED
