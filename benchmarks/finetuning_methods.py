@@ -69,7 +69,8 @@ DIFFERENCES = {
     "plain lora also drops a tenth of the adapter's inputs; no weight decay (nbadapt: 0.01 in `full`); plain features "
     "reads the first token (nbadapt: the mean over the tokens), plain output-layers trains the model's own head for "
     "3 epochs (nbadapt: one linear layer on the mean for 20)",
-    "generation": "no weight decay (nbadapt: 0.01 in `full`)",
+    "generation": "no weight decay (nbadapt: 0.01 in `full`). In bfloat16 a step computes with rounded weights, so "
+    "that `full` learns less in so few steps than with dtype=float32, which takes longer",
 }
 
 
@@ -163,7 +164,8 @@ def report(task: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
         f"{about}. Defaults throughout. The peers do the same work without nbadapt, at the same learning rate unless "
         f"another is named: see [{TASKS[task]['script']}](../{TASKS[task]['script']}). What is left different is what "
         f"tutorials have: float32 (nbadapt: bfloat16 where the machine is quicker in it), batches of random rows "
-        f"(nbadapt: of similar length), no warm-up; {DIFFERENCES[task]}. Several figures in a cell: several seeds"
+        f"(nbadapt: of similar length), no warm-up (nbadapt: 6 % of the steps); {DIFFERENCES[task]}. "
+        "Several figures in a cell: several seeds"
         f"{f', which alone make a difference of up to {_spread(found):.3f}' if classify else ''}. "
         "Training: seconds from the first batch to the last step. Memory: the process's peak beyond its "
         "imports, weights included; nbadapt's counts what it imports late (about 80 MiB) and the kernels that oneDNN "
