@@ -35,7 +35,7 @@ TRIED: dict[str, dict[str, Sequence[float | None]]] = {
     "prompt-tuning": {"learning_rate": (1e-2, 3e-2, 1e-1), "epochs": (2, 3, 5), "num_virtual_tokens": TOKENS},
     "prefix-tuning": {"learning_rate": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (2, 3, 5), "num_virtual_tokens": TOKENS},
     "p-tuning": {"learning_rate": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (2, 3, 5), "num_virtual_tokens": TOKENS},
-    "llama-adapter": {"learning_rate": (3e-3, 1e-2, 3e-2)},
+    "llama-adapter": {"learning_rate": (3e-3, 1e-2, 3e-2, 1e-1)},
 }
 TASKS: dict[str, dict[str, Any]] = {
     "classification": {

@@ -46,7 +46,7 @@ class LlamaAdapterSettings(FrozenBaseConfig):
     adapter_layers: int | None = Field(
         None, ge=1, le=1024, description="how many blocks are adapted, from the top; none: all but the lowest two"
     )
-    learning_rate: float = Field(1e-2, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-2, gt=0, le=10, description="peak learning rate of AdamW")
 
 
 class LlamaAdapter(PeftMethod):
