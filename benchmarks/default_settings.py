@@ -56,7 +56,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "figure": "loss",
         "fixed": {"batch_size": 8, "epochs": 1, "max_length": 256},
         "but": " for a method that does not classify; where one does, its default is that of classification, whose "
-        "hundreds of steps are nearer to what people train than these 16, which ask for higher rates",
+        "hundreds of steps are nearer to what people train than these 16",
         "without": ("output-layers", "bitfit"),
     },
 }

@@ -17,8 +17,8 @@ the last W_o. No classification: peft's adaption prompts keep no head.
 When to use it: with Llama, Mistral or GPT-2, where the model must start exactly as it is and change gently, with few
 parameters.
 
-When not: to classify, or where LoRA does: its loss on school mathematics was 1.097 beside LoRA's 0.998, in the same
-time.
+When not: to classify, or where the result is to be merged, which LoRA's can: on school mathematics it had a loss of
+1.131 beside LoRA's 1.134, in the same time, with a third of the parameters.
 """
 
 from __future__ import annotations
