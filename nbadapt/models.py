@@ -83,15 +83,16 @@ def stored_dtype(ref: ModelRef) -> str:
     return name if name in DTYPES else "float32"
 
 
-def _first_dtype(folder: Path) -> torch.dtype | None:
-    """The type of the first weights with fractions in a folder's files; None: there are none."""
+def _first_dtype(folder: Path) -> str | None:
+    """The type of the first weights with fractions in a folder's files; None: there are none, or of no such type."""
     from safetensors import safe_open
 
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - no mapping
-                found: torch.dtype = weights.get_slice(name)[:0].dtype
-                if found.is_floating_point:
+                found = names.get(weights.get_slice(name).get_dtype())
+                if found is not None:
                     return found
     return None
 
