@@ -367,7 +367,10 @@ def _from_pretrained(
     import torch
 
     try:
-        with quiet_libraries(), torch.random.fork_rng(devices=[]):  # transformers draws what they lack: see `_draw`
+        with quiet_libraries(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(
+                0
+            )  # transformers draws what the files lack; most of it `_draw` replaces
             model, info = _auto_class(head).from_pretrained(
                 ref.path,
                 dtype=getattr(torch, dtype),
