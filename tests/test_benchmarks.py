@@ -100,7 +100,7 @@ def test_the_figures_in_a_methods_text_stand_in_the_rows_of_the_methods_that_it_
     named = {name} | {method for said, method in SAID.items() if re.search(rf"\b{said}\b", text, re.IGNORECASE)}
     pages = [*(BENCHMARKS / "results").glob("finetuning_methods_*.md"), BENCHMARKS / "results/output_layers.md"]
     lines = [line for page in pages for line in page.read_text(encoding="utf-8").replace(",", "").splitlines()]
-    rows = [line for line in lines if any(line.startswith(f"| `{method}` |") for method in named)]
+    rows = [line for line in lines if any(line.startswith(f"| `{method}`") for method in named)]
     measured = set(re.findall(r"\d+(?:\.\d+)?", " ".join(rows)))
     # Accuracies and losses; seconds, memory, size and parameters.
     told = re.findall(r"\b[01]\.\d{3}\b|\b[\d,]+(?= s\b| MiB of memory| KiB\b| parameters)", text)
