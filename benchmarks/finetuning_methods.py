@@ -68,7 +68,8 @@ DIFFERENCES = {
     "classification": "the model's dropout everywhere (nbadapt: in `full` alone, and above what `top-layers` keeps); "
     "plain lora also drops a tenth of the adapter's inputs; no weight decay (nbadapt: 0.01 in `full`); plain features "
     "reads the first token (nbadapt: the mean over the tokens), plain output-layers trains the model's own head for "
-    "3 epochs (nbadapt: one linear layer on the mean for 20)",
+    "3 epochs (nbadapt: one linear layer on the mean for 20). The seconds of `lora` with dropout were measured beside "
+    "other work",
     "generation": "no weight decay (nbadapt: 0.01 in `full`). In bfloat16 a step computes with rounded weights, so "
     "that `full` learns less in so few steps than with dtype=float32, which takes longer (its seconds were measured "
     "beside other work: 391 alone)",
