@@ -145,6 +145,7 @@ def case(method: str, architecture: str, task: str, told: tuple[str, ...] = BOTH
     [
         case("full", "gpt2", "generation", slow=False),
         case("full", "bert", "classification"),
+        case("full", "llama", "generation"),
         case("top-layers", "llama", "generation", slow=False, layers=4),
         case("adapter", "bert", "classification", bottleneck=256),
         case("lora", "llama", "generation", slow=False, r=128, target_modules="all-linear"),

@@ -235,9 +235,8 @@ def test_loftq_is_stored_loaded_and_merged_without_loss(architecture, tmp_path):
     Qlora().export("merged", outcome, job, target)
     assert not models.loaded(job.model)  # what was read for the merge is let go
     merged = plain_class(task).from_pretrained(target, dtype=torch.float32).eval()
-    assert {
-        label: merged.config.label2id[label] for label in job.labels
-    } == ours.model.config.label2id or not job.labels
+    if job.labels:
+        assert merged.config.label2id == ours.model.config.label2id
     torch.testing.assert_close(logits(merged, ours.tokenizer), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(last_hidden(merged, ours.tokenizer), hidden, rtol=1e-3, atol=1e-3)
     assert sum(isinstance(m, LoraLayer) for m in ours.model.modules()) > 0

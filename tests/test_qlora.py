@@ -208,4 +208,4 @@ def test_it_merges_into_the_type_of_the_bases_files(method, stored, computed, ta
         with unmerged.disable_adapter():
             base = unmerged(ids, output_hidden_states=True).hidden_states[-1]
         noise, learned = (found - expected).abs().max(), (expected - base).abs().max()
-        assert learned > 100 * noise
+        assert learned > max(0.05, 100 * noise), "the adapter does too little to tell"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,7 @@ from nbadapt import model_names, models, named, registry
 from nbadapt.method import Job, Method, Outcome
 from nbadapt_plugins._trained import TrainedMethod
 from tests import tiny_models
-from tests.trained_jobs import base, last_hidden, logits, make_job, plain_class, train
+from tests.trained_jobs import TEXTS, base, last_hidden, logits, make_job, plain_class, train
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = [method for method in registry.methods("finetune") if issubclass(method, TrainedMethod)]
@@ -103,6 +104,10 @@ def test_a_merged_model_has_its_files_type_and_the_pooler_that_the_run_drew(meth
     drawn = used.get_parameter(POOLER).to(torch.bfloat16)
     assert torch.equal(merged[POOLER].to(torch.bfloat16), drawn) == (method.name not in {"full", "top-layers"})
     plain = plain_class("classification").from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    asked = method().load(outcome, job).predict(TEXTS, job.labels).probabilities
+    logits_of = {name: number for number, name in plain.config.id2label.items()}
+    answers = logits(plain, tokenizer).softmax(-1)[:, [logits_of[name] for name in job.labels]]
+    np.testing.assert_allclose(answers, asked, atol=0.02)  # the head and its labels
     found, expected, before = (last_hidden(model, tokenizer).float() for model in (plain, run, used))
     noise = (found - expected).abs().max()
     learned = (expected - before).abs().max()
