@@ -24,7 +24,7 @@ import pandas as pd
 from docstrings import documents
 from report import Took, environment, middle, save, table, timed
 
-from nbadapt import devices, model_names, models
+from nbadapt import devices, model_names, pretrained
 from nbadapt.indexing.chunks import Cutter
 from nbadapt.indexing.documents import Document
 from nbadapt.indexing.index import Index
@@ -72,7 +72,7 @@ def main() -> None:
 
 def chunks() -> list[str]:
     """The chunks of all documentation strings."""
-    cutter = Cutter(models.load_tokenizer(model_names.resolve("minilm")))
+    cutter = Cutter(pretrained.load_tokenizer(model_names.resolve("minilm")))
     return [chunk.text for text in documents().values() for chunk in cutter.cut(Document(text, "text"))]
 
 
@@ -98,7 +98,7 @@ def compare(kind: str, texts: list[str], sides: dict[str, Embed], rounds: int) -
     peer, ours = (middle(took[side]) for side in ("peer", "nbadapt"))
     vectors["peer"] = vectors["peer"] / np.linalg.norm(vectors["peer"], axis=1, keepdims=True)
     cosine = (vectors["nbadapt"] * vectors["peer"]).sum(1).min()
-    ids = models.load_tokenizer(model_names.resolve("minilm"))(texts)["input_ids"]
+    ids = pretrained.load_tokenizer(model_names.resolve("minilm"))(texts)["input_ids"]
     lengths = ", ".join(f"{np.percentile([len(row) for row in ids], part):.0f}" for part in (10, 50, 90))
     speeds = (f"{len(texts) / side.elapsed:.1f}" for side in (peer, ours))
     return (kind, lengths, *speeds, *peer.over(ours), f"{cosine:.5f}")

@@ -36,7 +36,7 @@ import torch
 from report import environment, save, table
 
 import nbadapt
-from nbadapt import model_names, models
+from nbadapt import model_names, pretrained
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.rollout import ActorCritic, draw, look_at
 from nbadapt.run import Run
@@ -140,7 +140,7 @@ def without_template(name: str, folder: Path) -> Path:
     ref = model_names.resolve(name)
     shutil.copytree(ref.path, folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    tokenizer = models.load_tokenizer(ref)
+    tokenizer = pretrained.load_tokenizer(ref)
     tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     return folder

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from report import Took, environment, middle, save, table, timed
 
-from nbadapt import model_names, models
+from nbadapt import model_names, pretrained
 from nbadapt.indexing.chunks import Chunk, Cutter
 from nbadapt.indexing.documents import Document
 from nbadapt.indexing.sqlite import SqliteStore
@@ -73,7 +73,7 @@ def main() -> None:
 
 def cutting() -> Took:
     """MB/s: the median of five, after one that warms up."""
-    cutter = Cutter(models.load_tokenizer(model_names.resolve("minilm")))
+    cutter = Cutter(pretrained.load_tokenizer(model_names.resolve("minilm")))
     runs = [timed(lambda: cutter.cut(Document(TEXT, "text")))[0] for _ in range(6)]
     return Took(*(len(TEXT.encode()) / 1e6 / took for took in middle(runs[1:])))
 

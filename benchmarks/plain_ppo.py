@@ -19,7 +19,7 @@ from ppo_memory import texts
 from report import peak_memory
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from nbadapt import devices, model_names, models
+from nbadapt import devices, model_names, pretrained
 from nbadapt.engines import ppo_math
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         parser.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
     ref = model_names.resolve("smollm2")
-    tokenizer = models.load_tokenizer(ref)
+    tokenizer = pretrained.load_tokenizer(ref)
     prompts = texts(tokenizer, arguments.rows, arguments.prompt_tokens)
     ids = torch.tensor([tokenizer(text)["input_ids"][: arguments.prompt_tokens - 4] for text in prompts])
     before = peak_memory()

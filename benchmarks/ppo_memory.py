@@ -77,14 +77,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     import nbadapt
-    from nbadapt import model_names, models
+    from nbadapt import model_names, pretrained
 
     del torch, transformers, peft  # imported beforehand: imports do not count
     if arguments.once == "reward":
         import trl
 
         del trl
-    tokenizer = models.load_tokenizer(model_names.resolve("smollm2"))
+    tokenizer = pretrained.load_tokenizer(model_names.resolve("smollm2"))
     count = 2 * arguments.rows
     prompts = texts(tokenizer, count, arguments.prompt_tokens)
     answers = texts(tokenizer, count, arguments.tokens)

@@ -95,22 +95,13 @@ if TYPE_CHECKING:
     from nbadapt.memory import gibibytes
     from nbadapt.metrics import accuracy, macro_f1, wilson_interval
     from nbadapt.model_names import resolve as resolve_model
-    from nbadapt.models import (
-        Quantization,
-        base_ref,
-        keeping_no_base,
-        keeps_head,
-        load_classifier,
-        load_tokenizer,
-        read_config,
-        skeleton,
-        stored_dtype,
-    )
+    from nbadapt.models import base_ref, keeping_no_base, keeps_head, load_classifier
     from nbadapt.models import load as load_model
-    from nbadapt.models import read_apart as load_apart
     from nbadapt.models import shell as model_shell
     from nbadapt.named import RUN_OR_FUNCTION
     from nbadapt.options import DTYPES
+    from nbadapt.pretrained import Quantization, load_tokenizer, read_config, skeleton, stored_dtype
+    from nbadapt.pretrained import read_weights as load_apart
     from nbadapt.steering import Steering
     from nbadapt.steering import offer as offer_steering
     from nbadapt.store import new_folder, read_events, read_job, read_json, write_json, write_outcome
@@ -274,20 +265,22 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "nbadapt.memory": ("gibibytes",),
         "nbadapt.model_names": ("resolve as resolve_model",),
         "nbadapt.models": (
-            "Quantization",
             "base_ref",
             "keeping_no_base",
             "keeps_head",
             "load as load_model",
             "load_classifier",
-            "load_tokenizer",
-            "read_apart as load_apart",
-            "read_config",
             "shell as model_shell",
+        ),
+        "nbadapt.options": ("DTYPES",),
+        "nbadapt.pretrained": (
+            "Quantization",
+            "load_tokenizer",
+            "read_config",
+            "read_weights as load_apart",
             "skeleton",
             "stored_dtype",
         ),
-        "nbadapt.options": ("DTYPES",),
     },
     "Runs and their files": {
         "nbadapt.history": ("History",),

@@ -133,12 +133,12 @@ def advice(method: type[Method], kind: str, task: str) -> str:
 
 def kind_of(ref: ModelRef) -> str:
     """The architecture of a model, or of the base model behind a run; "" where it is behind an endpoint."""
-    from nbadapt import models
+    from nbadapt import models, pretrained
 
     if ref.kind == "endpoint":
         return ""
 
-    kind: str = models.read_config(models.base_ref(ref)).model_type
+    kind: str = pretrained.read_config(models.base_ref(ref)).model_type
     return kind
 
 

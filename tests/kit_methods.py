@@ -53,10 +53,10 @@ class Good(Method):
     Config = GoodSettings
 
     def estimate(self, job: Job) -> Estimate:
-        from nbadapt import models
+        from nbadapt import pretrained
         from nbadapt.engines.training_estimate import count_parameters
 
-        model = models.skeleton(job.model, "classification", job.labels)
+        model = pretrained.skeleton(job.model, "classification", job.labels)
         model.base_model.requires_grad_(False)
         trainable, total = count_parameters(model)
         steps = job.config.epochs * -(-len(job.data) // job.config.batch_size)
@@ -666,9 +666,9 @@ class Careless(Good):
 @breaks("base_unchanged")
 class CarelessInFourBits(Careless):
     def open(self, job: Job) -> Any:
-        from nbadapt import models
+        from nbadapt import models, pretrained
 
-        labels, quantization = job.labels or ("negative", "positive"), models.Quantization()
+        labels, quantization = job.labels or ("negative", "positive"), pretrained.Quantization()
         return models.load_classifier(job.model, labels, job.device, job.dtype, job.seed, quantization)
 
 

@@ -13,7 +13,7 @@ import tiny_models
 from test_prompting import REVIEWS, language_model, make_job, predictions, run
 
 import nbadapt
-from nbadapt import models, registry
+from nbadapt import models, pretrained, registry
 from nbadapt.engines.answering import draw_seed
 from nbadapt.errors import DataError, RequestError
 from nbadapt.events import Notice, Sample
@@ -101,7 +101,7 @@ def test_worked_examples_show_their_reasoning(chat: bool, tmp_path: Path) -> Non
     own = [{"question": row["question"], "answer": f"{row['reasoning']}\n#### {row['answer']}"} for row in WORKED]
     for examples, end in ((WORKED, "After 5 comes 6. The answer is 6."), (own, "After 5 comes 6.\n#### 6")):
         job = make_job(METHOD, tmp_path, chat=chat, data=SUMS, examples=examples, settings=settings)
-        plan = registry.load(METHOD)()._plan(job, models.read_config(job.model))
+        plan = registry.load(METHOD)()._plan(job, pretrained.read_config(job.model))
         prompt: Any = plan.queries[0].prompt
         if chat:
             assert prompt[:2] == [{"role": "user", "content": "5 + 1?"}, {"role": "assistant", "content": end}]

@@ -10,7 +10,7 @@ import time
 import pytest
 import tiny_models
 
-from nbadapt import models
+from nbadapt import pretrained
 from nbadapt.errors import NbadaptError
 from nbadapt.indexing.chunks import Cutter
 from nbadapt.indexing.documents import Document
@@ -21,7 +21,7 @@ TOKENIZERS = ("bert", "roberta", "gpt2", "llama")
 
 @functools.cache
 def tokenizer(architecture: str):
-    return models.load_tokenizer(ModelRef("tiny", "folder", str(tiny_models.folder(architecture))))
+    return pretrained.load_tokenizer(ModelRef("tiny", "folder", str(tiny_models.folder(architecture))))
 
 
 def count(architecture: str, text: str) -> int:

@@ -20,7 +20,7 @@ from kernels import VERSIONS, running
 from shells import Shell
 
 import nbadapt
-from nbadapt import model_names, models, store
+from nbadapt import model_names, models, pretrained, store
 from nbadapt.engines import rough_time, supervised
 from nbadapt.errors import RunError
 from nbadapt.metrics import wilson_interval
@@ -441,8 +441,8 @@ def test_a_table_of_answers_is_compared_by_bits_a_byte():
 @pytest.mark.slow
 def test_the_base_is_read_once(monkeypatch):
     read = []
-    real = models._read_weights
-    monkeypatch.setattr(models, "_read_weights", lambda *args: read.append(args[0].name) or real(*args))
+    real = pretrained.read_weights
+    monkeypatch.setattr(pretrained, "read_weights", lambda *args: read.append(args[0].name) or real(*args))
     models.free()
     compare({"output-layers": {**QUICK, "learning_rate": [1e-3, 1e-2]}, "bitfit": QUICK}, words(100))
     assert len(read) == 1
@@ -452,8 +452,8 @@ def test_the_base_is_read_once(monkeypatch):
 @pytest.mark.parametrize(("room", "reads"), [(2.0, 2), (0.0, 4)])
 def test_two_bases_are_read_once_where_there_is_room_and_else_once_a_phase(room, reads, monkeypatch):
     read = []
-    real = models._read_weights
-    monkeypatch.setattr(models, "_read_weights", lambda *args: read.append(Path(args[0].path).name) or real(*args))
+    real = pretrained.read_weights
+    monkeypatch.setattr(pretrained, "read_weights", lambda *args: read.append(Path(args[0].path).name) or real(*args))
     monkeypatch.setattr(bases, "ROOM", room)
     models.free()
     bert, llama = (str(tiny_models.folder(name)) for name in ("bert", "llama"))

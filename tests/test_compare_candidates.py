@@ -10,7 +10,7 @@ import tiny_models
 from shells import Shell
 
 import nbadapt
-from nbadapt import data, model_names, models
+from nbadapt import data, model_names, pretrained
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.selection import asked as asking
 from nbadapt.selection import line, rungs, specs
@@ -209,7 +209,7 @@ def test_the_first_validation_rows_stand_for_all_of_them():
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_loaded(text, body, said, monkeypatch):
-    monkeypatch.setattr(models, "_read_weights", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(pretrained, "read_weights", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(NbadaptError) as caught:
         prepare(ask(body, text))
     assert said in str(caught.value)

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from test_prompting import LABELS, language_model, make_job, predictions, run
 
-from nbadapt import models, registry
+from nbadapt import models, pretrained, registry
 from nbadapt.engines import nearest
 from nbadapt.engines.prompts import content
 from nbadapt.errors import DataError, ModelError, NbadaptError
@@ -39,7 +39,7 @@ def near(tmp_path: Path, *, data: Any = None, examples: Any = None, **given: Any
 
 
 def queries(job: Job) -> Any:
-    return registry.load(job.method)()._plan(job, models.read_config(job.model), lambda event: None).queries
+    return registry.load(job.method)()._plan(job, pretrained.read_config(job.model), lambda event: None).queries
 
 
 def reference(job: Job, count: int) -> list[list[int]]:

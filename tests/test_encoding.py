@@ -13,7 +13,7 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from nbadapt import data, model_names, models
+from nbadapt import data, model_names, models, pretrained
 from nbadapt.data import Examples
 from nbadapt.engines.classify import Classifier
 from nbadapt.engines.encoding import collate, encode, text_ids
@@ -29,7 +29,7 @@ LABELS = {"bad": 0, "good": 1}
 
 def classifier(architecture: Any) -> tuple[Any, Any]:
     folder = str(tiny_models.folder(architecture))
-    tokenizer = models.load_tokenizer(ModelRef("tiny", "folder", folder))
+    tokenizer = pretrained.load_tokenizer(ModelRef("tiny", "folder", folder))
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
     model.config.pad_token_id = tokenizer.pad_token_id

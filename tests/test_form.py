@@ -18,7 +18,7 @@ from pydantic import Field
 from shells import Shell
 from watching import HOSTILE, Wire, make_wire
 
-from nbadapt import foreground, models, plan, registry, request, runner
+from nbadapt import foreground, models, plan, pretrained, registry, request, runner
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.estimating import Cancelled
 from nbadapt.forms import cell, figures, picture
@@ -267,7 +267,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("output-layers",
 
 @pytest.mark.parametrize("name", ["lora", "features", *SLOW])
 def test_the_exact_figures_are_those_of_a_dry_run_and_no_weights_are_read(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(models, "_read_weights", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(pretrained, "read_weights", lambda *_: pytest.fail("weights were read"))
     made = form(name)
     state = made.state()
     assert state.figures is not None, state.errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nbadapt import models
+from nbadapt import models, pretrained
 from nbadapt_plugins.full import Full
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
@@ -56,7 +56,7 @@ def test_a_loaded_classifier_keeps_its_head_in_float32(architecture, tmp_path):
     assert head.weight.dtype == torch.float32
     assert head._forward_pre_hooks
     assert model.base_model.dtype == torch.bfloat16
-    assert logits(model, models.load_tokenizer(job.model)).dtype == torch.float32
+    assert logits(model, pretrained.load_tokenizer(job.model)).dtype == torch.float32
 
 
 def test_rotary_positions_stay_in_float32(tmp_path):

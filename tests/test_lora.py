@@ -11,7 +11,7 @@ import json
 import pytest
 import torch
 
-from nbadapt import model_names, models
+from nbadapt import model_names, models, pretrained
 from nbadapt.data import Examples
 from nbadapt.engines.encoding import encode
 from nbadapt.errors import RequestError, Stopped
@@ -39,7 +39,7 @@ def _forget_bases():
 def test_parameters_equal_the_closed_form_and_pefts_own_count(dora, architecture, task, tmp_path):
     job = make_job(architecture, task, tmp_path, r=4, target_modules="all-linear", dora=dora)
     estimate = Lora().estimate(job)
-    skeleton = models.skeleton(job.model, "classification" if task == "classification" else "causal", job.labels)
+    skeleton = pretrained.skeleton(job.model, "classification" if task == "classification" else "causal", job.labels)
     sizes = linear_layers(skeleton).values()
     matrices = sum(4 * (inside + outside) + dora * outside for inside, outside in sizes)
     body = skeleton.base_model_prefix
@@ -183,7 +183,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_does_not(tmp_path):
 
 
 def test_a_text_row_ends_with_eos_where_the_tokenizer_has_one():
-    tokenizer = models.load_tokenizer(model_names.resolve(str(tiny_models.folder("gpt2"))))
+    tokenizer = pretrained.load_tokenizer(model_names.resolve(str(tiny_models.folder("gpt2"))))
     rows = Examples("text", ({"text": "The dog"}, {"text": "The dog" + tokenizer.eos_token}))
     plain = tokenizer("The dog")["input_ids"]
     ended = [*plain, tokenizer.eos_token_id]
@@ -220,7 +220,9 @@ def test_auto_targets_are_the_attentions_matrices():
     found = {}
     for architecture, chat in itertools.product((*ENCODERS, *DECODERS), [False]):
         head = "classification" if architecture in ENCODERS else "causal"
-        model = models.skeleton(model_names.resolve(str(tiny_models.folder(architecture, chat=chat))), head, ["a", "b"])
+        model = pretrained.skeleton(
+            model_names.resolve(str(tiny_models.folder(architecture, chat=chat))), head, ["a", "b"]
+        )
         found[architecture] = targets(model, "auto", 4)[0]
     assert found == {
         "bert": ["query", "value"],

@@ -12,7 +12,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from nbadapt import model_names, models, store
+from nbadapt import model_names, models, pretrained, store
 from nbadapt.errors import RequestError, Stopped
 from nbadapt.events import Progress
 from nbadapt_plugins import _lora_starts
@@ -105,13 +105,13 @@ def test_what_is_stored_is_a_plain_lora_adapter_of_the_unchanged_base(architectu
 
     class Watched(Lora):
         def save(self, model, folder):
-            trained.append(logits(model.eval(), models.load_tokenizer(job.model)))
+            trained.append(logits(model.eval(), pretrained.load_tokenizer(job.model)))
             super().save(model, folder)
 
     outcome, _ = train(Watched, job)
     auto = AutoModelForSequenceClassification if task == "classification" else AutoModelForCausalLM
     plain = auto.from_pretrained(job.model.path, **({"num_labels": 2} if task == "classification" else {}))
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     plain.config.pad_token_id = tokenizer.pad_token_id
     folder = job.directory / outcome.artifacts["adapter"]
     found = logits(PeftModel.from_pretrained(plain, folder).eval(), tokenizer)

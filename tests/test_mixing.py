@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nbadapt
-from nbadapt import model_names, models
+from nbadapt import model_names, models, pretrained
 from nbadapt.engines.batches import left_padded
 from nbadapt.errors import NbadaptError, Stopped
 from nbadapt.run import Run
@@ -116,8 +116,8 @@ def test_runs_answer_in_turn_without_loading_again_and_hold_the_base_once(
     runs = [tuned("llama", seed=1, **SMALL), tuned("llama", seed=2, **LARGE)]
     nbadapt.free()
     loads: list[str] = []
-    read, restore = models._read_weights, PeftModel.from_pretrained
-    monkeypatch.setattr(models, "_read_weights", lambda *a: loads.append("base") or read(*a))
+    read, restore = pretrained.read_weights, PeftModel.from_pretrained
+    monkeypatch.setattr(pretrained, "read_weights", lambda *a: loads.append("base") or read(*a))
     monkeypatch.setattr(PeftModel, "from_pretrained", lambda *a, **k: loads.append("adapter") or restore(*a, **k))
     alone = [runs[0].generate(PROMPTS, max_new_tokens=8)]
     alone.append(runs[1].generate(PROMPTS, max_new_tokens=8))

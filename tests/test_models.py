@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nbadapt import devices, model_names, models
+from nbadapt import devices, model_names, models, pretrained
 from nbadapt.errors import ModelError
 from nbadapt.method import ModelRef
 from tests import tiny_models
@@ -114,8 +114,8 @@ def test_a_head_that_the_checkpoint_brings_is_kept(tmp_path):
 
 def test_an_encoder_is_refused_as_a_language_model_before_weights_are_read():
     with pytest.raises(ModelError, match="encoder and does not generate text"):
-        models.skeleton(ref("bert"), "causal")
-    assert next(models.skeleton(ref("llama"), "causal").parameters()).device.type == "meta"
+        pretrained.skeleton(ref("bert"), "causal")
+    assert next(pretrained.skeleton(ref("llama"), "causal").parameters()).device.type == "meta"
 
 
 def test_free_gives_the_bytes_back():
@@ -127,7 +127,7 @@ def test_free_gives_the_bytes_back():
 
 
 def test_the_tokenizer_does_not_cut_by_itself():
-    tokenizer = models.load_tokenizer(model_names.resolve("minilm"))
+    tokenizer = pretrained.load_tokenizer(model_names.resolve("minilm"))
     assert len(tokenizer("word " * 300)["input_ids"]) == 302
 
 
@@ -147,7 +147,7 @@ def test_weights_that_a_checkpoint_lacks_are_the_same_in_every_process_and_every
     torch.randn(7)  # what else the process has drawn does not matter
     assert torch.equal(pooler(), drawn)
     assert torch.equal(pooler("bfloat16"), drawn.bfloat16())
-    assert torch.equal(pooler(quantization=models.Quantization()), drawn)
+    assert torch.equal(pooler(quantization=pretrained.Quantization()), drawn)
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "not named"])
@@ -162,7 +162,7 @@ def test_the_type_of_the_files_is_told_by_their_configuration_or_themselves(dtyp
         kept = {key: value for key, value in config.items() if key not in {"dtype", "torch_dtype"}}
         assert len(kept) < len(config)
         (tmp_path / "config.json").write_text(json.dumps(kept))
-    assert models.stored_dtype(model_names.resolve(str(tmp_path))) == dtype
+    assert pretrained.stored_dtype(model_names.resolve(str(tmp_path))) == dtype
 
 
 def test_a_body_under_another_name_is_in_4_bits_all_the_same(tmp_path):
@@ -176,7 +176,9 @@ def test_a_body_under_another_name_is_in_4_bits_all_the_same(tmp_path):
     )  # fmt: skip
     Llama4ForCausalLM(config).save_pretrained(tmp_path)
     assert not hasattr(Llama4ForCausalLM(config), Llama4ForCausalLM.base_model_prefix)
-    model = models.read_apart(model_names.resolve(str(tmp_path)), "causal", "cpu", "float32", models.Quantization())
+    model = pretrained.read_weights(
+        model_names.resolve(str(tmp_path)), "causal", "cpu", "float32", pretrained.Quantization()
+    )
     packed = [name for name, weight in model.named_parameters() if hasattr(weight, "quant_state")]
     assert len(packed) == 2 * 7
     assert not any("lm_head" in name for name in packed)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbadapt import model_names, models
+from nbadapt import model_names, models, pretrained
 from nbadapt.data import Examples
 from nbadapt.errors import NbadaptError, RequestError
 from nbadapt.events import Metric, Notice, Parameters, Progress
@@ -185,7 +185,7 @@ def test_parameters_equal_the_closed_form(architecture, hidden, tmp_path):
     (told,) = [e for e in events if isinstance(e, Parameters)]
     assert (told.trainable, told.total) == (estimate.trainable, estimate.total)
     assert len([e for e in events if isinstance(e, Progress)]) == estimate.steps == 18
-    skeleton = models.skeleton(job.model, "classification", job.labels)
+    skeleton = pretrained.skeleton(job.model, "classification", job.labels)
     if hidden is None:
         assert estimate.total == sum(p.numel() for p in skeleton.parameters())
 
@@ -229,7 +229,7 @@ def test_heads_of_other_architectures_give_the_whole_models_logits(model_type):
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     head = _heads.without_backbone(copy.deepcopy(model))
-    tokenizer = models.load_tokenizer(model_names.resolve(str(tiny_models.folder("bert"))))
+    tokenizer = pretrained.load_tokenizer(model_names.resolve(str(tiny_models.folder("bert"))))
     assert _heads.reading(model, head, tokenizer) in {"cls", "last", "mean", "pooler"}
 
 
@@ -346,6 +346,6 @@ def test_the_head_of_a_checkpoint_for_the_same_labels_goes_on(tmp_path):
     again = replace(make_job("distilbert", tmp_path / "again"), model=model_names.resolve(str(target)))
     start = _Layers(again).head.state_dict()
     trained = _Layers(job, job.directory / outcome.artifacts["head"]).head
-    for name in head_modules(models.skeleton(job.model, "classification", job.labels)):
+    for name in head_modules(pretrained.skeleton(job.model, "classification", job.labels)):
         for key, weight in trained.get_submodule(name).state_dict().items():
             assert torch.equal(start[f"{name}.{key}"], weight)

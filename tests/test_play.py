@@ -213,13 +213,13 @@ def test_models_of_other_bases_stand_beside_it_and_are_compared_by_words(tuned: 
 
 
 def test_a_base_is_loaded_once(tuned: Workshop, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
-    from nbadapt import models
+    from nbadapt import pretrained
 
     nbadapt.free()
     tuned("llama").forget()
     read: list[Any] = []
-    before = models._read_weights
-    monkeypatch.setattr(models, "_read_weights", lambda *given: read.append(given) or before(*given))
+    before = pretrained.read_weights
+    monkeypatch.setattr(pretrained, "read_weights", lambda *given: read.append(given) or before(*given))
     found = players([("one", tuned("llama")), ("two", tuned("llama", seed=2, r=4))])
     asked(found)
     asked(found, "Why?")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nbadapt import models, store
+from nbadapt import models, pretrained, store
 from nbadapt.engines import supervised
 from nbadapt.engines.encoding import length_limit
 from nbadapt.engines.generate import LanguageModel
@@ -394,7 +394,7 @@ def test_virtual_tokens_and_text_fit_the_models_positions(architecture, tmp_path
     rows = tuple({"text": "good film " * 400, "label": label} for label in ("negative", "positive"))
     job = replace(job, data=replace(job.data, rows=rows), evaluation=replace(job.evaluation, rows=rows))
     outcome, events = run(job, variant)
-    text = models.read_config(job.model)
+    text = pretrained.read_config(job.model)
     limit = length_limit(text, None) - 30
     assert any(f"longer than {limit} tokens" in e.text for e in events if isinstance(e, Notice))
     assert len(VARIANTS[variant][0]().load(outcome, job).predict([rows[0]["text"]])) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from nbadapt import data, models, registry, store
+from nbadapt import data, models, pretrained, registry, store
 from nbadapt.engines import fitting
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.prompts import Shot, default_template, with_shots
@@ -307,7 +307,7 @@ def test_a_body_without_placeholders_is_the_input(tmp_path: Path) -> None:
 def shown(job: Job) -> list[list[Shot]]:
     """The demonstrations before each row of a job's data, as its plain prompts have them."""
     method = registry.load(job.method)()
-    plan = method._plan(job, models.read_config(job.model))
+    plan = method._plan(job, pretrained.read_config(job.model))
     found = []
     for query in plan.queries:
         *blocks, own = query.prompt.split("\n\n")
@@ -358,7 +358,7 @@ def test_a_row_is_never_its_own_demonstration(selection: str, tmp_path: Path) ->
     outcome, events = run(job)
     assert [e.step for e in events if isinstance(e, Progress)] == list(range(1, estimate.steps + 1))
     assert outcome.metrics["rows"] == len(rows)
-    asked = [q.prompt for q in registry.load("few-shot")()._plan(job, models.read_config(job.model)).queries]
+    asked = [q.prompt for q in registry.load("few-shot")()._plan(job, pretrained.read_config(job.model)).queries]
     assert [row["output"] for row in predictions(job)] == language_model(job).predict(asked, LABELS).labels
 
 
@@ -390,15 +390,15 @@ def test_as_many_demonstrations_as_fit_are_found_without_trying_each_number(
     monkeypatch.setattr(fitting, "with_shots", counted)
     job = make_job("few-shot", tmp_path, data=rows, examples=examples, settings={"shots": 1000})
     method = registry.load("few-shot")()
-    plan = method._plan(job, models.read_config(job.model))
+    plan = method._plan(job, pretrained.read_config(job.model))
     kept = len(plan.shots)
     assert made < 150 * 3 + 20 * 11
     assert 0 < kept < 1000
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     longest = max(len(encode_prompt(tokenizer, query.prompt)) for query in plan.queries)
     assert longest == plan.longest < 512
     asked = dataclasses.replace(job, config=type(job.config)(shots=kept + 1))
-    assert len(method._plan(asked, models.read_config(job.model)).shots) == kept  # one more does not fit
+    assert len(method._plan(asked, pretrained.read_config(job.model)).shots) == kept  # one more does not fit
 
 
 def stored_shots(job: Job) -> list[Any]:
@@ -504,7 +504,7 @@ def test_the_run_is_loaded_from_its_artifacts_alone(chat: bool, tmp_path: Path) 
         "few-shot", tmp_path, chat=chat, data=REVIEWS, examples=tiny_models.reviews(20)[11:], settings={"shots": 2}
     )
     outcome, _ = run(job)
-    asked = registry.load("few-shot")()._plan(job, models.read_config(job.model)).queries[0].prompt
+    asked = registry.load("few-shot")()._plan(job, pretrained.read_config(job.model)).queries[0].prompt
     bare = Job(job.method, job.config, job.model, job.task, job.directory)
     adapted = registry.load("few-shot")().load(outcome, bare)
     own = f"Text: {REVIEWS[0]['text']}\nLabel:"
@@ -580,7 +580,7 @@ def test_a_finetuned_language_model_is_prompted(tmp_path: Path) -> None:
     )
     assert registry.load("few-shot")().estimate(job).steps == 4
     run(job)
-    asked = [q.prompt for q in registry.load("few-shot")()._plan(job, models.read_config(base.model)).queries]
+    asked = [q.prompt for q in registry.load("few-shot")()._plan(job, pretrained.read_config(base.model)).queries]
     assert [row["output"] for row in predictions(job)] == store.open(str(base.directory)).predict(asked, LABELS).labels
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nbadapt import model_names, models, store
+from nbadapt import model_names, models, pretrained, store
 from nbadapt.engines import supervised
 from nbadapt.engines.trainer import TRAINED
 from nbadapt.errors import Stopped
@@ -72,7 +72,7 @@ def test_the_weights_are_quantised_and_multiplied_as_the_settings_say(kind, doub
     """Each matrix is what bitsandbytes itself makes of it, and products are computed in the run's type."""
     job = replace(make_job("llama", "generation", tmp_path, quant_type=kind, double_quant=double), dtype=dtype)
     layers = {n: m for n, m in Qlora().load_base(job)[0].named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
-    whole = models.read_apart(job.model, "causal", "cpu", dtype)
+    whole = pretrained.read_weights(job.model, "causal", "cpu", dtype)
     assert layers
     for name, layer in layers.items():
         state = layer.weight.quant_state

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import nbadapt
-from nbadapt import model_names, models, store
+from nbadapt import model_names, models, pretrained, store
 from nbadapt.data import Examples
 from nbadapt.engines.pairs import check_pairs, encode_pairs
 from nbadapt.engines.reward_model import calibration
@@ -45,7 +45,7 @@ def plain_rewards(job: Job, rows, name: str) -> np.ndarray:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     base = AutoModelForSequenceClassification.from_pretrained(job.model.path, num_labels=1, dtype=torch.float32)
     base.config.pad_token_id = tokenizer.pad_token_id
     model = PeftModel.from_pretrained(base, job.directory / "artifacts" / "adapter").eval()
@@ -200,7 +200,7 @@ def table(*rows: tuple[str, str, str]) -> Examples:
 
 @pytest.mark.parametrize("one_prompt", [True, False])
 def test_a_long_text_loses_the_start_of_its_prompt_and_then_the_end_of_its_answer(one_prompt):
-    tokenizer = models.load_tokenizer(model_names.resolve(str(folder("llama"))))
+    tokenizer = pretrained.load_tokenizer(model_names.resolve(str(folder("llama"))))
     prompt, short, long = "house dog tree water " * 3, "Haus", "Hund Baum " * 4
     sizes = [len(encode_completion(tokenizer, a, prompt, end=True)) for a in (short, long)]
     limit = len(encode_prompt(tokenizer, prompt)) + sizes[0] + 2
@@ -218,14 +218,14 @@ def test_a_long_text_loses_the_start_of_its_prompt_and_then_the_end_of_its_answe
 
 
 def test_answers_that_differ_only_behind_the_limit_or_not_at_all_for_the_model_name_their_row():
-    tokenizer = models.load_tokenizer(model_names.resolve(str(folder("llama"))))
+    tokenizer = pretrained.load_tokenizer(model_names.resolve(str(folder("llama"))))
     late = table(("a", "b", "c"), ("a", "the film " * 20 + "x", "the film " * 20 + "y"))
     with pytest.raises(DataError, match=r"prefs, .* 'the film .* the same in the 16 tokens that are kept"):
         check_pairs(late, tokenizer, 16)
     check_pairs(late, tokenizer, 512)
     with pytest.raises(DataError, match=r"'the film .* 16 tokens"):
         encode_pairs(late, tokenizer, 16, one_prompt=False)
-    lower = models.load_tokenizer(model_names.resolve(str(folder("bert"))))
+    lower = pretrained.load_tokenizer(model_names.resolve(str(folder("bert"))))
     with pytest.raises(DataError, match=r"'Haus': .* are the same tokens to this model"):
         encode_pairs(table(("a", "Haus", "haus")), lower, 512, one_prompt=False)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nbadapt import model_names, models, named, registry
+from nbadapt import model_names, models, named, pretrained, registry
 from nbadapt.method import Job, Method, Outcome
 from nbadapt_plugins._trained import TrainedMethod
 from tests import tiny_models
@@ -38,7 +38,7 @@ def trained(
     settings, functions = named.resolve(method, {**method.trial(folder), "epochs": 1})
     made = make_job(method, architecture, task, folder, **settings)
     job = dataclasses.replace(made, functions=functions)
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     seen: list[torch.Tensor] = []
 
     def save(self: TrainedMethod, model: torch.nn.Module, target: Path) -> None:

@@ -67,10 +67,10 @@ class Embedder:
     def __init__(
         self, job: Job, pooling: Pooling, model: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     ) -> None:
-        from nbadapt import models
+        from nbadapt import pretrained
 
         self._job, self._pooling, self._loaded = job, pooling, model
-        self.limit = length_limit(models.read_config(job.model), job.config.max_length)
+        self.limit = length_limit(pretrained.read_config(job.model), job.config.max_length)
         self.kept = True  # whether the cache could be written
         self.tokens = TOKENS  # in one forward pass; fewer from where memory ran out
 
@@ -316,12 +316,12 @@ def memory(model: PreTrainedModel, job: Job, tables: Sequence[Examples]) -> dict
 
     The model is on the meta device, and of no use afterwards.
     """
-    from nbadapt import memo, models
+    from nbadapt import memo, pretrained
     from nbadapt.engines.training_estimate import longest_rows
 
     config = model.config
     config.use_cache = False
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     limit = length_limit(config, job.config.max_length)
     once = memo.remembered(("once", *tables), lambda: _once(tables))
     rows = longest_rows(once, 4 * BATCH, tokenizer, {"0": 0}, limit)

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import guard, json_text, models, registry, store
+from nbadapt import guard, json_text, models, pretrained, registry, store
 from nbadapt.cells import brief
 from nbadapt.engines.tokens import Prompt, as_text
 from nbadapt.errors import NbadaptError, RequestError, StoreError, first_line, in_line
@@ -191,5 +191,5 @@ def _scores(run: Run, adapter: str | None) -> bool:
 
 def _tokens(ref: Any) -> dict[str, int]:
     """Token -> id."""
-    found: dict[str, int] = models.load_tokenizer(ref).get_vocab()
+    found: dict[str, int] = pretrained.load_tokenizer(ref).get_vocab()
     return found

@@ -46,9 +46,9 @@ def weight_bytes(job: Job, name: str) -> int:
     Raises:
         ModelError: there is no such model, or it has no single backbone that reads a text.
     """
-    from nbadapt import models
+    from nbadapt import pretrained
 
-    model = models.skeleton(_embedding_job(job, name).model, "classification", LABELS, job.dtype)
+    model = pretrained.skeleton(_embedding_job(job, name).model, "classification", LABELS, job.dtype)
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(f"the embedding model {name!r} is an encoder and a decoder: use one that embeds, as minilm")
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

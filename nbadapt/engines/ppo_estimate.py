@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nbadapt import models
+from nbadapt import models, pretrained
 from nbadapt.engines.causal_loss import keeps_logits
 from nbadapt.engines.generate import LanguageModel
 from nbadapt.engines.ppo import Experience, encode_prompts, minibatch_loss
@@ -47,7 +47,7 @@ def estimate(model: ActorCritic, job: Job, base: Iterable[torch.Tensor], judge: 
     kept = {id(t): t for t in (*base, *model.buffers(), *(p for p in model.parameters() if not p.requires_grad))}
     assert job.data is not None
     rows = len(job.data)
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     as_openings(tokenizer, job)
     prompts, _ = encode_prompts(job.data, LanguageModel(model.policy, tokenizer), config)
     longest = max(len(prompt.ids) for prompt in prompts)
@@ -127,7 +127,7 @@ def _judge_bytes(judge: Run, job: Job) -> tuple[int, str]:
     own = sum(file.stat().st_size for file in files)
     if base.path == job.model.path:
         return own, f"the reward model {judge.id} is an adapter on the same weights in memory"
-    weights = sum(p.nbytes for p in models.skeleton(base, dtype=job.dtype).parameters())
+    weights = sum(p.nbytes for p in pretrained.skeleton(base, dtype=job.dtype).parameters())
     return own + weights, f"the reward model {judge.id} is on another base, {base.name}, which is in memory beside"
 
 

@@ -86,11 +86,11 @@ def read(directory: Path, row: int) -> Prompt:
 
 def final(job: Job, prompt: Prompt) -> str:
     """A prompt as the model of a job reads it: in its chat template, where it has one."""
-    from nbadapt import models
+    from nbadapt import models, pretrained
 
     if not _reads_tokens(job.model):
         return as_text(prompt)
-    return rendered(models.load_tokenizer(models.base_ref(job.model)), prompt)
+    return rendered(pretrained.load_tokenizer(models.base_ref(job.model)), prompt)
 
 
 def _reads_tokens(ref: ModelRef) -> bool:

@@ -94,10 +94,10 @@ def _batches(
     model: PreTrainedModel, job: Job, objective: Objective | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
     """The batches of the longest rows: one of training, and one of evaluation, if any."""
-    from nbadapt import models
+    from nbadapt import models, pretrained
 
     assert job.data is not None
-    tokenizer = models.load_tokenizer(models.base_ref(job.model))
+    tokenizer = pretrained.load_tokenizer(models.base_ref(job.model))
     model.config.pad_token_id, model.config.use_cache = tokenizer.pad_token_id, False  # as in training
     limit = length_limit(model.config, job.config.max_length, virtual_tokens(model))
     size, pad = job.config.batch_size, tokenizer.pad_token_id

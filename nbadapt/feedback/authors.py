@@ -38,11 +38,11 @@ def _author(model: Any, name: str, trust_remote_code: bool) -> Author:
         return Author(name, model.adapted, functools.cache(lambda: _identity_of_run(model)))
     if not isinstance(model, str):
         raise RequestError(f"a model is {model!r:.40}: give a name, a folder or a run")
-    from nbadapt import heads, model_names, models
+    from nbadapt import heads, model_names, pretrained
 
     ref = model_names.resolve(model, trust_remote_code=trust_remote_code)
     if ref.kind != "endpoint":
-        heads.check(ref, models.read_config(ref), "causal")
+        heads.check(ref, pretrained.read_config(ref), "causal")
     return Author(name, lambda: load(ref), functools.cache(lambda: _identity(ref)))
 
 

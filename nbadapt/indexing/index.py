@@ -339,14 +339,14 @@ class Index:
 
 def _settings(model: str | None, size: int | None, overlap: int | None) -> dict[str, str]:
     """What a new index remembers."""
-    from nbadapt import heads, model_names, models
+    from nbadapt import heads, model_names, pretrained
     from nbadapt.engines.embed import fingerprint
 
     ref = model_names.resolve(model or MODEL)
     size = SIZE if size is None else size
     overlap = min(OVERLAP, size // 2) if overlap is None and isinstance(size, int) else overlap
-    Cutter(models.load_tokenizer(ref), size, overlap or 0)  # refuses what makes no chunks
-    heads.check(ref, models.read_config(ref), "classification")
+    Cutter(pretrained.load_tokenizer(ref), size, overlap or 0)  # refuses what makes no chunks
+    heads.check(ref, pretrained.read_config(ref), "classification")
     return {"model": ref.name, "fingerprint": fingerprint(ref), "size": str(size), "overlap": str(overlap)}
 
 

@@ -82,13 +82,13 @@ class Update:
 
     def run(self, paths: Sequence[str]) -> None:
         """Do it."""
-        from nbadapt import model_names, models
+        from nbadapt import model_names, pretrained
 
         found = find(paths)
         self._report.unreadable += found.unreadable
         self._known = self._store.documents()
         cutter = Cutter(
-            models.load_tokenizer(model_names.resolve(self._index.model)), self._index.size, self._index.overlap
+            pretrained.load_tokenizer(model_names.resolve(self._index.model)), self._index.size, self._index.overlap
         )
         self._index.embedder()  # refuses another model before anything is read
         wanted = {str(path) for path in found.files}

@@ -120,11 +120,11 @@ def _nothing() -> str:
 
 
 def _of_model(name: str, trust_remote_code: bool) -> Player:
-    from nbadapt import heads, model_names, models
+    from nbadapt import heads, model_names, pretrained
 
     ref = model_names.resolve(name, trust_remote_code=trust_remote_code)
     if ref.kind != "endpoint":
-        heads.check(ref, models.read_config(ref), "causal")
+        heads.check(ref, pretrained.read_config(ref), "causal")
     return _bare(name, ref, lambda: load(ref))
 
 

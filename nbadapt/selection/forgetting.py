@@ -65,14 +65,14 @@ def forgotten(candidate: Candidate, adapted: Adapted | None) -> tuple[float, str
 def _change(job: Job, model: Any) -> tuple[float, str]:
     import torch
 
-    from nbadapt import models
+    from nbadapt import models, pretrained
 
     if job.task != "classification":
         base, tokenizer = models.load(job.model, job.device, job.dtype)
         pairs = [(_loss(model, ids), _loss(base, ids)) for ids in _tokens(tokenizer, job)]
         return _mean([a - b for a, b in pairs]), LOSS
     base, tokenizer = models.load_classifier(job.model, job.labels, job.device, job.dtype, job.seed)
-    declared = " ".join(models.read_config(job.model).architectures or [])
+    declared = " ".join(pretrained.read_config(job.model).architectures or [])
     masked_head = _masked_head(job) if "MaskedLM" in declared and tokenizer.mask_token_id is not None else None
     if masked_head is not None:
         return _masked_change(job, model, base, tokenizer, masked_head), MASKED_LOSS

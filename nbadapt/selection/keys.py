@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbadapt
-from nbadapt import data, models, origins, registry
+from nbadapt import data, models, origins, pretrained, registry
 
 if TYPE_CHECKING:
     from nbadapt.data import Examples
@@ -55,7 +55,7 @@ def trial(job: Job, evaluated: Examples, metric: str, code: str) -> str:
 
 
 def _weights(job: Job) -> Any:
-    return [] if job.model.kind == "endpoint" else models.weight_files(models.base_ref(job.model))
+    return [] if job.model.kind == "endpoint" else pretrained.weight_files(models.base_ref(job.model))
 
 
 def comparison(prepared: Prepared) -> str:

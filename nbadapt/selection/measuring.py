@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbadapt import answer_cache, models
+from nbadapt import answer_cache, models, pretrained
 from nbadapt.errors import NbadaptError, RunError
 from nbadapt.events import Event, Progress, Stage
 from nbadapt.memory import measure
@@ -245,7 +245,7 @@ def _tokens(candidate: Candidate, run: Run, rows: Examples) -> float | None:
     with contextlib.suppress(NbadaptError):
         count = min(COUNTED, len(rows))
         texts = _read(candidate, run, rows, count)
-        tokenizer = models.load_tokenizer(models.base_ref(job.model))
+        tokenizer = pretrained.load_tokenizer(models.base_ref(job.model))
         most = getattr(job.config, "max_length", None) or math.inf
         return float(sum(min(len(tokenizer(text)["input_ids"]), most) for text in texts) / count)
     return None

@@ -69,10 +69,10 @@ def try_method(method: type[Method], architectures: Sequence[Architecture] = ARC
 
 def has_head(folder: Path, method: type[Method], task: str) -> bool:
     """Whether transformers has, for the model in a folder, the head that a method needs for the task."""
-    from nbadapt import models
+    from nbadapt import pretrained
 
     ref = ModelRef("tiny", "folder", str(folder))
-    return models.has_head(ref, method.head(task))
+    return pretrained.has_head(ref, method.head(task))
 
 
 def _try(subject: Subject, architecture: Architecture, task: str) -> tuple[str, str]:
@@ -166,7 +166,7 @@ def _loss(adapted: Adapted, job: Job) -> float | None:
     """Mean negative log-likelihood of the held-out labels, or completions' tokens; None where that cannot be asked."""
     import numpy as np
 
-    from nbadapt import models
+    from nbadapt import pretrained
     from nbadapt.engines.tokens import encode_completion
 
     assert job.evaluation is not None  # every job to finetune here has some
@@ -182,7 +182,7 @@ def _loss(adapted: Adapted, job: Job) -> float | None:
         return float(np.logaddexp(0, rejected - chosen).mean())
     if job.task != "generation" or "score" not in adapted.abilities:
         return None
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     total, tokens = 0.0, 0
     for row in rows:
         prompt, completion = row["prompt"], row["completion"]

@@ -138,9 +138,9 @@ def loads(subject: ModelSubject) -> Iterator[str]:
 
 def generates(subject: ModelSubject) -> Iterator[str]:
     """`generates` says whether the model writes text."""
-    from nbadapt import models
+    from nbadapt import pretrained
 
-    able = models.has_head(subject.ref, "causal")
+    able = pretrained.has_head(subject.ref, "causal")
     if able != subject.model.generates:
         yield f"generates is {subject.model.generates}, and the model {'can' if able else 'cannot'} write text"
 

@@ -114,14 +114,14 @@ class BaseWeights:
 
     def changed(self) -> bool:
         """Whether they are others now; those of a base that was loaded since are compared with its files."""
-        from nbadapt import models
+        from nbadapt import models, pretrained
 
         for key, base in models.loaded(self._ref).items():
             if key in self._before:
                 if _digest(base.named_parameters()) != self._before[key]:
                     return True
                 continue
-            fresh = models.read_apart(self._ref, *key[1:])
+            fresh = pretrained.read_weights(self._ref, *key[1:])
             pair = (
                 (base.base_model, fresh.base_model) if key[1] == "classification" else (base, fresh)
             )  # its head is new

@@ -151,7 +151,7 @@ def export(adapter: Path, job: Job, target: Path) -> None:
 
 
 def _class_names(job: Job) -> dict[int, str]:
-    from nbadapt import models
+    from nbadapt import pretrained
 
-    names: dict[int, str] = models.skeleton(job.model, "classification", job.labels).config.id2label
+    names: dict[int, str] = pretrained.skeleton(job.model, "classification", job.labels).config.id2label
     return names

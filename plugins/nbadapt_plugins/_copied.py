@@ -33,7 +33,7 @@ class CopiedMethod(TrainedMethod):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "merged": a whole transformers model with the trained values in it, typed as the base's files."""
-        from nbadapt import models
+        from nbadapt import pretrained
 
         model = self.restore(base_as_stored(self.load_base, job), job.directory / outcome.artifacts["adapter"], job)
         for parameter in model.parameters():
@@ -41,4 +41,4 @@ class CopiedMethod(TrainedMethod):
                 parameter.data = parameter.data.to(model.dtype)
         with quiet_libraries():
             model.save_pretrained(target)
-        models.load_tokenizer(job.model).save_pretrained(target)
+        pretrained.load_tokenizer(job.model).save_pretrained(target)

@@ -76,12 +76,12 @@ class PairMethod(Lora):
 
     def estimate(self, job: Job) -> Estimate:
         """As for LoRA, with two texts a row; refuses rows whose answers differ only behind the limit."""
-        from nbadapt import models
+        from nbadapt import pretrained
         from nbadapt.engines.encoding import length_limit
 
         found = super().estimate(job)  # says first whether the model fits at all
-        limit = length_limit(models.read_config(job.model), job.config.max_length)
-        tokenizer = models.load_tokenizer(job.model)
+        limit = length_limit(pretrained.read_config(job.model), job.config.max_length)
+        tokenizer = pretrained.load_tokenizer(job.model)
         for table in (job.data, job.evaluation):
             if table is not None:
                 check_pairs(table, tokenizer, limit)

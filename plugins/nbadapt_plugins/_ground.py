@@ -42,7 +42,7 @@ class Ground:
     """
 
     def __init__(self, job: Job, templates: Sequence[str], shown: int, *, in_prompts: bool) -> None:
-        from nbadapt import models
+        from nbadapt import models, pretrained
 
         if is_classifier(job):
             raise UnsuitedError(f"{job.method} needs a language model, and {job.model.name} is a classifier")
@@ -53,7 +53,7 @@ class Ground:
         self.at_endpoint = job.model.kind == "endpoint"
         self.config: PretrainedConfig | None
         self.config, self.total = (None, 0) if self.at_endpoint else shape(job)
-        self.tokenizer = None if self.at_endpoint else models.load_tokenizer(models.base_ref(job.model))
+        self.tokenizer = None if self.at_endpoint else pretrained.load_tokenizer(models.base_ref(job.model))
         self.size = 1 if self.at_endpoint else job.config.batch_size
         self._filled: dict[str, tuple[list[AskedRow], list[AskedRow]]] = {}
 

@@ -69,11 +69,11 @@ def start_from_activations(model: PeftModel, job: Job) -> None:
 
     from peft import EvaConfig, initialize_lora_eva_weights
 
-    from nbadapt import models
+    from nbadapt import pretrained
     from nbadapt.engines.encoding import collate, encode, length_limit
 
     assert job.data is not None  # said by the contract
-    tokenizer = models.load_tokenizer(job.model)
+    tokenizer = pretrained.load_tokenizer(job.model)
     label2id = model.config.label2id if job.task == "classification" else None
     places = random.Random(job.seed).sample(range(len(job.data)), min(EVA_ROWS, len(job.data)))  # noqa: S311 - no secret
     table = dataclasses.replace(job.data, rows=tuple(job.data.rows[i] for i in places))

@@ -122,12 +122,12 @@ def write(
         target: an empty folder.
         start: lines that the script runs on `model` once the adapter is on it; they may set `optimizer`.
     """
-    from nbadapt import models
+    from nbadapt import pretrained
     from nbadapt.engines import supervised
     from nbadapt.engines.encoding import length_limit
     from nbadapt.engines.pairs import encode_pairs
 
-    tokenizer, limit = models.load_tokenizer(job.model), length_limit(skeleton.config, job.config.max_length)
+    tokenizer, limit = pretrained.load_tokenizer(job.model), length_limit(skeleton.config, job.config.max_length)
     for name, table in (("train.jsonl", job.data), ("evaluation.jsonl", job.evaluation)):
         pairs = encode_pairs(table, tokenizer, limit, one_prompt=method.one_prompt).rows if table else []
         lines = [json.dumps(method.row(pair)) + "\n" for pair in pairs]

@@ -76,7 +76,7 @@ class PeftMethod(TrainedMethod):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "peft": the adapter folder; "merged": a whole model; "script": a plain transformers script."""
-        from nbadapt import models
+        from nbadapt import pretrained
         from nbadapt_plugins import _script
 
         adapter = job.directory / outcome.artifacts["adapter"]
@@ -90,7 +90,7 @@ class PeftMethod(TrainedMethod):
             _unwrap_heads(adapted.get_base_model())
             merged: PreTrainedModel = adapted.merge_and_unload()
             merged.to(base.dtype).save_pretrained(target)
-            models.load_tokenizer(job.model).save_pretrained(target)
+            pretrained.load_tokenizer(job.model).save_pretrained(target)
         else:
             model = skeleton(job)
             _script.write(self._config_with_head(model, job), model, job, target, self.script_start(model, job))

@@ -209,12 +209,12 @@ class PromptMethod(Method):
         """Raises RequestError, DataError or ModelError for what cannot be asked; no config: behind an endpoint."""
         if is_classifier(job):
             return self._plan_for_classifier(job)
-        from nbadapt import models
+        from nbadapt import models, pretrained
         from nbadapt.engines.fitting import Fitting
 
         labels = labels_of(job)
         text = self._template(job, labels)
-        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if config is not None else None
+        tokenizer = pretrained.load_tokenizer(models.base_ref(job.model)) if config is not None else None
         rows = self.grounded(job, rows_of(job, text), labels, tokenizer, emit)
         rows = [self.asked(job, labels, row) for row in rows]
         reader = self.reader(job, labels, rows)
@@ -399,12 +399,12 @@ def is_classifier(job: Job) -> bool:
 
 def shape(job: Job) -> tuple[PretrainedConfig, int]:
     """The model's configuration and its number of parameters, without weights."""
-    from nbadapt import models, store
+    from nbadapt import models, pretrained, store
     from nbadapt.engines.training_estimate import count_parameters
 
     if job.model.kind == "run":
-        return models.read_config(models.base_ref(job.model)), store.open(job.model.path).estimate.total
-    model = models.skeleton(job.model, "causal")
+        return pretrained.read_config(models.base_ref(job.model)), store.open(job.model.path).estimate.total
+    model = pretrained.skeleton(job.model, "causal")
     return model.config, count_parameters(model)[1]
 
 

@@ -123,14 +123,14 @@ class Proposer:
         Raises:
             ModelError: it writes no text, or its context is too short.
         """
-        from nbadapt import models
+        from nbadapt import models, pretrained
         from nbadapt.engines.tokens import context_length, encode_prompt, rough_tokens
 
         prompt = self._from_examples(self._longest())
         if self.ref.kind == "endpoint":
             return 0, rough_tokens(prompt)
         config, total = shape(self._job)
-        tokens = len(encode_prompt(models.load_tokenizer(models.base_ref(self.ref)), prompt))
+        tokens = len(encode_prompt(pretrained.load_tokenizer(models.base_ref(self.ref)), prompt))
         context = context_length(config)
         if context is not None and tokens + self._job.config.max_new_tokens > context:
             raise ModelError(

@@ -241,19 +241,19 @@ def write(config: PeftConfig, skeleton: PreTrainedModel, job: Job, target: Path,
 
 
 def _encoded(job: Job, limit: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    from nbadapt import models
+    from nbadapt import pretrained
     from nbadapt.data import Examples
     from nbadapt.engines import encoding
 
     table = Examples(job.task, tuple(rows))
-    return encoding.encode(table, models.load_tokenizer(job.model), None, limit).rows
+    return encoding.encode(table, pretrained.load_tokenizer(job.model), None, limit).rows
 
 
 def _encodes_alike(job: Job, limit: int) -> bool:
     """Whether the script's few lines give the tokens that the run was trained on; tried on the first rows."""
-    from nbadapt import models
+    from nbadapt import pretrained
 
-    scope: dict[str, Any] = {"tokenizer": models.load_tokenizer(job.model), "LIMIT": limit}
+    scope: dict[str, Any] = {"tokenizer": pretrained.load_tokenizer(job.model), "LIMIT": limit}
     exec(ENCODE_LANGUAGE, scope)  # noqa: S102 - our own text from above
     rows = job.data.rows[:TRIED] if job.data else ()
     try:

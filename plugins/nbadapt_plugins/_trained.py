@@ -160,9 +160,9 @@ def head_of(job: Job) -> Head:
 
 def skeleton(job: Job) -> PreTrainedModel:
     """The base model on the meta device, in the types that it is trained in; a classification head is trainable."""
-    from nbadapt import models
+    from nbadapt import pretrained
 
-    return models.skeleton(job.model, head_of(job), job.labels, job.dtype)
+    return pretrained.skeleton(job.model, head_of(job), job.labels, job.dtype)
 
 
 def load_base(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -179,10 +179,10 @@ def base_as_stored(load: Callable[[Job], tuple[PreTrainedModel, PreTrainedTokeni
 
     Its weights are its own, for an export to change, and no other run finds it loaded.
     """
-    from nbadapt import models
+    from nbadapt import models, pretrained
 
     with models.keeping_no_base():
-        base, _ = load(dataclasses.replace(job, dtype=models.stored_dtype(job.model)))
+        base, _ = load(dataclasses.replace(job, dtype=pretrained.stored_dtype(job.model)))
         own_weights(base)
     return base
 

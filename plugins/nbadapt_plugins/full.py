@@ -99,14 +99,14 @@ class Full(TrainedMethod):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "merged": the whole model, in the type that the base's files have, with its tokenizer."""
-        from nbadapt import models
+        from nbadapt import pretrained
 
-        folder, dtype = job.directory / outcome.artifacts["adapter"], models.stored_dtype(job.model)
+        folder, dtype = job.directory / outcome.artifacts["adapter"], pretrained.stored_dtype(job.model)
         if dtype == "float32":
             shutil.copytree(folder, target, dirs_exist_ok=True)
         else:
             self.save(_read(type(skeleton(job)), folder, dtype), target)
-        models.load_tokenizer(job.model).save_pretrained(target)
+        pretrained.load_tokenizer(job.model).save_pretrained(target)
 
 
 def _read(kind: type[PreTrainedModel], folder: Path, dtype: str) -> PreTrainedModel:

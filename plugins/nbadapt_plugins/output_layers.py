@@ -143,7 +143,7 @@ class OutputLayers(Method):
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
         """Write "head": new layers and how plain PyTorch uses them; "merged": the whole model with its own head."""
-        from nbadapt import models
+        from nbadapt import pretrained
         from nbadapt.engines.trainer import load_trained
 
         stored = job.directory / outcome.artifacts["head"]
@@ -158,7 +158,7 @@ class OutputLayers(Method):
         model = base_as_stored(load_base, job)
         load_trained(model, stored / WEIGHTS)
         model.to(model.dtype).save_pretrained(target)
-        models.load_tokenizer(job.model).save_pretrained(target)
+        pretrained.load_tokenizer(job.model).save_pretrained(target)
 
 
 EXPORTED = '''"""Output layers on {model}. Needs torch, transformers and safetensors.
@@ -211,14 +211,14 @@ def load(device="cpu"):
 
 def _write_head(stored: Path, job: Job, target: Path) -> None:
     """The stored layers, and a module that uses them without nbadapt, into the folder `target`."""
-    from nbadapt import models
+    from nbadapt import pretrained
     from nbadapt.engines.encoding import length_limit
 
     shutil.copytree(stored, target, dirs_exist_ok=True)
     text = EXPORTED.format(
         model=job.model.name,
         path=job.model.path,
-        limit=length_limit(models.read_config(job.model), job.config.max_length),
+        limit=length_limit(pretrained.read_config(job.model), job.config.max_length),
         dtype=job.dtype,
         shape=SHAPE,
         weights=WEIGHTS,

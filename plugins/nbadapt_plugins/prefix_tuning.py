@@ -111,10 +111,10 @@ def _start_tokens(job: Job) -> list[int]:
     """The tokens that the prefix starts from: a text over and over, or drawn from the vocabulary by the seed."""
     import random
 
-    from nbadapt import models
+    from nbadapt import models, pretrained
 
     settings: PrefixTuningSettings = job.config
-    tokenizer = models.load_tokenizer(models.base_ref(job.model))
+    tokenizer = pretrained.load_tokenizer(models.base_ref(job.model))
     count = settings.num_virtual_tokens
     if settings.init == "vocab":
         plain = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))

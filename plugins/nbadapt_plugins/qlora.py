@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from nbadapt.models import Quantization
+    from nbadapt.pretrained import Quantization
 
 
 class QloraSettings(LowRankSettings):
@@ -91,10 +91,12 @@ class Qlora(Lora):
         """LoRA on the quantised model; a start from what was lost reads the weights in their own type."""
         adapted = super().attach(model, job)
         if job.config.init == "loftq" and model.device.type != "meta" and job.checkpoint is None:
-            from nbadapt import models
+            from nbadapt import pretrained
             from nbadapt_plugins import _lora_starts
 
-            _lora_starts.start_from_residual(adapted, models.read_apart(job.model, head_of(job), job.device, job.dtype))
+            _lora_starts.start_from_residual(
+                adapted, pretrained.read_weights(job.model, head_of(job), job.device, job.dtype)
+            )
         return adapted
 
     def peft_config(self, model: PreTrainedModel, job: Job) -> PeftConfig:
@@ -131,6 +133,6 @@ class Qlora(Lora):
 
 
 def _quantization(job: Job) -> Quantization:
-    from nbadapt.models import Quantization
+    from nbadapt.pretrained import Quantization
 
     return Quantization(job.config.quant_type, job.config.double_quant)

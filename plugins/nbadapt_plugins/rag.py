@@ -111,14 +111,14 @@ Path("shop.md").write_text("We are open from 9 to 18, on Sundays from 11 to 16."
 
     def load(self, outcome: Outcome, job: Job) -> Adapted:
         """The model with passages of the index before every prompt; the index must still be there."""
-        from nbadapt import models
+        from nbadapt import models, pretrained
         from nbadapt.engines.grounding import Grounded
         from nbadapt.engines.prompted import Prompted
 
         prompted = super().load(outcome, job)
         assert isinstance(prompted, Prompted)  # as every prompting method's
         local = job.model.kind != "endpoint"
-        tokenizer = models.load_tokenizer(models.base_ref(job.model)) if local else None
+        tokenizer = pretrained.load_tokenizer(models.base_ref(job.model)) if local else None
         choosing = bool(prompted.labels)
         return Grounded(prompted, _grounding(job, tokenizer, choosing=choosing), partial(_search, _index(job), job))
 
@@ -189,12 +189,12 @@ def _index(job: Job) -> Index:
 
 
 def _grounding(job: Job, tokenizer: PreTrainedTokenizerBase | None, *, choosing: bool) -> Grounding:
-    from nbadapt import models
+    from nbadapt import models, pretrained
     from nbadapt.engines.grounding import Grounding
     from nbadapt.engines.tokens import context_length
 
     known = tokenizer is not None
-    context = context_length(models.read_config(models.base_ref(job.model))) if known else None
+    context = context_length(pretrained.read_config(models.base_ref(job.model))) if known else None
     return Grounding(tokenizer, context, job.config.guidance.strip() or (CHOOSE if choosing else WRITE))
 
 

@@ -106,9 +106,9 @@ class Reward(PairMethod):
 
     def skeleton(self, job: Job) -> PreTrainedModel:
         """The base with a head of one output, on the meta device."""
-        from nbadapt import models
+        from nbadapt import pretrained
 
-        return models.skeleton(job.model, "classification", LABELS, job.dtype)
+        return pretrained.skeleton(job.model, "classification", LABELS, job.dtype)
 
     def load_base(self, job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base, frozen, with a head of one output, and its tokenizer."""

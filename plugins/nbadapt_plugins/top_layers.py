@@ -105,10 +105,10 @@ class TopLayers(CopiedMethod):
 
 def _tokens(job: Job, config: PretrainedConfig) -> int:
     """About how many tokens the rows have, from some of them."""
-    from nbadapt import models
+    from nbadapt import models, pretrained
     from nbadapt.engines.encoding import encode, length_limit
 
-    tokenizer = models.load_tokenizer(models.base_ref(job.model))
+    tokenizer = pretrained.load_tokenizer(models.base_ref(job.model))
     label2id = config.label2id if job.task == "classification" else None
     limit = length_limit(config, job.config.max_length)
     tokens = 0.0
