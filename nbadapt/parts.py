@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from nbadapt.engines.training_config import TrainingConfig, optimizer_steps
     from nbadapt.engines.training_estimate import Objective, count_parameters
     from nbadapt.engines.training_estimate import estimate as estimate_training
+    from nbadapt.engines.training_memory import autocasts
     from nbadapt.engines.training_report import Show as ShowRows
     from nbadapt.engines.training_report import TrainingReporter
     from nbadapt.engines.training_report import answered as show_answers
@@ -160,6 +161,7 @@ __all__ = [
     "as_openings",
     "as_text",
     "ask",
+    "autocasts",
     "base_ref",
     "best_device",
     "best_dtype",
@@ -309,6 +311,7 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "nbadapt.engines.trainer": ("LengthGroupedSampler", "ResumableTrainer", "load_trained", "trained_tensors"),
         "nbadapt.engines.training_config": ("TrainingConfig", "optimizer_steps"),
         "nbadapt.engines.training_estimate": ("Objective", "count_parameters", "estimate as estimate_training"),
+        "nbadapt.engines.training_memory": ("autocasts",),
         "nbadapt.engines.training_report": ("Show as ShowRows", "TrainingReporter", "answered as show_answers"),
     },
     "Preferences and rewards": {

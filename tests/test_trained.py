@@ -128,7 +128,7 @@ def test_in_bfloat16_all_that_is_trained_has_about_the_same_gradients(method, ar
         job = job_for(method, architecture, task, tmp_path, dtype=dtype)
         model, tokenizer = base(job)
         model = method().attach(model, job).eval()
-        with torch.autocast("cpu", torch.bfloat16, enabled=method is Full and dtype == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=method is Full and dtype == "bfloat16"):  # its bf16=True
             found[dtype] = gradients(model, tokenizer, task)
     assert {gradient.dtype for gradient in found["bfloat16"].values()} == {torch.float32}
     exact, rough = (torch.cat([g.flatten() for g in found[dtype].values()]) for dtype in ("float32", "bfloat16"))

@@ -150,11 +150,14 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class
 
 
 def autocasts(model: PreTrainedModel, job: Any) -> bool:
-    """Whether a forward pass is in bfloat16 over float32 weights.
+    """Whether training computes in bfloat16 over float32 weights (mixed precision).
 
-    Trained weights of the model itself are float32: bfloat16 would round small updates away.
+    As a setting `bf16` of the method says. Without one, or where it is None: on a GPU with a base in bfloat16. On a CPU
+    that is at most twice as quick, and what few steps change is then partly lost in the rounding of the weights.
     """
-    return bool(job.dtype == "bfloat16" and model.dtype == torch.float32)
+    chosen = getattr(job.config, "bf16", None)
+    wanted = job.dtype == "bfloat16" and job.device != "cpu" if chosen is None else chosen
+    return bool(wanted and model.dtype == torch.float32)
 
 
 Loss = Callable[[Any, Batch], torch.Tensor]

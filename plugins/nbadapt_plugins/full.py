@@ -30,12 +30,14 @@ from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines.training_config import TrainingConfig
+from nbadapt.engines.training_memory import autocasts
 from nbadapt.heads import head_modules
 from nbadapt.memory import gibibytes
 from nbadapt.method import Estimate, Job, Outcome
 from nbadapt_plugins._trained import TrainedMethod, own_weights, skeleton
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 KEPT_CHECKPOINTS = 2
@@ -46,6 +48,9 @@ class FullSettings(TrainingConfig):
     """Settings of training all layers."""
 
     learning_rate: float = Field(1e-4, gt=0, le=10, description="peak learning rate of AdamW")
+    bf16: bool | None = Field(
+        None, description="training computes in bfloat16 (mixed precision); none: on a GPU with a base in bfloat16"
+    )
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay")
 
 
@@ -85,16 +90,13 @@ class Full(TrainedMethod):
 
     def restore(self, model: PreTrainedModel, folder: Path, job: Job) -> PreTrainedModel:
         """The stored model: its body in the base's type, its classification head in float32, as in training."""
-        import torch
-
-        stored = _read(type(model), folder, "float32")
+        stored = _read(type(model), folder)
         heads = head_modules(model) if job.task == "classification" else []
         for name in heads:  # the new model's heads take float32 whatever the body gives
             head = model.get_submodule(name)
             head.load_state_dict(stored.get_submodule(name).state_dict())
             setattr(stored, name, head)
-        for parameter in (stored.base_model if heads else stored).parameters():
-            parameter.data = parameter.data.to(getattr(torch, job.dtype))
+        _convert(stored.base_model if heads else stored, job.dtype, job)
         return stored.to(job.device)
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
@@ -105,13 +107,41 @@ class Full(TrainedMethod):
         if dtype == "float32":
             shutil.copytree(folder, target, dirs_exist_ok=True)
         else:
-            self.save(_read(type(skeleton(job)), folder, dtype), target)
+            stored = _read(type(skeleton(job)), folder)
+            _convert(stored, dtype, job)
+            self.save(stored, target)
         pretrained.load_tokenizer(job.model).save_pretrained(target)
 
 
-def _read(kind: type[PreTrainedModel], folder: Path, dtype: str) -> PreTrainedModel:
+def _read(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     import torch
 
     with quiet_libraries():
-        stored: PreTrainedModel = kind.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+        stored: PreTrainedModel = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return stored
+
+
+def _convert(model: PreTrainedModel, dtype: str, job: Job) -> None:
+    """Give trained float32 weights another type.
+
+    bfloat16 takes them up or down at random, the nearer value the likelier one: to the nearest most of what a small
+    learning rate changed in few steps would be lost. A training that computed with the nearest values keeps those.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    at_random = dtype == "bfloat16" and not autocasts(model, job)
+    for parameter in model.parameters():
+        rounded = _rounded_at_random(parameter.data, generator) if at_random else parameter.data
+        parameter.data = rounded.to(getattr(torch, dtype))
+
+
+def _rounded_at_random(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Finite float32 values that bfloat16 holds: each one of its two neighbours, and on average the value itself.
+
+    Stochastic rounding (Gupta et al. 2015, arXiv:1502.02551): bfloat16 is the upper half of a float32.
+    """
+    import torch
+
+    noise = torch.randint(0, 1 << 16, value.shape, generator=generator, dtype=torch.int32)
+    return ((value.contiguous().view(torch.int32) + noise) & -(1 << 16)).view(torch.float32)
