@@ -70,9 +70,7 @@ DIFFERENCES = {
     "reads the first token (nbadapt: the mean over the tokens), plain output-layers trains the model's own head for "
     "3 epochs (nbadapt: one linear layer on the mean for 20). The seconds of `lora` with dropout were measured beside "
     "other work",
-    "generation": "no weight decay (nbadapt: 0.01 in `full`). In bfloat16 a step computes with rounded weights, so "
-    "that `full` learns less in so few steps than with dtype=float32, which takes longer (its seconds were measured "
-    "beside other work: 391 alone)",
+    "generation": "no weight decay (nbadapt: 0.01 in `full`)",
 }
 
 
@@ -163,10 +161,10 @@ def report(task: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     )
     parts = [
         f"# Finetuning methods, {task}: quality beside cost",
-        f"{about}. Defaults throughout. The peers do the same work without nbadapt, at the same learning rate unless "
-        f"another is named: see [{TASKS[task]['script']}](../{TASKS[task]['script']}). What is left different is what "
-        f"tutorials have: float32 (nbadapt: bfloat16 where the machine is quicker in it), batches of random rows "
-        f"(nbadapt: of similar length), no warm-up (nbadapt: 6 % of the steps); {DIFFERENCES[task]}. "
+        f"{about}. Each method's {'' if classify else 'other '}defaults. The peers do the same work without nbadapt, "
+        f"at the same learning rate unless another is named: see [{TASKS[task]['script']}](../{TASKS[task]['script']}). "
+        "What is left different is what tutorials have: float32 (nbadapt: bfloat16 where the machine is quicker in it, "
+        "but float32 in `full`), batches of random rows (nbadapt: of similar length), no warm-up (nbadapt: 6 % of the steps); {DIFFERENCES[task]}. "
         "Several figures in a cell: several seeds"
         f"{f', which alone make a difference of up to {_spread(found):.3f}' if classify else ''}. "
         "Training: seconds from the first batch to the last step. Memory: the process's peak beyond its "

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 LABELS = ["negative", "positive"]
-RATES = {"output-layers": 1e-3, "top-layers": 1e-4, "lora": 1e-3, "full": 1e-4}  # nbadapt's
+RATES = {"output-layers": 1e-3, "top-layers": 3e-4, "lora": 1e-3, "full": 1e-4}  # nbadapt's
 BATCH = 16
 
 

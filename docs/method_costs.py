@@ -24,7 +24,11 @@ NOTEBOOKS = ROOT / "example_notebooks"
 UNMEASURED = "No benchmark measures it yet: `--dry-run` tells what it would cost."
 BENCHMARKS = {
     "classification": ("2,000 film reviews with MiniLM", "accuracy", max),
-    "generation": ("128 rows of school mathematics with SmolLM2-135M", "loss", min),
+    "generation": (
+        "128 rows of school mathematics with SmolLM2-135M, batch_size=8, epochs=1, max_length=256",
+        "loss",
+        min,
+    ),
 }
 PROMPTING = "prompting_methods"
 PLUMBING = re.compile(
@@ -80,14 +84,15 @@ def costs(task: str, name: str = "", up: str = "../") -> str:
     measured = f"[How it was measured]({up}measured/finetuning_methods_{task}.md)."
     cores = " or ".join(sorted({str(record["cores"]) for record in ordered}))
     where = f"on {cores} core{'s' * (cores != '1')}"
-    return f"On {what}, {where}, with each method's defaults. {measured}\n\n{table(head, rows)}"
+    return f"On {what}, {where}, with each method's other defaults. {measured}\n\n{table(head, rows)}"
 
 
 def _records(task: str) -> list[dict[str, Any]]:
-    """The runs of nbadapt itself that the benchmark's table shows: one of each method, on the newest held-out rows."""
+    """The runs of nbadapt itself with its defaults: one of each method, on the newest held-out rows."""
     found = _lines(f"finetuning_methods_{task}")
     found = [record for record in found if record["held_out"] == found[-1]["held_out"]]
     found = [r for r in found if r["side"] == "nbadapt" and r["seed"] == 0 and r["rows"] in {128, 2000}]
+    found = [record for record in found if not record.get("settings")]
     return list({record["method"]: record for record in found}.values())
 
 

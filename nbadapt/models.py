@@ -178,7 +178,7 @@ def loaded(ref: ModelRef) -> dict[BaseKey, PreTrainedModel]:
 def is_loaded(ref: ModelRef, device: str, dtype: str) -> bool:
     """Whether this kernel holds the base model's weights already."""
     path = base_ref(ref).path
-    return any((key[0], *key[2:]) == (path, device, dtype, None) for key in _bases)
+    return any((key[0], *key[2:]) == (path, device, dtype, None) for key in [*_bases])
 
 
 def shell(base: PreTrainedModel, fresh: Sequence[str] = ()) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from nbadapt_plugins._bottleneck import Bottleneck
 from nbadapt_plugins.adapter import Adapter
 from tests.trained_jobs import CASES, TEXTS, base, last_hidden, logits, make_job, train
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 WIDTH, BLOCKS, SIZE = 32, 2, 4
 ONE = 2 * WIDTH * SIZE + SIZE + WIDTH
@@ -52,6 +52,7 @@ def test_parameters_equal_the_closed_form(architecture, task, placement, each, l
     assert Adapter().estimate(job).trainable == expected
 
 
+@slow
 @pytest.mark.parametrize(("architecture", "task"), CASES)
 def test_at_the_start_the_model_is_near_the_base_and_nearer_for_smaller_matrices(architecture, task, tmp_path):
     def distance(scale: float) -> float:
@@ -76,6 +77,7 @@ def test_an_adapter_computes_what_the_paper_says():
     torch.testing.assert_close(adapter(h), expected)
 
 
+@slow
 def test_the_adapters_stand_after_the_sub_layers_and_before_the_residual_addition(tmp_path):
     """A BERT block with adapters, written out in plain PyTorch."""
     job = make_job(Adapter, "bert", "classification", tmp_path, init_scale=0.3, bottleneck=SIZE)
@@ -112,6 +114,7 @@ ENDS = {  # where a sub-layer of a block ends, before its residual is added: att
 }
 
 
+@slow
 @pytest.mark.parametrize(("architecture", "task"), CASES)
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
 def test_in_every_family_the_adapters_act_where_the_sub_layers_end(architecture, task, placement, tmp_path):
@@ -141,6 +144,7 @@ def test_in_every_family_the_adapters_act_where_the_sub_layers_end(architecture,
     torch.testing.assert_close(last_hidden(adapted, tokenizer), expected, rtol=1e-4, atol=1e-5)
 
 
+@slow
 def test_where_the_adapters_are_is_stored(tmp_path):
     job = make_job(Adapter, "llama", "generation", tmp_path, placement="pfeiffer", layers_to_transform=[1])
     train(Adapter, job)
@@ -169,6 +173,7 @@ def test_settings_that_the_model_cannot_satisfy_are_refused_before_weights_load(
     assert not models._bases
 
 
+@slow
 @pytest.mark.parametrize(("architecture", "task"), [("bert", "classification"), ("gpt2", "generation")])
 def test_the_export_loads_without_nbadapt(architecture, task, tmp_path):
     job = make_job(Adapter, architecture, task, tmp_path / "run")

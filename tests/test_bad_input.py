@@ -164,6 +164,16 @@ FINETUNE = {
         ("num_virtual_tokens: 600", "use at most 504"),
         "num_virtual_tokens: 600",
     ),
+    "features: a setting of another classifier": Row(
+        "%%finetune features --model encoder --data train_df",
+        ("C belongs to logistic-regression and linear-svm, not to random-forest", "drop one"),
+        "classifier: random-forest\nC: 2",
+    ),
+    "output-layers: an activation that follows nothing": Row(
+        "%%finetune output-layers --model encoder --data train_df",
+        ("activation relu follows hidden layers", "add hidden_sizes"),
+        "activation: relu",
+    ),
     "features: a table without labels": Row(
         "%%finetune features --model causal --data pairs",
         ("features does classification", "pairs", "or use top-layers"),

@@ -55,17 +55,37 @@ def test_no_default_is_far_behind_the_best_value_that_was_tried(task, benchmark)
     """On reviews; of a method that does not classify where it generates."""
     chosen = benchmark("default_settings")
     classify = {method for method, _, _ in chosen.tried("classification")}
-    lines, looked_at = chosen.kept(task), 0
+    looked_at = 0
+    for method, setting, default, figures in swept(chosen, task):
+        if task == "classification" or method not in classify:
+            looked_at += 1
+            best = max(figures.values()) if task == "classification" else min(figures.values())
+            near = chosen.NEAR_EPOCHS if setting == "epochs" else chosen.NEAR
+            assert abs(best - figures[default]) <= near, (method, setting)
+    assert looked_at
+
+
+def test_no_value_is_as_good_as_a_default_on_reviews_and_clearly_better_where_it_generates(benchmark):
+    chosen = benchmark("default_settings")
+    reviews = {(method, setting): figures for method, setting, _, figures in swept(chosen, "classification")}
+    looked_at = set()
+    for method, setting, default, losses in swept(chosen, "generation"):
+        accuracies = reviews.get((method, setting), {})
+        for value in set(losses) & set(accuracies):
+            looked_at.add(method)
+            as_good = accuracies[value] >= accuracies[default]
+            assert not (as_good and losses[default] - losses[value] > chosen.NEAR), (method, setting, value)
+    assert looked_at >= {"full", "top-layers", "lora", "adapter", "prompt-tuning", "p-tuning"}
+
+
+def swept(chosen, task):
+    """Method, setting, its default and the figure of each value, of all that was measured with two values or more."""
+    lines = chosen.kept(task)
     for method, setting, values in chosen.tried(task):
-        if task == "generation" and method in classify:
-            continue
         found = {v: chosen.figure_of(lines, chosen.training(task, method, setting, v)) for v in values}
         figures = {value: figure for value, figure in found.items() if figure is not None}
         if len(figures) > 1:
-            looked_at += 1
-            best = max(figures.values()) if task == "classification" else min(figures.values())
-            assert abs(best - figures[chosen.default(method, setting)]) <= chosen.NEAR, (method, setting)
-    assert looked_at
+            yield method, setting, chosen.default(method, setting), figures
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,7 +11,7 @@ from nbadapt.errors import RequestError, UnsuitedError
 from nbadapt_plugins.bitfit import BitFit
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 WIDTH, INNER, BLOCKS, GROUPED = 32, 64, 2, 16  # of the tiny models; GROUPED: keys' and values' width in Qwen2
 HEADS = {
@@ -42,6 +42,7 @@ def test_parameters_equal_the_closed_form(architecture, task, tmp_path):
     assert estimate.trainable == BIASES[architecture] + (HEADS[architecture] if task == "classification" else 0)
 
 
+@slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_at_the_start_the_model_equals_the_base(dtype, tmp_path):
     job = make_job(BitFit, "roberta", "classification", tmp_path, dtype=dtype)
@@ -50,6 +51,7 @@ def test_at_the_start_the_model_equals_the_base(dtype, tmp_path):
     assert torch.equal(logits(BitFit().attach(model, job), tokenizer), expected)
 
 
+@slow
 def test_only_biases_and_the_head_are_stored(tmp_path):
     job = make_job(BitFit, "bert", "classification", tmp_path)
     train(BitFit, job)
@@ -64,6 +66,7 @@ def test_a_model_without_biases_is_refused_in_one_line(task, tmp_path):
     assert not models._bases
 
 
+@slow
 def test_the_papers_half_of_the_biases(tmp_path):
     job = make_job(BitFit, "bert", "classification", tmp_path, target_modules=["query", "intermediate.dense"])
     assert BitFit().estimate(job).trainable == BLOCKS * (WIDTH + INNER) + HEADS["bert"]

@@ -65,15 +65,20 @@ def test_a_method_has_a_whole_page(name: str, method_pages: Any) -> None:
     ]  # fmt: skip
 
 
-def test_costs_are_those_of_the_benchmarks(method_pages: Any) -> None:
-    page = method_pages.page(registry.load("lora"))
-    table = (ROOT / "benchmarks/results/finetuning_methods_classification.md").read_text()
-    first = r"([\d.,]+)[^|]*"  # of several seeds
+@pytest.mark.parametrize("task", ["classification", "generation"])
+def test_costs_are_those_of_the_benchmarks(task: str, method_pages: Any) -> None:
+    """Of each method the row of its defaults."""
+    costs = importlib.import_module("method_costs")
+    table = (ROOT / f"benchmarks/results/finetuning_methods_{task}.md").read_text()
+    first = r"([\d.,]+)[^|]*"  # of several seeds, and without an interval
     figures = rf"{first}\| {first}\| {first}\|[^|]*\| {first}\| {first}"
-    row = re.search(rf"^\| `lora` \|[^|]*\|[^|]*\| {figures}\|$", table, re.M)
-    assert row
-    cells = " | ".join(f"**{cell}**" for cell in ("`lora`", *row.groups()))
-    assert f"| {cells} |" in page
+    rows = dict[str, list[str]]()
+    for name, *cells in re.findall(rf"^\| `([\w-]+)` \|[^|]*\|[^|]*\| {figures}\|$", table, re.M):
+        rows.setdefault(name, cells)  # the table of fewer rows stands first
+    assert set(rows) >= {"lora", "full", "adapter"}
+    page = costs.costs(task)
+    for name, cells in rows.items():
+        assert f"| {' | '.join((f'`{name}`', *cells))} |" in page, name
 
 
 @pytest.mark.parametrize("name", METHODS)

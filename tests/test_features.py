@@ -19,7 +19,7 @@ from nbadapt_plugins import _scikit, features
 from nbadapt_plugins.features import Features
 from tests import tiny_models
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 ENCODERS = ("bert", "distilbert", "roberta")
 DECODERS = ("gpt2", "llama", "qwen2")
@@ -34,13 +34,17 @@ def _cache(tmp_path, monkeypatch):
     models.free()
 
 
+def few_trees(settings: dict[str, object]) -> dict[str, int]:
+    return {"trees": 10} if settings.get("classifier") in {"random-forest", "gradient-boosting", "xgboost"} else {}
+
+
 def make_job(architecture: str, directory: Path, rows: list[dict[str, str]] | None = None, **settings: object) -> Job:
     rows = tiny_models.reviews(60) if rows is None else rows
     labels = tuple(sorted({row["label"] for row in rows}))
     directory.mkdir(parents=True, exist_ok=True)
     return Job(
         method="features",
-        config=Features.Config(**{"samples": 1, "trees": 10, **settings}),
+        config=Features.Config(**{"samples": 1, **few_trees(settings), **settings}),
         model=model_names.resolve(str(tiny_models.folder(architecture))),
         task="classification",
         directory=directory,
@@ -73,6 +77,7 @@ def plain_features(architecture: str, pooling: str, texts: list[str]) -> np.ndar
     return np.stack(found)
 
 
+@slow
 @pytest.mark.parametrize(
     ("architecture", "pooling"),
     [*((a, "cls") for a in ENCODERS), *((a, "last") for a in DECODERS), ("llama", "mean")],
@@ -94,6 +99,7 @@ def test_logistic_regression_equals_plain_scikit_learn_on_plain_features(archite
     np.testing.assert_allclose(predicted.probabilities, reference.predict_proba(vectors[40:]), atol=1e-3)
 
 
+@slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", ["two", "three"])
 def test_every_classifier_learns_stores_and_loads_the_same(kind, rows, tmp_path):
@@ -133,6 +139,7 @@ def test_parameters_are_those_of_the_closed_form_and_of_the_fitted_classifier(ki
     assert estimate.total == sum(p.numel() for p in model.base_model.parameters()) + estimate.trainable
 
 
+@slow
 def test_the_trees_tell_their_nodes_when_they_have_grown(tmp_path):
     job = make_job("bert", tmp_path / "run", classifier="random-forest", trees=7)
     estimate = Features().estimate(job)
@@ -145,6 +152,7 @@ def test_the_trees_tell_their_nodes_when_they_have_grown(tmp_path):
     assert told.total == estimate.total + told.trainable
 
 
+@slow
 def test_c_is_the_one_that_cross_validation_on_the_training_rows_likes_best(tmp_path):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -169,6 +177,7 @@ def test_c_is_the_one_that_cross_validation_on_the_training_rows_likes_best(tmp_
     assert any(isinstance(e, Notice) and f"C is {best:g}" in e.text for e in events)
 
 
+@slow
 def test_progress_counts_to_the_estimated_steps_whether_or_not_all_is_known_already(tmp_path):
     for name in ("new", "known"):
         models.free()
@@ -183,6 +192,7 @@ def test_progress_counts_to_the_estimated_steps_whether_or_not_all_is_known_alre
     assert not models._bases  # no weights were needed for what is known
 
 
+@slow
 def test_a_stopped_run_goes_on_with_what_is_embedded_and_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     whole, _ = train(make_job("bert", tmp_path / "whole", C=1.0))
     monkeypatch.setenv("NBADAPT_EMBEDDINGS", str(tmp_path / "others"))
@@ -198,6 +208,7 @@ def test_a_stopped_run_goes_on_with_what_is_embedded_and_ends_as_an_unbroken_one
     assert outcome.metrics == pytest.approx(whole.metrics, rel=1e-4)
 
 
+@slow
 def test_a_stop_between_two_fits_ends_the_search(tmp_path):
     def stop(event: object) -> None:
         if event == Stage("choosing C: 2 of 6"):
@@ -207,6 +218,7 @@ def test_a_stop_between_two_fits_ends_the_search(tmp_path):
         Features().run(make_job("bert", tmp_path / "run"), stop)
 
 
+@slow
 def test_a_stop_when_the_classifier_is_stored_loses_nothing(tmp_path):
     job = make_job("bert", tmp_path / "run", C=1.0)
 
@@ -218,6 +230,7 @@ def test_a_stop_when_the_classifier_is_stored_loses_nothing(tmp_path):
     assert len(Features().load(outcome, job).predict(["The film was great."])) == 1
 
 
+@slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_artifact_is_skops_and_holds_no_pickle(kind, tmp_path):
     job = make_job("bert", tmp_path / "run", three_classes(), classifier=kind)
@@ -238,6 +251,7 @@ def test_an_artifact_of_foreign_types_is_refused(tmp_path):
         _scikit.load(tmp_path)
 
 
+@slow
 def test_the_export_loads_with_skops_alone(tmp_path):
     import skops.io
 
@@ -268,6 +282,7 @@ def test_tables_that_a_classifier_cannot_learn_from_are_refused_before_weights_l
     assert not models._bases
 
 
+@slow
 def test_a_label_with_one_row_needs_no_cross_validation(tmp_path):
     rows = [{"text": f"dull {i}", "label": "bad"} for i in range(30)]
     rows.insert(0, {"text": "great", "label": "good"})
@@ -275,6 +290,7 @@ def test_a_label_with_one_row_needs_no_cross_validation(tmp_path):
     assert any("not chosen by cross-validation" in e.text for e in events if isinstance(e, Notice))
 
 
+@slow
 def test_xgboost_missing_names_its_extra(tmp_path, monkeypatch):
     import importlib.util
 
@@ -284,6 +300,7 @@ def test_xgboost_missing_names_its_extra(tmp_path, monkeypatch):
         Features().estimate(make_job("bert", tmp_path / "run", classifier="xgboost"))
 
 
+@slow
 def test_xgboost_works_where_it_is_installed(tmp_path):
     pytest.importorskip("xgboost")
     job = make_job("bert", tmp_path / "run", three_classes(), classifier="xgboost")
@@ -306,6 +323,7 @@ def test_an_encoder_decoder_is_refused_before_weights_load(tmp_path):
         Features().estimate(job)
 
 
+@slow
 def test_rows_over_the_limit_are_counted_also_when_they_are_known(tmp_path):
     for name in ("new", "known"):
         _, events = train(make_job("bert", tmp_path / name, max_length=8, C=1.0))
@@ -313,6 +331,7 @@ def test_rows_over_the_limit_are_counted_also_when_they_are_known(tmp_path):
         assert any("60 of 60 rows were longer than 8 tokens" in text for text in notices)
 
 
+@slow
 @pytest.mark.slow
 def test_movie_reviews_reach_the_accuracy_of_plain_cls_features(shared_data, tmp_path):
     """MiniLM's CLS features with scikit-learn's defaults gave 0.690 on the test rows (majority class 0.506)."""

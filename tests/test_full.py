@@ -10,7 +10,7 @@ from nbadapt import models, pretrained
 from nbadapt_plugins.full import Full
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,7 @@ def test_the_estimate_says_what_the_copy_costs(tmp_path):
     assert any("trained on a copy" in note and "on disk" in note for note in estimate.notes)
 
 
+@slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tied_weights_stay_tied_in_the_copy_and_in_what_is_stored(dtype, tmp_path):
     job = make_job(Full, "gpt2", "generation", tmp_path, dtype=dtype)
@@ -48,6 +49,7 @@ def test_tied_weights_stay_tied_in_the_copy_and_in_what_is_stored(dtype, tmp_pat
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
 
 
+@slow
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_a_loaded_classifier_keeps_its_head_in_float32(architecture, tmp_path):
     job = make_job(Full, architecture, "classification", tmp_path, dtype="bfloat16")
@@ -60,6 +62,7 @@ def test_a_loaded_classifier_keeps_its_head_in_float32(architecture, tmp_path):
     assert logits(model, pretrained.load_tokenizer(job.model)).dtype == torch.float32
 
 
+@slow
 def test_rotary_positions_stay_in_float32(tmp_path):
     job = make_job(Full, "llama", "generation", tmp_path, dtype="bfloat16")
     outcome, _ = train(Full, job)

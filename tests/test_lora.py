@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -59,13 +60,21 @@ def test_parameters_equal_the_closed_form_and_pefts_own_count(dora, architecture
     assert trainable == estimate.trainable
 
 
-def test_a_25_by_50_matrix_with_rank_5_has_375_parameters():
-    from peft import LoraConfig, get_peft_model
+def test_a_25_by_50_matrix_with_rank_5_has_375_parameters(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
 
-    model = torch.nn.Sequential(torch.nn.Linear(25, 50, bias=False))
-    assert sum(p.numel() for p in model.parameters()) == 1250
-    adapted = get_peft_model(model, LoraConfig(r=5, target_modules=["0"]))
-    assert adapted.get_nb_trainable_parameters()[0] == 375
+    sizes = {"hidden_size": 25, "intermediate_size": 50, "num_attention_heads": 5, "num_hidden_layers": 1}
+    shutil.copytree(tiny_models.folder("bert"), tmp_path / "bert")
+    tokenizer = pretrained.load_tokenizer(model_names.resolve(str(tmp_path / "bert")))
+    BertForMaskedLM(BertConfig(**sizes, vocab_size=len(tokenizer))).save_pretrained(tmp_path / "bert")
+    job = make_job("bert", "classification", tmp_path, r=5, target_modules="intermediate.dense")
+    job = dataclasses.replace(job, model=model_names.resolve(str(tmp_path / "bert")))
+    model, _ = trained_jobs.base(job)
+    assert model.bert.encoder.layer[0].intermediate.dense.weight.numel() == 1250
+    head = sum(p.numel() for p in model.classifier.parameters())
+    adapted = Lora().attach(model, job)
+    assert Lora().estimate(job).trainable - head == 375
+    assert sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name) == 375
 
 
 @pytest.mark.parametrize(("architecture", "task"), CASES)

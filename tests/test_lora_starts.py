@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from nbadapt import model_names, models, pretrained, store
@@ -149,8 +150,18 @@ def test_eva_takes_short_rows_and_says_when_they_are_too_few(batch, tmp_path):
     job = make_job(Lora, "llama", "generation", tmp_path, init="eva", r=16, batch_size=batch, max_steps=1)
     assert train(Lora, job)[0].artifacts
     few = dataclasses.replace(job, data=dataclasses.replace(job.data, rows=job.data.rows[:1]))
+    models.free()
     with pytest.raises(RequestError, match="tokens are too few for a rank of 16"):
-        train(Lora, few)
+        Lora().estimate(few)
+    assert not models.loaded(few.model)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "pissa"])
+def test_the_size_on_disk_is_predicted_where_the_head_is_large(init, tmp_path):
+    job = make_job(Lora, "roberta", "classification", tmp_path, init=init, max_steps=1)
+    outcome, _ = train(Lora, job)
+    stored = load_file(job.directory / outcome.artifacts["adapter"] / "adapter_model.safetensors")
+    assert Lora().estimate(job).artifact == sum(tensor.nbytes for tensor in stored.values())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from nbadapt_plugins._trained import switch_off_dropout
 from nbadapt_plugins.output_layers import OutputLayers, _Layers
 from tests import tiny_models
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 ENCODERS = ("bert", "distilbert", "roberta")
 DECODERS = ("gpt2", "llama", "qwen2")
@@ -128,6 +128,7 @@ def plain_frozen_run(model: nn.Module, tokenizer, job: Job, folder: Path) -> lis
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@slow
 @pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
 def test_the_result_is_that_of_a_plain_frozen_run(architecture, tmp_path):
     job = make_job(architecture, tmp_path / "run")
@@ -148,6 +149,7 @@ def test_the_result_is_that_of_a_plain_frozen_run(architecture, tmp_path):
         assert (trained[name] - parameter).abs().max() < 0.02 * moved, name
 
 
+@slow
 @pytest.mark.parametrize(
     ("architecture", "pooling", "hidden"),
     [("bert", "mean", [16]), ("llama", "last", [16, 8]), ("gpt2", "mean", []), ("roberta", "mean", [8])],
@@ -190,6 +192,7 @@ def test_parameters_equal_the_closed_form(architecture, hidden, tmp_path):
         assert estimate.total == sum(p.numel() for p in skeleton.parameters())
 
 
+@slow
 @pytest.mark.parametrize("hidden", [None, [16]])
 def test_every_parameter_of_the_head_changes_and_the_base_does_not(hidden, tmp_path):
     job = make_job("roberta", tmp_path / "run", hidden_sizes=hidden)
@@ -203,6 +206,7 @@ def test_every_parameter_of_the_head_changes_and_the_base_does_not(hidden, tmp_p
         assert torch.equal(weight, before[name]), name
 
 
+@slow
 @pytest.mark.parametrize(
     ("architecture", "expected"),
     [("bert", "pooler"), ("distilbert", "cls"), ("roberta", "cls"), *((d, "last") for d in DECODERS)],
@@ -215,6 +219,7 @@ def test_what_the_models_own_head_reads_is_found(architecture, expected, tmp_pat
     assert [tuple(p.shape) for p in layers.head.parameters()] == [(2, HIDDEN), (2,)]
 
 
+@slow
 @pytest.mark.parametrize(
     "model_type", ["albert", "electra", "deberta-v2", "mpnet", "modernbert", "mistral", "phi3", "gemma", "qwen3"]
 )
@@ -252,6 +257,7 @@ def test_a_head_that_reads_more_than_one_vector_is_refused():
         _heads.reading(model, head, tokenizer)
 
 
+@slow
 @pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
 def test_the_merged_model_is_plain_transformers_with_the_runs_answers(architecture, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -272,6 +278,7 @@ def test_the_merged_model_is_plain_transformers_with_the_runs_answers(architectu
     assert [model.config.id2label[i] for i in range(2)] == list(predicted.names)
 
 
+@slow
 @pytest.mark.parametrize(("own", "kind"), [(False, "merged"), (True, "head")])
 def test_each_head_has_its_own_export_and_says_so(own, kind, tmp_path):
     job = make_job("bert", tmp_path / "run", hidden_sizes=None if own else [16])
@@ -281,6 +288,7 @@ def test_each_head_has_its_own_export_and_says_so(own, kind, tmp_path):
         OutputLayers().export(kind, outcome, job, tmp_path)
 
 
+@slow
 @pytest.mark.parametrize(
     ("architecture", "pooling", "hidden"), [("bert", "auto", []), ("llama", "last", [8]), ("roberta", "cls", [16, 8])]
 )
@@ -299,6 +307,7 @@ def test_exported_layers_work_without_nbadapt(architecture, pooling, hidden, tmp
         assert [row[name] for name in expected.names] == pytest.approx(probabilities.tolist(), abs=1e-4)
 
 
+@slow
 def test_bfloat16_backbones_train_a_float32_head(tmp_path):
     job = replace(make_job("llama", tmp_path / "run"), dtype="bfloat16")
     outcome, _ = train(job)
@@ -307,6 +316,7 @@ def test_bfloat16_backbones_train_a_float32_head(tmp_path):
     assert outcome.metrics["loss"] == pytest.approx(reference.metrics["loss"], rel=0.05)
 
 
+@slow
 def test_rows_over_the_limit_are_counted(tmp_path):
     _, events = train(make_job("bert", tmp_path / "run", max_length=8, max_steps=1))
     assert any("28 of 28 rows were longer than 8 tokens" in e.text for e in events if isinstance(e, Notice))
@@ -336,6 +346,7 @@ def test_an_encoder_decoder_is_refused_before_weights_load(tmp_path):
         OutputLayers().estimate(job)
 
 
+@slow
 def test_the_head_of_a_checkpoint_for_the_same_labels_goes_on(tmp_path):
     """A merged model is trained further from where it was."""
     job = make_job("distilbert", tmp_path / "run")

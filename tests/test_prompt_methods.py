@@ -31,7 +31,7 @@ from nbadapt_plugins.prompt_tuning import PromptTuning
 from tests import trained_jobs
 from tests.trained_jobs import DECODERS, ENCODERS
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 VARIANTS = {  # method and settings, under a short name
     "ia3": (Ia3, {}),
@@ -145,6 +145,7 @@ def test_parameters_equal_the_closed_form_and_pefts_own_count(variant, architect
     assert trainable == estimate.trainable
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), CASES)
 def test_training_changes_all_that_is_trained_and_nothing_else(variant, architecture, task, tmp_path):
     job = make_job(variant, architecture, task, tmp_path)
@@ -166,6 +167,7 @@ def test_training_changes_all_that_is_trained_and_nothing_else(variant, architec
     assert metrics["loss"] > 0
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), CASES)
 def test_plain_peft_loads_the_result_and_gives_the_same_logits(variant, architecture, task, tmp_path):
     from peft import PeftModel
@@ -187,6 +189,7 @@ def test_plain_peft_loads_the_result_and_gives_the_same_logits(variant, architec
         torch.testing.assert_close(ours.model(**inputs).logits, plain(**inputs).logits)
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), [c for c in CASES if c[0] in {"ia3", "llama-adapter"}])
 def test_at_the_start_the_adapted_model_equals_the_base(variant, architecture, task, tmp_path):
     job = make_job(variant, architecture, task, tmp_path)
@@ -197,6 +200,7 @@ def test_at_the_start_the_adapted_model_equals_the_base(variant, architecture, t
         torch.testing.assert_close(attached(job, variant)[0](ids).logits, expected)
 
 
+@slow
 @pytest.mark.parametrize(
     ("variant", "architecture", "task"), [c for c in CASES if c[0] in STARTED and c[1] in DECODERS]
 )
@@ -214,6 +218,7 @@ def test_at_the_start_virtual_tokens_are_that_text_before_the_input(variant, arc
     torch.testing.assert_close(found[:, length], expected[:, length], rtol=1e-4, atol=1e-5)
 
 
+@slow
 @pytest.mark.parametrize(("inner", "virtual"), [(4, 6), (8, 6), (None, 40)])
 def test_a_projection_too_narrow_for_its_start_is_told(inner, virtual, tmp_path):
     """The tiny llama's keys are 16 wide, which is the inner size where none is asked for."""
@@ -232,6 +237,7 @@ def test_a_projection_too_narrow_for_its_start_is_told(inner, virtual, tmp_path)
     assert not PrefixTuning().estimate(random).notes
 
 
+@slow
 @pytest.mark.parametrize("architecture", ENCODERS)
 def test_an_encoder_with_a_soft_prompt_is_the_base_with_that_text_before_the_input(architecture, tmp_path):
     job = make_job("prompt-tuning", architecture, "classification", tmp_path)
@@ -245,6 +251,7 @@ def test_an_encoder_with_a_soft_prompt_is_the_base_with_that_text_before_the_inp
         torch.testing.assert_close(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, expected)
 
 
+@slow
 @pytest.mark.parametrize("variant", ["prefix-tuning", "prefix-tuning-projection"])
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
 def test_an_encoders_prefix_starts_as_the_keys_and_values_of_the_text(architecture, variant, tmp_path):
@@ -263,6 +270,7 @@ def test_an_encoders_prefix_starts_as_the_keys_and_values_of_the_text(architectu
     torch.testing.assert_close(given, torch.cat(expected, dim=-1), rtol=1e-4, atol=1e-5)
 
 
+@slow
 @pytest.mark.parametrize("variant", STARTED)
 def test_another_start_is_drawn_from_the_vocabulary_by_the_seed(variant, tmp_path):
     def start(seed, init="vocab"):
@@ -278,6 +286,7 @@ def test_another_start_is_drawn_from_the_vocabulary_by_the_seed(variant, tmp_pat
         assert all((table == row).all(dim=1).any() for row in start(0)[0])
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), [c for c in CASES if c[2] == "classification"])
 def test_padding_changes_no_class(variant, architecture, task, tmp_path):
     job = make_job(variant, architecture, task, tmp_path)
@@ -292,6 +301,7 @@ def test_padding_changes_no_class(variant, architecture, task, tmp_path):
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@slow
 @pytest.mark.parametrize("architecture", DECODERS)
 @pytest.mark.parametrize("variant", STARTED)
 def test_the_first_loss_is_that_of_the_base_with_the_text_before_the_rows(variant, architecture, tmp_path):
@@ -332,6 +342,7 @@ def most_likely(model, ids: list[int], count: int) -> list[int]:
     return ids[-count:]
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture"), GENERATING)
 def test_generating_a_padded_batch_equals_whole_forwards_of_each_prompt(variant, architecture, tmp_path):
     job = make_job(variant, architecture, "generation", tmp_path)
@@ -349,6 +360,7 @@ def test_generating_a_padded_batch_equals_whole_forwards_of_each_prompt(variant,
     assert sorted(made) == sorted(short)
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture"), GENERATING)
 def test_scores_equal_whole_forwards_of_each_pair(variant, architecture, tmp_path):
     job = make_job(variant, architecture, "generation", tmp_path)
@@ -365,6 +377,7 @@ def test_scores_equal_whole_forwards_of_each_pair(variant, architecture, tmp_pat
             assert found[i, j] == pytest.approx(steps[range(len(ids)), ids].sum().item(), rel=1e-4)
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), LIGHT)
 def test_stopped_and_resumed_equals_an_unbroken_run(variant, architecture, task, tmp_path):
     from safetensors.torch import load_file
@@ -386,6 +399,7 @@ def test_stopped_and_resumed_equals_an_unbroken_run(variant, architecture, task,
         torch.testing.assert_close(stored[1][name], tensor)
 
 
+@slow
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "roberta", "distilbert", "llama"])
 def test_virtual_tokens_and_text_fit_the_models_positions(architecture, tmp_path):
     """Rows longer than the context are cut so that the virtual tokens have room."""
@@ -400,6 +414,7 @@ def test_virtual_tokens_and_text_fit_the_models_positions(architecture, tmp_path
     assert len(VARIANTS[variant][0]().load(outcome, job).predict([rows[0]["text"]])) == 1
 
 
+@slow
 def test_a_generator_leaves_room_for_its_virtual_tokens(tmp_path):
     job = make_job("prompt-tuning", "gpt2", "generation", tmp_path)
     model, tokenizer = attached(job, "prompt-tuning")
@@ -454,6 +469,7 @@ def test_what_a_model_cannot_do_is_refused_before_weights_load(variant, architec
     assert not models._bases
 
 
+@slow
 @pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS])
 def test_ia3_scales_keys_values_and_the_feedforwards_inner_activations(architecture, tmp_path):
     task = "classification" if architecture in ENCODERS else "generation"
@@ -469,6 +485,7 @@ def test_ia3_scales_keys_values_and_the_feedforwards_inner_activations(architect
         assert sizes[name][0] == max(inside for inside, _ in sizes.values())
 
 
+@slow
 @pytest.mark.parametrize(
     ("settings", "count"),
     [
@@ -482,6 +499,7 @@ def test_ia3_scales_what_it_is_told_to(settings, count, tmp_path):
     assert Ia3().estimate(job).trainable == count
 
 
+@slow
 @pytest.mark.parametrize(
     ("architecture", "task"),
     [*((a, "classification") for a in ("bert", "roberta", "llama", "t5")), ("gpt2", "generation")],
@@ -501,6 +519,7 @@ def test_merged_ia3_equals_unmerged(architecture, task, tmp_path):
         torch.testing.assert_close(merged(ids).logits, ours.model(ids).logits, rtol=1e-4, atol=1e-5)
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), LIGHT)
 def test_a_bfloat16_base_is_adapted_by_float32_numbers(variant, architecture, task, tmp_path):
     from safetensors.torch import load_file
@@ -515,6 +534,7 @@ def test_a_bfloat16_base_is_adapted_by_float32_numbers(variant, architecture, ta
     assert len(ours.predict(["dull", "great"], ["negative", "positive"])) == 2
 
 
+@slow
 @pytest.mark.parametrize(("variant", "architecture", "task"), [c for c in LIGHT if c[0] != "llama-adapter"])
 def test_the_exported_script_reaches_the_runs_loss(variant, architecture, task, tmp_path):
     job = make_job(variant, architecture, task, tmp_path / "run")

@@ -13,7 +13,7 @@ from nbadapt_plugins._kept import Kept
 from nbadapt_plugins.top_layers import TopLayers
 from tests.trained_jobs import CASES, base, logits, make_job, train
 
-pytestmark = pytest.mark.slow  # the conformance kit has every method in the quick tests too
+slow = pytest.mark.slow  # training; the conformance kit has every method in the quick tests too
 
 ABOVE = {  # names of what is trained beside a top block; a head last
     "bert": ("bert.encoder.layer.1.", "bert.pooler.", "classifier."),
@@ -48,6 +48,7 @@ def losses(events) -> list[float]:
     return [e.values["loss"] for e in events if isinstance(e, Metric)]
 
 
+@slow
 @pytest.mark.parametrize(("architecture", "task"), CASES)
 def test_the_last_block_what_follows_it_and_the_head_are_trained(architecture, task, tmp_path):
     job = make_job(TopLayers, architecture, task, tmp_path, layers=1)
@@ -60,6 +61,7 @@ def test_the_last_block_what_follows_it_and_the_head_are_trained(architecture, t
     assert set(load_file(job.directory / "artifacts/adapter/trained.safetensors")) == set(expected)
 
 
+@slow
 @pytest.mark.parametrize(("architecture", "task"), CASES)
 def test_keeping_what_lies_below_changes_no_figure(architecture, task, tmp_path):
     """With the dropout of the trained block: both draw the same."""
@@ -70,6 +72,7 @@ def test_keeping_what_lies_below_changes_no_figure(architecture, task, tmp_path)
     assert kept[0].metrics == pytest.approx(without[0].metrics, rel=1e-4)
 
 
+@slow
 @pytest.mark.parametrize(("architecture", "task"), CASES)
 def test_each_row_goes_through_the_frozen_block_once(architecture, task, tmp_path, monkeypatch):
     rows: list[int] = []
@@ -92,6 +95,7 @@ def test_each_row_goes_through_the_frozen_block_once(architecture, task, tmp_pat
     assert sum(rows) == len(job.data) + len(job.evaluation)
 
 
+@slow
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
 def test_rows_beyond_the_memory_are_computed_again_and_give_the_same(architecture, tmp_path):
     job = make_job(TopLayers, architecture, "classification", tmp_path, layers=1)
@@ -107,6 +111,7 @@ def test_rows_beyond_the_memory_are_computed_again_and_give_the_same(architectur
     assert len(kept._rows) == 1
 
 
+@slow
 def test_generating_does_not_read_what_is_kept(tmp_path):
     from nbadapt.engines.generate import LanguageModel
 
@@ -124,6 +129,7 @@ def test_generating_does_not_read_what_is_kept(tmp_path):
     )
 
 
+@slow
 def test_dropout_is_off_below_and_on_above_and_said(tmp_path):
     job = make_job(TopLayers, "bert", "classification", tmp_path, layers=1)
     model = TopLayers().attach(base(job)[0], job)
@@ -143,6 +149,7 @@ def test_more_layers_than_blocks_are_refused_before_weights_load(tmp_path):
     assert not models._bases
 
 
+@slow
 def test_all_blocks_may_be_trained(tmp_path):
     job = make_job(TopLayers, "distilbert", "classification", tmp_path, layers=2)
     outcome, _ = train(TopLayers, job)

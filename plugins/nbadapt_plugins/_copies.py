@@ -54,7 +54,7 @@ def train_copies(model: torch.nn.Module, names: Iterable[str]) -> None:
 
 def save(model: torch.nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
     """Write all trained tensors under the names that they have in a plain model, and a few words about them."""
-    tensors = {_plain(name): tensor for name, tensor in trained_tensors(model).items()}
+    tensors = {plain_name(name): tensor for name, tensor in trained_tensors(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -80,6 +80,11 @@ def put_back(model: PreTrainedModel, folder: Path) -> None:
         setattr(model.get_submodule(path), last, torch.nn.Parameter(value, requires_grad=False))
 
 
-def _plain(name: str) -> str:
-    """The name of a parameter without what a cast adds to it."""
+def is_copy(name: str) -> bool:
+    """Whether a parameter's name is that of a float32 copy behind a cast."""
+    return name.endswith(".original")
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter without what a cast adds: ``a.parametrizations.weight.original`` is ``a.weight``."""
     return name.replace("parametrizations.", "").removesuffix(".original")

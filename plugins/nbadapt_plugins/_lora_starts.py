@@ -15,7 +15,7 @@ from nbadapt.errors import RequestError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from nbadapt.method import Job
 
@@ -64,23 +64,15 @@ def as_plain_lora(folder: Path, start: dict[str, torch.Tensor]) -> None:
 
 def start_from_activations(model: PeftModel, job: Job) -> None:
     """EVA: A becomes the main directions of what the layers are given for some training rows; B stays zero."""
-    import dataclasses
-    import random
-
     from peft import EvaConfig, initialize_lora_eva_weights
 
     from nbadapt import pretrained
-    from nbadapt.engines.encoding import collate, encode, length_limit
+    from nbadapt.engines.encoding import collate
 
-    assert job.data is not None  # said by the contract
-    tokenizer = pretrained.load_tokenizer(job.model)
-    label2id = model.config.label2id if job.task == "classification" else None
-    places = random.Random(job.seed).sample(range(len(job.data)), min(EVA_ROWS, len(job.data)))  # noqa: S311 - no secret
-    table = dataclasses.replace(job.data, rows=tuple(job.data.rows[i] for i in places))
-    rows = encode(table, tokenizer, label2id, length_limit(model.config, job.config.max_length)).rows
+    padding = pretrained.load_tokenizer(job.model).pad_token_id
     batches = []
-    for group in _groups(rows, job.config.batch_size, job.config.r):
-        batch = collate(group, tokenizer.pad_token_id)
+    for group in rows_for_eva(job, model.config):
+        batch = collate(group, padding)
         batches.append({name: batch[name].to(job.device) for name in ("input_ids", "attention_mask")})
     training, config = model.training, model.peft_config["default"]
     # Every layer keeps the rank that was asked for (rho). peft asks for the name; what is stored needs none.
@@ -88,6 +80,27 @@ def start_from_activations(model: PeftModel, job: Job) -> None:
     initialize_lora_eva_weights(model.eval(), batches, show_progress_bar=False)
     model.train(training)
     config.eva_config, config.init_lora_weights = None, True
+
+
+def rows_for_eva(job: Job, config: PretrainedConfig) -> list[list[dict[str, Any]]]:
+    """The rows whose activations EVA looks at, encoded and in batches.
+
+    Raises:
+        RequestError: they have too few tokens for the rank.
+    """
+    import dataclasses
+    import random
+
+    from nbadapt import pretrained
+    from nbadapt.engines.encoding import encode, length_limit
+
+    assert job.data is not None  # said by the contract
+    label2id = config.label2id if job.task == "classification" else None
+    places = random.Random(job.seed).sample(range(len(job.data)), min(EVA_ROWS, len(job.data)))  # noqa: S311 - no secret
+    table = dataclasses.replace(job.data, rows=tuple(job.data.rows[i] for i in places))
+    limit = length_limit(config, job.config.max_length)
+    rows = encode(table, pretrained.load_tokenizer(job.model), label2id, limit).rows
+    return _groups(rows, job.config.batch_size, job.config.r)
 
 
 def _groups(rows: list[dict[str, Any]], size: int, rank: int) -> list[list[dict[str, Any]]]:

@@ -86,14 +86,14 @@ class PeftMethod(TrainedMethod):
             base = self.mergeable(job)
             with warnings.catch_warnings():  # in 4 bits GPT-2's weights lay the other way round; peft sees to it
                 warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
-                adapted = self.restore(base, adapter, job)
-            _unwrap_heads(adapted.get_base_model())
-            merged: PreTrainedModel = adapted.merge_and_unload()
+                model = self.restore(base, adapter, job)
+            _unwrap_heads(model.get_base_model())
+            merged: PreTrainedModel = model.merge_and_unload()
             merged.to(base.dtype).save_pretrained(target)
             pretrained.load_tokenizer(job.model).save_pretrained(target)
         else:
-            model = skeleton(job)
-            _script.write(self._config_with_head(model, job), model, job, target, self.script_start(model, job))
+            shape = skeleton(job)
+            _script.write(self._config_with_head(shape, job), shape, job, target, self.script_start(shape, job))
 
     def mergeable(self, job: Job) -> PreTrainedModel:
         """The base for a merge to change: with weights of its own, in the type that its files have."""

@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nbadapt import store
 from nbadapt.errors import DataError, DependencyError, Stopped
@@ -53,6 +53,13 @@ STRENGTHS = {
 }
 
 
+BELONGS = {  # setting -> the classifiers that have it
+    "C": ("logistic-regression", "linear-svm"),
+    "trees": ("random-forest", "gradient-boosting", "xgboost"),
+    "learning_rate": ("gradient-boosting", "xgboost"),
+}
+
+
 class FeaturesSettings(Config):
     """Settings of a classifier on frozen features."""
 
@@ -73,6 +80,13 @@ class FeaturesSettings(Config):
     samples: int = Field(
         3, ge=0, le=20, description="held-out rows answered and shown at the end", json_schema_extra=ADVANCED
     )
+
+    @model_validator(mode="after")
+    def _belongs_to_the_classifier(self) -> FeaturesSettings:
+        for name, classifiers in BELONGS.items():
+            if self.classifier not in classifiers and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to {' and '.join(classifiers)}, not to {self.classifier}: drop one")
+        return self
 
 
 class Features(Method):

@@ -30,7 +30,6 @@ from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.engines.training_config import TrainingConfig
-from nbadapt.engines.training_memory import autocasts
 from nbadapt.heads import head_modules
 from nbadapt.memory import gibibytes
 from nbadapt.method import Estimate, Job, Outcome
@@ -128,6 +127,8 @@ def _convert(model: PreTrainedModel, dtype: str, job: Job) -> None:
     learning rate changed in few steps would be lost. A training that computed with the nearest values keeps those.
     """
     import torch
+
+    from nbadapt.engines.training_memory import autocasts
 
     generator = torch.Generator().manual_seed(0)
     at_random = dtype == "bfloat16" and not autocasts(model, job)

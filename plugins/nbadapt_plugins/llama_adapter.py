@@ -34,7 +34,6 @@ from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
 from nbadapt_plugins._trained import FrozenBaseConfig
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
@@ -87,41 +86,20 @@ class LlamaAdapter(PeftMethod):
         )
 
     def attach(self, model: PreTrainedModel, job: Job) -> PeftModel:
-        """The model with new prompts and closed gates."""
+        """The model with new prompts and closed gates, in float32 where peft has them in the type of the base."""
+        import torch
+
+        from nbadapt_plugins import _copies
+
         adapted = super().attach(model, job)
-        train_in_float32(adapted)
+        trained = [(name, p) for name, p in adapted.named_parameters() if p.requires_grad]
+        _copies.train_copies(adapted, [name for name, p in trained if p.dtype != torch.float32])
         return adapted
 
     def save(self, model: PeftModel, folder: Path) -> None:
         """Write a peft adapter folder, with the prompts as they were trained."""
+        from nbadapt_plugins import _copies
+
         tensors = model.state_dict()
-        trained = {_own_name(name): tensor for name, tensor in tensors.items() if name.endswith(ORIGINAL)}
+        trained = {_copies.plain_name(name): tensor for name, tensor in tensors.items() if _copies.is_copy(name)}
         model.save_pretrained(folder, state_dict={**tensors, **trained})
-
-
-ORIGINAL = ".original"  # torch's name for the tensor behind a parametrization
-
-
-def train_in_float32(model: PeftModel) -> None:
-    """Keep prompts and gates in float32 where peft has them in the type of the base, which loses small updates."""
-    import torch
-    from torch.nn.utils import parametrize
-
-    class Cast(torch.nn.Module):
-        def __init__(self, dtype: torch.dtype) -> None:
-            super().__init__()
-            self.dtype = dtype
-
-        def forward(self, exact: torch.Tensor) -> torch.Tensor:
-            return exact.to(self.dtype)
-
-    found = [(m, n, p) for m in model.modules() for n, p in m.named_parameters(recurse=False) if p.requires_grad]
-    for module, name, parameter in found:
-        if parameter.dtype != torch.float32:
-            setattr(module, name, torch.nn.Parameter(parameter.detach().float()))
-            parametrize.register_parametrization(module, name, Cast(parameter.dtype), unsafe=True)
-
-
-def _own_name(parametrized: str) -> str:
-    """``a.parametrizations.weight.original`` -> ``a.weight``."""
-    return parametrized.removesuffix(ORIGINAL).replace(".parametrizations.", ".")

@@ -34,9 +34,10 @@ from pydantic import Field
 
 from nbadapt.capture import quiet_libraries
 from nbadapt.errors import RequestError
+from nbadapt.heads import head_modules
 from nbadapt.method import ADVANCED, Estimate, Job, Outcome
 from nbadapt_plugins._peft import TASK_TYPES, PeftMethod
-from nbadapt_plugins._trained import FrozenBaseConfig, own_weights, seeded
+from nbadapt_plugins._trained import FrozenBaseConfig, own_weights, seeded, skeleton
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-PEFT_STARTS = {"kaiming": True, "eva": True, "loftq": True}  # where peft's name for a start is another
+PEFT_STARTS = {"kaiming": True, "eva": True, "loftq": True}  # drawn by peft; `attach` has the last two start elsewhere
 
 LORAPLUS = """
 from peft.optimizers import create_loraplus_optimizer
@@ -149,8 +150,16 @@ class Lora(PeftMethod):
     def estimate(self, job: Job) -> Estimate:
         """As for every trained method; PiSSA's matrices are stored with those that they started as."""
         found = super().estimate(job)
-        stored = 2 * found.artifact if job.config.init == "pissa" else found.artifact
-        return dataclasses.replace(found, artifact=stored)
+        if job.config.init == "eva":  # here, where no weights are loaded yet
+            from nbadapt_plugins import _lora_starts
+
+            _lora_starts.rows_for_eva(job, skeleton(job).config)
+        if job.config.init != "pissa":
+            return found
+        model = skeleton(job)
+        heads = head_modules(model) if job.task == "classification" else []
+        of_heads = sum(4 * p.numel() for name in heads for p in model.get_submodule(name).parameters())
+        return dataclasses.replace(found, artifact=2 * found.artifact - of_heads)
 
     def save(self, model: PeftModel, folder: Path) -> None:
         """Write a peft adapter folder for the unchanged base."""

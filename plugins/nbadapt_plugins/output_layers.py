@@ -80,6 +80,8 @@ class OutputLayersSettings(TrainingConfig):
             raise ValueError(
                 f"pooling {self.pooling} is for new layers, and hidden_sizes: none takes the model's own head: drop one"
             )
+        if self.activation != "gelu" and not self.hidden_sizes:
+            raise ValueError(f"activation {self.activation} follows hidden layers: add hidden_sizes, such as [256]")
         return self
 
 

@@ -53,7 +53,7 @@ class TopLayersSettings(TrainingConfig):
         le=2**24,
         description="MiB to keep what the frozen blocks give for each row, computed once; 0: computed each time",
     )
-    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak learning rate of AdamW")
+    learning_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of AdamW")
 
 
 class TopLayers(CopiedMethod):
