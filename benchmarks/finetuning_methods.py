@@ -162,9 +162,11 @@ def report(task: str, found: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     parts = [
         f"# Finetuning methods, {task}: quality beside cost",
         f"{about}. Each method's {'' if classify else 'other '}defaults. The peers do the same work without nbadapt, "
-        f"at the same learning rate unless another is named: see [{TASKS[task]['script']}](../{TASKS[task]['script']}). "
+        "at the same learning rate unless another is named: see "
+        f"[{TASKS[task]['script']}](../{TASKS[task]['script']}). "
         "What is left different is what tutorials have: float32 (nbadapt: bfloat16 where the machine is quicker in it, "
-        "but float32 in `full`), batches of random rows (nbadapt: of similar length), no warm-up (nbadapt: 6 % of the steps); {DIFFERENCES[task]}. "
+        "but float32 in `full`), batches of random rows (nbadapt: of similar length), no warm-up (nbadapt: 6 % of the "
+        f"steps); {DIFFERENCES[task]}. "
         "Several figures in a cell: several seeds"
         f"{f', which alone make a difference of up to {_spread(found):.3f}' if classify else ''}. "
         "Training: seconds from the first batch to the last step. Memory: the process's peak beyond its "

@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from nbadapt.indexing.store import EVERYWHERE, checked_vectors, metadata_json, question_words, storable
     from nbadapt.indexing.store import check_width as check_vector_width
     from nbadapt.indexing.store import parts as statement_batches
-    from nbadapt.memory import gibibytes
+    from nbadapt.memory import available_bytes, gibibytes
     from nbadapt.metrics import accuracy, macro_f1, wilson_interval
     from nbadapt.model_names import resolve as resolve_model
     from nbadapt.models import base_ref, keeping_no_base, keeps_head, load_classifier
@@ -162,6 +162,7 @@ __all__ = [
     "as_text",
     "ask",
     "autocasts",
+    "available_bytes",
     "base_ref",
     "best_device",
     "best_dtype",
@@ -264,7 +265,7 @@ _SUBJECTS: dict[str, dict[str, tuple[str, ...]]] = {
         "nbadapt.engines.asking": ("EndpointLimits",),
         "nbadapt.engines.batches": ("inference",),
         "nbadapt.heads": ("Head", "head_modules"),
-        "nbadapt.memory": ("gibibytes",),
+        "nbadapt.memory": ("available_bytes", "gibibytes"),
         "nbadapt.model_names": ("resolve as resolve_model",),
         "nbadapt.models": (
             "base_ref",

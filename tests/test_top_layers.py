@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from nbadapt import models
 from nbadapt.errors import RequestError
 from nbadapt.events import Metric
+from nbadapt_plugins import top_layers
 from nbadapt_plugins._kept import Kept
 from nbadapt_plugins.top_layers import TopLayers
 from tests.trained_jobs import CASES, base, logits, make_job, train
@@ -93,6 +94,15 @@ def test_each_row_goes_through_the_frozen_block_once(architecture, task, tmp_pat
     job = make_job(TopLayers, architecture, task, tmp_path, layers=1, epochs=5, samples=0)
     train(TopLayers, job)
     assert sum(rows) == len(job.data) + len(job.evaluation)
+
+
+def test_what_is_kept_is_predicted_and_is_at_most_half_of_what_is_free(tmp_path, monkeypatch):
+    job = make_job(TopLayers, "bert", "classification", tmp_path, layers=1)
+    assert TopLayers().estimate(job).memory["cache"] > 600
+    monkeypatch.setattr(top_layers, "available_bytes", lambda _device: 600)
+    assert TopLayers().estimate(job).memory["cache"] == 300
+    model = TopLayers().attach(base(job)[0], job)
+    assert model.bert.encoder.layer[0].forward.func.__self__.free == 300
 
 
 @slow

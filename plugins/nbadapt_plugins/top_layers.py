@@ -30,7 +30,7 @@ from pydantic import Field
 
 from nbadapt.engines.training_config import TrainingConfig
 from nbadapt.errors import RequestError
-from nbadapt.memory import gibibytes
+from nbadapt.memory import available_bytes, gibibytes
 from nbadapt.method import Estimate, Job
 from nbadapt_plugins._copied import CopiedMethod
 from nbadapt_plugins._trained import skeleton, switch_off_own_dropout
@@ -51,7 +51,8 @@ class TopLayersSettings(TrainingConfig):
         1024,
         ge=0,
         le=2**24,
-        description="MiB to keep what the frozen blocks give for each row, computed once; 0: computed each time",
+        description="MiB to keep what the frozen blocks give for each row, computed once; at most half of what is "
+        "free; 0: computed each time",
     )
     learning_rate: float = Field(3e-4, gt=0, le=10, description="peak learning rate of AdamW")
 
@@ -73,7 +74,7 @@ class TopLayers(CopiedMethod):
         text = config.get_text_config()
         frozen = text.num_hidden_layers - job.config.layers
         width = 4 if job.dtype == "float32" else 2
-        kept = min(job.config.cache_memory * MEBIBYTE, _tokens(job, config) * text.hidden_size * width)
+        kept = min(_budget(job), _tokens(job, config) * text.hidden_size * width)
         memory = dict(found.memory)
         note = f"dropout is off in the embeddings and the {frozen} frozen blocks"
         if kept and frozen:
@@ -99,8 +100,15 @@ class TopLayers(CopiedMethod):
             switch_off_own_dropout(module)
         _copies.train_copies(model, _frozen_parameters(model, above))
         if first and job.config.cache_memory and model.device.type != "meta":
-            Kept(job.config.cache_memory * MEBIBYTE).watch(model, [below[f"{name}.{i}"] for i in range(first)])
+            Kept(_budget(job)).watch(model, [below[f"{name}.{i}"] for i in range(first)])
         return model
+
+
+def _budget(job: Job) -> int:
+    """Bytes to keep what lies below in: what the user grants, but at most half of what is free."""
+    asked: int = job.config.cache_memory * MEBIBYTE
+    free = available_bytes(job.device)
+    return asked if free is None else min(asked, free // 2)
 
 
 def _tokens(job: Job, config: PretrainedConfig) -> int:
