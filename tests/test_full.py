@@ -36,6 +36,14 @@ def test_the_estimate_says_what_the_copy_costs(tmp_path):
     assert any("trained on a copy" in note and "on disk" in note for note in estimate.notes)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bf16", "told"), [("bfloat16", None, 1), ("bfloat16", True, 0), ("float32", None, 0)]
+)
+def test_a_quicker_training_is_told_of_where_there_is_one(dtype, bf16, told, tmp_path):
+    estimate = Full().estimate(make_job(Full, "llama", "generation", tmp_path, dtype=dtype, bf16=bf16))
+    assert sum("bf16: true is quicker" in note for note in estimate.notes) == told
+
+
 @slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tied_weights_stay_tied_in_the_copy_and_in_what_is_stored(dtype, tmp_path):

@@ -70,12 +70,14 @@ class Full(TrainedMethod):
         memory = found.memory
         more = sum(memory[item] for item in ("adapter", "gradients", "optimizer"))
         disk = KEPT_CHECKPOINTS * CHECKPOINT_BYTES * found.trainable
-        note = (
+        notes = [
             f"all layers are trained on a copy: {gibibytes(more)} of memory beside the base's "
             f"{gibibytes(memory['weights'])}, {gibibytes(found.artifact)} on disk for the result and up to "
             f"{gibibytes(disk)} for checkpoints; lora, adapter and bitfit need a small part of that"
-        )
-        return dataclasses.replace(found, notes=(*found.notes, note))
+        ]
+        if job.config.bf16 is None and (job.dtype, job.device) == ("bfloat16", "cpu"):
+            notes.append("it computes in float32; bf16: true is quicker here, and in few steps learns less")
+        return dataclasses.replace(found, notes=(*found.notes, *notes))
 
     def attach(self, model: PreTrainedModel, job: Job) -> PreTrainedModel:
         """The model with float32 weights of its own, all trained."""
