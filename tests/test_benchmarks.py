@@ -75,7 +75,7 @@ def test_no_value_is_as_good_as_a_default_on_reviews_and_clearly_better_where_it
             looked_at.add(method)
             as_good = accuracies[value] >= accuracies[default]
             assert not (as_good and losses[default] - losses[value] > chosen.NEAR), (method, setting, value)
-    assert looked_at >= {"full", "top-layers", "lora", "adapter", "prompt-tuning", "p-tuning"}
+    assert looked_at >= {"full", "top-layers", "lora", "adapter", "prompt-tuning"}
 
 
 def swept(chosen, task):

@@ -20,8 +20,7 @@ When to use it: for a model whose weights do not fit into memory in 16 bits: in 
 that.
 
 When not: where they fit, and above all on a CPU, where each product dequantises its weights first, which takes time,
-and memory too: MiniLM on 2,000 film reviews took 85 s and 753 MiB of memory beside LoRA's 70 s and 607 MiB, on 8,530
-it took 370 s and 528 MiB beside LoRA's 324 s and 744 MiB.
+and memory too: MiniLM on 2,000 film reviews took 76 s and 475 MiB of memory beside LoRA's 69 s and 423 MiB.
 """
 
 from __future__ import annotations
