@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KEPT_CHECKPOINTS = 2
+PRODUCTS = "nbadapt_products"  # in the stored model's configuration: the type that its training computed in
 CHECKPOINT_BYTES = 12  # of a parameter: its value and AdamW's two moments
 
 
@@ -84,8 +85,12 @@ class Full(TrainedMethod):
 
     def attach(self, model: PreTrainedModel, job: Job) -> PreTrainedModel:
         """The model with float32 weights of its own, all trained."""
+        from nbadapt.engines.training_memory import autocasts
+
         own_weights(model)
-        return model.float().requires_grad_(True)
+        model = model.float().requires_grad_(True)
+        setattr(model.config, PRODUCTS, "bfloat16" if autocasts(model, job) else "float32")
+        return model
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write a transformers folder, in the model's type: a trained one's is float32."""
@@ -100,7 +105,7 @@ class Full(TrainedMethod):
             head = model.get_submodule(name)
             head.load_state_dict(stored.get_submodule(name).state_dict())
             setattr(stored, name, head)
-        _convert(stored.base_model if heads else stored, job.dtype, job)
+        _convert(stored.base_model if heads else stored, job.dtype)
         return stored.to(job.device)
 
     def export(self, kind: str, outcome: Outcome, job: Job, target: Path) -> None:
@@ -112,7 +117,7 @@ class Full(TrainedMethod):
             shutil.copytree(folder, target, dirs_exist_ok=True)
         else:
             stored = _read(type(skeleton(job)), folder)
-            _convert(stored, dtype, job)
+            _convert(stored, dtype)
             self.save(stored, target)
         pretrained.load_tokenizer(job.model).save_pretrained(target)
 
@@ -125,7 +130,7 @@ def _read(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     return stored
 
 
-def _convert(model: PreTrainedModel, dtype: str, job: Job) -> None:
+def _convert(model: PreTrainedModel, dtype: str) -> None:
     """Give trained float32 weights another type.
 
     bfloat16 takes them up or down at random, the nearer value the likelier one: to the nearest most of what a small
@@ -133,10 +138,8 @@ def _convert(model: PreTrainedModel, dtype: str, job: Job) -> None:
     """
     import torch
 
-    from nbadapt.engines.training_memory import autocasts
-
     generator = torch.Generator().manual_seed(0)
-    at_random = dtype == "bfloat16" and not autocasts(model, job)
+    at_random = dtype == "bfloat16" and getattr(model.config, PRODUCTS, None) == "float32"
     for parameter in model.parameters():
         rounded = _rounded_at_random(parameter.data, generator) if at_random else parameter.data
         parameter.data = rounded.to(getattr(torch, dtype))
