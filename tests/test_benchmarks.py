@@ -61,7 +61,7 @@ def test_no_default_is_far_behind_the_best_value_that_was_tried(task, benchmark)
             looked_at += 1
             best = max(figures.values()) if task == "classification" else min(figures.values())
             near = chosen.NEAR_EPOCHS if setting == "epochs" else chosen.NEAR
-            assert abs(best - figures[default]) <= near, (method, setting)
+            assert round(abs(best - figures[default]), 3) <= near, (method, setting)  # as the page shows them
     assert looked_at
 
 
