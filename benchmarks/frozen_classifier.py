@@ -18,37 +18,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from nbadapt import devices, model_names, models
+from nbadapt.parts import LengthGroupedSampler, TrainingConfig
 from nbadapt_plugins._trained import switch_off_dropout
 
 LABELS = ("negative", "positive")
 BATCH, EPOCHS, RATE, WARM_UP = 16, 3, 1e-3, 0.06
 
 
-class Order(torch.utils.data.Sampler[int]):
+class Order(LengthGroupedSampler):
     """The order in which nbadapt takes rows of one length: another one each epoch, from the seed alone."""
 
-    def __init__(self, rows: int, seed: int) -> None:
-        self._rows, self._seed, self._epoch = rows, seed, -1
-
-    def __len__(self) -> int:
-        return self._rows
-
     def __iter__(self) -> Iterator[int]:
-        self._epoch += 1
-        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
-        return iter(get_length_grouped_indices([1] * self._rows, BATCH, generator=generator))
+        order = super().__iter__()
+        self.epoch += 1
+        return order
 
 
 class Ordered(Trainer):  # type: ignore[misc]  # transformers' class is untyped
     """A Trainer with that order."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return Order(len(train_dataset or self.train_dataset), self.args.seed)
+        return Order([1] * len(train_dataset or self.train_dataset), TrainingConfig(batch_size=BATCH), self.args.seed)
 
 
 def main() -> None:

@@ -90,24 +90,19 @@ class Whole(nn.Module):
 def plain_frozen_run(model: nn.Module, tokenizer, job: Job, folder: Path) -> list[float]:
     """Train what of `model` requires gradients with a plain Trainer, on the batches that nbadapt draws."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
-    from transformers.trainer_pt_utils import get_length_grouped_indices
 
     from nbadapt.engines.supervised import trainer_arguments
+    from nbadapt.engines.trainer import LengthGroupedSampler
 
-    class Order(torch.utils.data.Sampler):
-        epoch = -1
-
-        def __len__(self):
-            return len(job.data)
-
+    class Order(LengthGroupedSampler):
         def __iter__(self):
+            order = super().__iter__()
             self.epoch += 1
-            generator = torch.Generator().manual_seed(job.seed * 100_003 + self.epoch)
-            return iter(get_length_grouped_indices([1] * len(self), job.config.batch_size, generator=generator))
+            return order
 
     class Plain(Trainer):
         def _get_train_sampler(self, _dataset=None):
-            return Order()
+            return Order([1] * len(job.data), job.config, job.seed)
 
     rows = [
         {"input_ids": tokenizer(row["text"])["input_ids"], "labels": job.labels.index(row["label"])}

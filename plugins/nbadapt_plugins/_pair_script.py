@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbadapt_plugins._course import course
-from nbadapt_plugins._script import NO_DROPOUT, keyword_lines, literal, new_head, trust
+from nbadapt_plugins._script import NO_DROPOUT, SAMPLER, keyword_lines, literal, new_head, trust
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -35,6 +35,7 @@ from trl import {config_class}, {trainer_class}
 # The run was {run!r}: {method!r} on the model {model!r}.
 MODEL = {path!r}
 SEED = {seed}
+GROUP = {group}  # rows of a step
 
 
 def read(name):  # token ids, as the run made them of the texts
@@ -50,7 +51,7 @@ LANGUAGE_MODEL = """
 model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype}{trust})
 """
 
-TRAINING = '''
+TRAINING = """
 torch.manual_seed(SEED)
 model.requires_grad_(False){no_dropout}
 model = get_peft_model(model, {config})
@@ -58,22 +59,7 @@ optimizer = None  # the trainer's AdamW
 {start}model.print_trainable_parameters()
 
 
-class LengthGrouped(torch.utils.data.Sampler):
-    """Rows of similar length side by side, in an order that depends on the seed and the epoch."""
-
-    def __init__(self, rows):
-        self.lengths, self.epoch = [max(map(len, texts(row))) for row in rows], -1
-
-    def __iter__(self):
-        self.epoch += 1
-        generator = torch.Generator().manual_seed(SEED * 100_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, {group}, generator=generator))
-
-    def __len__(self):
-        return len(self.lengths)
-
-
-def texts(row):
+{sampler}def texts(row):
     prompt = row.get("prompt_ids", [])
     return prompt + row["chosen_ids"], prompt + row["rejected_ids"]
 
@@ -106,7 +92,7 @@ trainer = GroupedTrainer(
 model.save_pretrained("adapter", selected_adapters=["default"])  # not the copy that trl may make as a reference
 if held_out:
     print("loss", trainer.evaluate()["eval_loss"])
-'''
+"""
 
 
 def write(
@@ -146,6 +132,7 @@ def write(
         model=job.model.name,
         path=job.model.path,
         seed=job.seed,
+        group=job.config.batch_size * job.config.gradient_accumulation_steps,
         trust=trust(job),
     )
     if scores:
@@ -154,12 +141,12 @@ def write(
     else:
         model = LANGUAGE_MODEL.format(dtype=job.dtype, trust=trust(job))
     training = TRAINING.format(
+        sampler=SAMPLER.format(length="max(map(len, texts(row)))"),
         config=literal(config),
         start=start,
         arguments=keyword_lines(said),
         trainer_class=trainer_class,
         config_class=arguments.__name__,
-        group=job.config.batch_size * job.config.gradient_accumulation_steps,
         course=course(job),
         no_dropout="" if job.config.base_dropout else NO_DROPOUT,
     )

@@ -37,8 +37,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 # The run was {run!r}: {method!r} on the model {model!r}.
 MODEL = {path!r}
 SEED = {seed}
-BATCH = {batch}
-ACCUMULATION = {accumulation}
+GROUP = {group}  # rows of a step
 LIMIT = {limit}  # tokens of a row
 
 
@@ -137,7 +136,29 @@ model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype}{trust})
 model.config.use_cache = False
 """
 
-TRAINING = '''
+SAMPLER = '''
+class LengthGrouped(torch.utils.data.Sampler):
+    """Steps of rows of similar length, in random order; it depends on the seed and the epoch."""
+
+    def __init__(self, rows):
+        self.lengths, self.epoch = [{length} for row in rows], -1
+
+    def __iter__(self):
+        self.epoch += 1
+        generator = torch.Generator().manual_seed(SEED * 100_003 + self.epoch)
+        rows = get_length_grouped_indices(self.lengths, GROUP, generator=generator)
+        whole = len(rows) // GROUP * GROUP
+        steps = torch.tensor(rows[:whole]).view(-1, GROUP)
+        order = torch.randperm(len(steps), generator=generator)
+        return iter(steps[order].flatten().tolist() + rows[whole:])
+
+    def __len__(self):
+        return len(self.lengths)
+
+
+'''
+
+TRAINING = """
 torch.manual_seed(SEED)
 model.requires_grad_(False){no_dropout}
 model = get_peft_model(model, {config})
@@ -159,22 +180,7 @@ def collate(rows):
     }}
 
 
-class LengthGrouped(torch.utils.data.Sampler):
-    """Rows of similar length side by side, in an order that depends on the seed and the epoch."""
-
-    def __init__(self, rows):
-        self.lengths, self.epoch = [len(row["input_ids"]) for row in rows], -1
-
-    def __iter__(self):
-        self.epoch += 1
-        generator = torch.Generator().manual_seed(SEED * 100_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, BATCH * ACCUMULATION, generator=generator))
-
-    def __len__(self):
-        return len(self.lengths)
-
-
-class GroupedTrainer(Trainer):
+{sampler}class GroupedTrainer(Trainer):
     def _get_train_sampler(self, dataset=None):
         return LengthGrouped(self.train_dataset)
 
@@ -198,7 +204,7 @@ trainer = GroupedTrainer(
 model.save_pretrained("adapter")
 if held_out:
     print("loss", trainer.evaluate()["eval_loss"])
-'''
+"""
 
 
 MEAN = """# A classifier's loss is a mean over its batch, which accumulated batches divide among themselves.
@@ -277,11 +283,11 @@ def _text(config: PeftConfig, skeleton: PreTrainedModel, job: Job, limit: int, e
         path=job.model.path,
         trust=trust(job),
         seed=job.seed,
-        batch=job.config.batch_size,
-        accumulation=job.config.gradient_accumulation_steps,
+        group=job.config.batch_size * job.config.gradient_accumulation_steps,
         limit=limit,
     )
     training = TRAINING.format(
+        sampler=SAMPLER.format(length='len(row["input_ids"])'),
         config=literal(config),
         start=start,
         arguments=keyword_lines(arguments),
