@@ -1,22 +1,24 @@
 """What each method should have by default: figures on the validation split of real data, one setting varied at a time.
 
 usage: python benchmarks/default_settings.py {classification,generation} [--data FOLDER] [--methods A B ...]
-                                             [--settings A B ...] [--kept]
+                                             [--settings A B ...] [--seeds N ...] [--kept]
 
 Classification: MiniLM on movie reviews, by accuracy. Generation: SmolLM2-135M on gsm8k, by the loss of the answers of
 the first half of the validation file; the other half is for what is reported. All other settings are the methods' own
 defaults. What was measured before is kept in results/default_settings_TASK.jsonl and not measured again; --kept
-measures nothing. Writes results/default_settings_TASK.md.
+measures nothing. The figure of several seeds is their mean. Writes results/default_settings_TASK.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from report import CHOSEN_ON, RESULTS, environment, save, table
@@ -73,12 +75,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--methods", nargs="+", choices=TRIED)
     parser.add_argument("--settings", nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--kept", action="store_true")
     arguments = parser.parse_args()
     for method, setting, values in [] if arguments.kept else tried(arguments.task):
         chosen = method in (arguments.methods or TRIED) and setting in (arguments.settings or [setting])
-        for value in values if chosen else ():
-            print(method, setting, value, measured(arguments.task, method, setting, value, arguments.data), flush=True)
+        for value, seed in itertools.product(values if chosen else (), arguments.seeds):
+            of = training(arguments.task, method, setting, value)
+            print(method, setting, value, seed, measured(arguments.task, of, seed, arguments.data), flush=True)
     save(f"default_settings_{arguments.task}", report(arguments.task, kept(arguments.task)))
 
 
@@ -100,7 +104,8 @@ def default(method: str, setting: str) -> Any:
 def kept(task: str) -> list[dict[str, Any]]:
     """What was measured before, one mapping a training."""
     file = RESULTS / f"default_settings_{task}.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [{"seed": 0, **json.loads(line)} for line in lines]
 
 
 def training(task_name: str, method: str, setting: str, value: float | None) -> dict[str, Any]:
@@ -111,26 +116,32 @@ def training(task_name: str, method: str, setting: str, value: float | None) -> 
     return {"method": method, "settings": {**settings, setting: value}, **rows}
 
 
+def figures_of(lines: Sequence[Mapping[str, Any]], of: Mapping[str, Any]) -> list[float]:
+    """What a training gave, with each seed that was measured."""
+    return [float(line["figure"]) for line in lines if all(line[name] == of[name] for name in of)]
+
+
 def figure_of(lines: Sequence[Mapping[str, Any]], of: Mapping[str, Any]) -> float | None:
-    """What a training gave; None: it was not measured."""
-    return next((float(line["figure"]) for line in lines if all(line[name] == of[name] for name in of)), None)
+    """The mean of those figures; None: the training was not measured."""
+    figures = figures_of(lines, of)
+    return mean(figures) if figures else None
 
 
-def measured(task_name: str, method: str, setting: str, value: float | None, data: Path) -> float:
-    """The figure on the validation split, from a run in a fresh process or from the file of earlier ones."""
-    task, about = TASKS[task_name], training(task_name, method, setting, value)
-    earlier = figure_of(kept(task_name), about)
-    if earlier is not None:
-        return earlier
+def measured(task_name: str, of: Mapping[str, Any], seed: int, data: Path) -> float:
+    """A training's figure on the validation split, from a run in a fresh process or from the file of earlier ones."""
+    earlier = figures_of(kept(task_name), {**of, "seed": seed})
+    if earlier:
+        return earlier[0]
+    task = TASKS[task_name]
     files = [str(data / name) for name in task["files"]]
-    pairs = {**about["settings"], **task["fixed"]}.items()
+    pairs = {**of["settings"], **task["fixed"]}.items()
     settings = [word for name, chosen in pairs for word in ("--set", f"{name}={json.dumps(chosen)}")]
-    sizes = ["--rows", str(task["rows"]), "--held-out", *map(str, task["held_out"])]
-    command = [sys.executable, str(HERE / "measured_run.py"), method, task["model"], *files, *sizes, *settings]
+    sizes = ["--rows", str(task["rows"]), "--held-out", *map(str, task["held_out"]), "--seed", str(seed)]
+    command = [sys.executable, str(HERE / "measured_run.py"), of["method"], task["model"], *files, *sizes, *settings]
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     figure = float(json.loads(out.stdout.splitlines()[-1])[task["figure"]])
     with (RESULTS / f"default_settings_{task_name}.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**about, "figure": figure}) + "\n")
+        file.write(json.dumps({**of, "seed": seed, "figure": figure}) + "\n")
     return figure
 
 
@@ -140,8 +151,8 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
     first, end = task["held_out"]
     rows = []
     for method, setting, values in tried(task_name):
-        found = {value: figure_of(lines, training(task_name, method, setting, value)) for value in values}
-        cells = _cells({value: f for value, f in found.items() if f is not None}, method, setting, task["figure"])
+        found = {value: figures_of(lines, training(task_name, method, setting, value)) for value in values}
+        cells = _cells({value: f for value, f in found.items() if f}, method, setting, task["figure"])
         if cells:
             rows.append((f"`{method}`", setting, *cells, *[""] * (4 - len(cells))))
     fixed = ", ".join(f"{name}={value}" for name, value in task["fixed"].items())
@@ -149,7 +160,7 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
         [
             f"# Default settings, {task_name}: {task['figure']} on the validation split",
             f"{task['model']}, {task['rows']:,} training rows, rows {first} to {end - 1} of the validation file, seed "
-            f"0; one setting is varied, the others are the defaults{f' but {fixed}' if fixed else ''}. Bold: the best. "
+            f"0, or the mean of that and the next ones where it says so; one setting is varied, the others are the defaults{f' but {fixed}' if fixed else ''}. Bold: the best. "
             f"A star: the default, at most {NEAR} from the best{task['but']}. Further away, and not yet changed: "
             f"{', '.join(f'{setting} of `{method}`' for method, setting in BEHIND)}. None: worked out from the model.",
             table(("method", "setting", "value: figure", "", "", ""), rows),
@@ -158,13 +169,17 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _cells(figures: Mapping[float | None, float], method: str, setting: str, figure: str) -> list[str]:
+def _cells(figures: Mapping[float | None, Sequence[float]], method: str, setting: str, figure: str) -> list[str]:
     """Each value with its figure; none where one value alone is there."""
     if len(figures) < 2:
         return []
-    best = (max if figure == "accuracy" else min)(figures.values())
-    shown = [(f"{value}{'*' * (value == default(method, setting))}: {f:.3f}", f) for value, f in figures.items()]
-    return [f"**{text}**" if found == best else text for text, found in shown]
+    best = (max if figure == "accuracy" else min)(mean(found) for found in figures.values())
+    cells = []
+    for value, found in figures.items():
+        text = f"{value}{'*' * (value == default(method, setting))}: {mean(found):.3f}"
+        text += f" ({len(found)} seeds)" * (len(found) > 1)
+        cells.append(f"**{text}**" if mean(found) == best else text)
+    return cells
 
 
 if __name__ == "__main__":
