@@ -160,8 +160,9 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
         [
             f"# Default settings, {task_name}: {task['figure']} on the validation split",
             f"{task['model']}, {task['rows']:,} training rows, rows {first} to {end - 1} of the validation file, seed "
-            f"0, or the mean of that and the next ones where it says so; one setting is varied, the others are the defaults{f' but {fixed}' if fixed else ''}. Bold: the best. "
-            f"A star: the default, at most {NEAR} from the best{task['but']}. Further away, and not yet changed: "
+            "0, or the mean of that and the next ones where it says so; one setting is varied, the others are the "
+            f"defaults{f' but {fixed}' if fixed else ''}. Bold: the best. A star: the default, at most {NEAR} from "
+            f"the best{task['but']}. Further away, and not yet changed: "
             f"{', '.join(f'{setting} of `{method}`' for method, setting in BEHIND)}. None: worked out from the model.",
             table(("method", "setting", "value: figure", "", "", ""), rows),
             environment("benchmarks/default_settings.py", ("torch", "transformers", "peft"), "one core or two"),

@@ -61,7 +61,7 @@ def _texts(prompts: Any, count: int) -> list[Any]:
         raise RequestError(f"prompts is a text or a list of texts, not {type(prompts).__name__}: {prompts!r:.40}")
     texts = list(prompts)
     for i, text in enumerate(texts):
-        if not isinstance(text, str | Sequence):
+        if not isinstance(text, str | list):
             raise RequestError(f"prompts[{i}] is no text but {type(text).__name__}: {text!r:.40}")
     if len(texts) != count:
         raise RequestError(f"{len(texts)} prompts and {count} runs: give one run, or None, for each prompt")

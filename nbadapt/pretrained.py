@@ -100,7 +100,10 @@ def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a model's files becomes one line
         if "trust_remote_code" in str(error):
             raise _unreadable(ref, error) from None
-        raise ModelError(f"the model {ref.name!r} has no usable tokenizer: {first_line(error)}") from None
+        raise _no_tokenizer(ref, first_line(error).rstrip(":")) from None
+    words = {token.strip("▁") for token in tokenizer.get_vocab()} - {"", *tokenizer.all_special_tokens}
+    if not words:  # what transformers makes of no files at all
+        raise _no_tokenizer(ref, "its files hold no words")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -108,6 +111,11 @@ def _read_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
         backend.no_truncation()  # some tokenizer files cut at 128 tokens without a word
         backend.no_padding()
     return tokenizer
+
+
+def _no_tokenizer(ref: ModelRef, why: str) -> ModelError:
+    fix = f"; tokenizer.save_pretrained({ref.path!r}) puts one there" if Path(ref.path).is_dir() else ""
+    return ModelError(f"the model {ref.name!r} has no usable tokenizer: {why}{fix}")
 
 
 def skeleton(
@@ -125,6 +133,7 @@ def _make_skeleton(ref: ModelRef, head: Head, labels: Sequence[str], dtype: str)
 
     config = read_config(ref)
     heads.check(ref, config, head)
+    _check_files(ref)
     if head == "classification":
         heads.set_labels(config, labels)
     with torch.device("meta"):
@@ -176,7 +185,7 @@ def read_weights(
         ModelError: it cannot be read, or has no such head.
     """
     heads.check(ref, read_config(ref), head)
-    _check_no_adapter(ref)
+    _check_files(ref)
     leave_little_behind()  # a type that was given is not probed: see nbadapt.devices
     model, missing = _from_pretrained(ref, head, dtype, _quantized(ref, head, device, dtype, quantization))
     if quantization is None:
@@ -245,14 +254,20 @@ def _unread_layers(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
     return sorted(name for name in layers if hasattr(model.get_submodule(name), "quant_state"))
 
 
-def _check_no_adapter(ref: ModelRef) -> None:
-    """Refuse an adapter beside the weights: transformers would put it on them, in whatever format it is."""
+def _check_files(ref: ModelRef) -> None:
+    """Refuse an adapter beside the weights, which transformers would put on them, and weights that are pickled."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
     if find_adapter_config_file(ref.path) is not None:
         raise ModelError(
             f"the model {ref.name!r} has a peft adapter beside its weights (adapter_config.json): merge it into them, "
             "or take that file away to use the weights alone"
+        )
+    pickled = sorted(file.name for file in Path(ref.path).glob("pytorch_model*.bin"))
+    if pickled and not weight_files(ref):
+        raise ModelError(
+            f"the model {ref.name!r} has its weights in {pickled[0]} alone, which may run code when it is read: if you "
+            "trust it, read it with transformers and write it anew with model.save_pretrained(folder)"
         )
 
 

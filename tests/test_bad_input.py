@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,17 @@ FINETUNE = {
     "unknown model": Row("%%finetune lora --model minlm --data train_df", ("'minlm'", "did you mean minilm")),
     "folder without a config": Row("%%finetune lora --model ./empty --data train_df", ("'./empty'", "config.json")),
     "file for a model": Row("%%finetune lora --model good.csv --data train_df", ("'good.csv'", "is a file", "folder")),
+    "model without its tokenizer": Row(
+        "%%finetune lora --model ./wordless --data train_df",
+        ("'./wordless'", "no usable tokenizer", "tokenizer.save_pretrained("),
+    ),
+    "pickled weights": Row(
+        "%%finetune lora --model ./pickled --data train_df", ("'./pickled'", "pytorch_model.bin", "save_pretrained")
+    ),
+    "adapter beside the weights": Row(
+        "%%finetune lora --model ./adapted --data train_df",
+        ("'./adapted'", "adapter_config.json", "take that file away"),
+    ),
     "damaged config": Row("%%finetune lora --model ./damaged --data train_df", ("'./damaged'", "cannot be loaded")),
     "variable of another type": Row(
         "%%finetune lora --model train_df --data train_df", ("--model train_df", "DataFrame", "give a run")
@@ -316,6 +328,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
+    for name, left_out in {"wordless": ("tokenizer*", "vocab*"), "pickled": ("*.safetensors",), "adapted": ()}.items():
+        shutil.copytree(folder("bert"), tmp_path / name, ignore=shutil.ignore_patterns(*left_out))
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"")
+    (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
 
 
 CASES = [

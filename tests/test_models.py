@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -124,6 +125,15 @@ def test_free_gives_the_bytes_back():
     expected = (tiny_models.folder("llama") / "model.safetensors").stat().st_size
     assert models.free() == pytest.approx(expected, rel=0.1)
     assert models.free() == 0
+
+
+@pytest.mark.parametrize("architecture", get_args(tiny_models.Architecture))
+def test_a_folder_without_a_tokenizer_is_refused(architecture: str, tmp_path: Path):
+    """transformers makes a tokenizer without words for some of them, to which every text is the same."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_models.folder(architecture) / name, tmp_path)
+    with pytest.raises(ModelError, match=r"no usable tokenizer: .*[^:]; tokenizer\.save_pretrained\("):
+        pretrained.load_tokenizer(model_names.resolve(str(tmp_path)))
 
 
 def test_the_tokenizer_does_not_cut_by_itself():

@@ -19,7 +19,7 @@ import nbadapt
 from nbadapt import models
 from nbadapt.engines.embed import Embedder
 from nbadapt.errors import OutOfMemoryError
-from nbadapt.events import Metric, Notice
+from nbadapt.events import Metric, Notice, Sample
 from nbadapt_plugins.features import Features
 from nbadapt_plugins.lora import Lora
 from tests import tiny_models
@@ -103,6 +103,18 @@ def test_an_evaluation_that_does_not_fit_tries_its_size_once_and_says_so_once(ro
     assert told == [f"memory ran out while evaluating: from here on {rows}; the figures stay the same"]
     for short, enough in zip(*figures, strict=True):
         assert short == pytest.approx(enough, rel=1e-4)
+
+
+def test_samples_that_do_not_fit_are_answered_one_by_one(room, tmp_path):
+    job = make_job(Lora, "bert", "classification", tmp_path, epochs=1, samples=3)
+    shown = []
+    for fitting in (8, 1):
+        room(fitting)
+        outcome, events = train(Lora, job)
+        assert "accuracy" in outcome.metrics
+        shown.append([e for e in events if isinstance(e, Sample)])
+    assert len(shown[0]) == 3
+    assert shown[1] == shown[0]
 
 
 def test_texts_that_do_not_fit_are_embedded_fewer_at_a_time(room, tmp_path):

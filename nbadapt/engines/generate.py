@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from nbadapt import cells
 from nbadapt.engines.batches import by_length, inference, keep, left_padded
 from nbadapt.engines.encoding import virtual_tokens
 from nbadapt.engines.score import log_likelihoods
@@ -212,6 +214,11 @@ class LanguageModel(Adapted):
         return Predictions(names, softmax(self.score(texts, names, tick=tick)))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            try:
+                prompt = cells.messages(prompt)
+            except cells.UnfitError as error:
+                raise RequestError(f"a prompt is neither a text nor a conversation: {error}") from None
         ids = encode_prompt(self.tokenizer, prompt)
         if not ids:
             raise RequestError("the prompt is empty: write at least one word")
@@ -288,6 +295,11 @@ def _no_tick() -> None:
 
 
 def _check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    if not isinstance(max_new_tokens, Integral):
+        raise RequestError(f"max_new_tokens is {max_new_tokens!r:.40}: it must be a whole number")
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if not isinstance(value, Real):
+            raise RequestError(f"{name} is {value!r:.40}: it must be a number")
     if max_new_tokens < 1:
         raise RequestError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
     if temperature < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from nbadapt.engines.trainer import LengthGroupedSampler, no_number
 from nbadapt.engines.training_config import steps_per_epoch
 from nbadapt.errors import ModelError, Stopped, first_line
 from nbadapt.events import Checkpoint, Metric, Progress, Sample, Stage
+from nbadapt.memory import out_of_memory
+from nbadapt.models import release_cached_memory
 from nbadapt.steering import Steering, offer
 
 if TYPE_CHECKING:
@@ -45,7 +48,13 @@ def answered(answer: Answer, task: Task) -> Show:
         asked = [row[source] for row in rows]
         try:
             said = answer(asked, tick)
-        except ModelError:  # one of them fills the context by itself: no reason to lose a training
+        except Exception as error:
+            if not _is_no_reason_to_end(error):
+                raise
+            said = []
+        if not said:  # here the error's frames are gone, and with them the memory they held
+            gc.collect()
+            release_cached_memory()
             said = [_answered_alone(answer, prompt, tick) for prompt in asked]
         return [(as_text(row[source]), text, row.get(target)) for row, text in zip(rows, said, strict=True)]
 
@@ -55,8 +64,15 @@ def answered(answer: Answer, task: Task) -> Show:
 def _answered_alone(answer: Answer, prompt: Any, tick: Callable[[], None]) -> str:
     try:
         return answer([prompt], tick)[0]
-    except ModelError as error:
-        return f"(not answered: {first_line(error)})"
+    except Exception as error:
+        if not _is_no_reason_to_end(error):
+            raise
+        return f"(not answered: {'memory ran out' if out_of_memory(error) else first_line(error)})"
+
+
+def _is_no_reason_to_end(error: Exception) -> bool:
+    """A prompt fills the context by itself, or all at once the memory: a training is not lost for its samples."""
+    return isinstance(error, ModelError) or out_of_memory(error)
 
 
 class TrainingReporter(TrainerCallback):  # type: ignore[misc]  # transformers' class is untyped
