@@ -68,9 +68,7 @@ DIFFERENCES = {
     "classification": "the model's dropout everywhere (nbadapt: in `full` alone, and above what `top-layers` keeps); "
     "plain lora also drops a tenth of the adapter's inputs; no weight decay (nbadapt: 0.01 in `full`); plain features "
     "reads the first token (nbadapt: the mean over the tokens), plain output-layers trains the model's own head for "
-    "3 epochs (nbadapt: one linear layer on the mean for 20). The seconds of `lora` with dropout were measured beside "
-    "other work. The memory of adapter, bitfit, features, lora, output-layers and top-layers on 8,530 rows, and of "
-    "p-tuning on 2,000, is of before nbadapt had oneDNN keep few kernels: up to 300 MiB more than today",
+    "3 epochs (nbadapt: one linear layer on the mean for 20)",
     "generation": "no weight decay (nbadapt: 0.01 in `full`)",
 }
 

@@ -31,7 +31,8 @@ def generate(
 
     Args:
         prompts: one for each of the runs, or one that all of them are asked.
-        runs: finetuned runs or their ids; None is the model that they were finetuned from, as it is.
+        runs: finetuned runs or their ids; None is the model that they were finetuned from, as it is:
+            in its own type also beside runs of QLoRA.
         max_new_tokens: the longest answer, in tokens.
         temperature: 0 takes the most probable token each time.
         top_p: share of the probability that sampling keeps, 0 to 1.
