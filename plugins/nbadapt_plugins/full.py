@@ -14,12 +14,12 @@ result is stored in float32 and used in the type of the base. For bfloat16 a wei
 at random, the nearer one the likelier (Gupta et al. 2015, arXiv:1502.02551): to the nearest, most of what few steps
 changed would be lost. After 16 steps SmolLM2 had a loss of 0.851 in float32, 0.851 so, and 0.871 to the nearest.
 
-When to use it: where quality decides and memory and disk do not: 0.833 and 0.836 on 8,530 film reviews (two seeds)
-beside LoRA's 0.811, and a loss of 0.902 on school mathematics beside LoRA's 1.134. `bf16: true` took 233 s there
+When to use it: where quality decides and memory and disk do not: 0.847 and 0.844 on 8,530 film reviews (two seeds)
+beside LoRA's 0.818, and a loss of 0.902 on school mathematics beside LoRA's 1.134. `bf16: true` took 233 s there
 instead of 390 s, for a loss of 0.918.
 
-When not: where several results are kept of one model, or memory is short: on 2,000 reviews 768 MiB of memory and
-87 MiB on disk beside LoRA's 423 MiB of memory and 0.3 MiB, in three times its time.
+When not: where several results are kept of one model, or memory is short: on 2,000 reviews 781 MiB of memory and
+87 MiB on disk beside LoRA's 420 MiB of memory and 0.3 MiB, in three times its time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ GPT-2, the query is scaled too. The numbers can be multiplied into the weights a
 When to use it: for the smallest result that can be merged: 57,600 parameters gave SmolLM2 a loss of 0.944 on school
 mathematics, LoRA's 460,800 gave 1.134.
 
-When not: to classify where accuracy counts: 0.784 on film reviews beside LoRA's 0.802, and hardly quicker.
+When not: to classify where accuracy counts: 0.795 on 8,530 film reviews beside LoRA's 0.818, and hardly quicker.
 """
 
 from __future__ import annotations

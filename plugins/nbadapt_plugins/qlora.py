@@ -20,7 +20,7 @@ When to use it: for a model whose weights do not fit into memory in 16 bits: in 
 that.
 
 When not: where they fit, and above all on a CPU, where each product dequantises its weights first, which takes time,
-and memory too: MiniLM on 2,000 film reviews took 76 s and 475 MiB of memory beside LoRA's 69 s and 423 MiB.
+and memory too: MiniLM on 2,000 film reviews took 90 s and 451 MiB of memory beside LoRA's 75 s and 420 MiB.
 """
 
 from __future__ import annotations
