@@ -39,7 +39,7 @@ TRIED: dict[str, dict[str, Sequence[float | None]]] = {
     "p-tuning": {"learning_rate": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (2, 3, 5), "num_virtual_tokens": TOKENS},
     "llama-adapter": {
         "learning_rate": (3e-3, 1e-2, 3e-2, 1e-1),
-        "adapter_len": (5, 10, 30),
+        "adapter_len": (5, 10, 30, 60, 100),
         "adapter_layers": (15, None),
     },
 }
@@ -157,7 +157,7 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
         found = {value: figures_of(lines, training(task_name, method, setting, value)) for value in values}
         cells = _cells({value: f for value, f in found.items() if f}, method, setting, task["figure"])
         if cells:
-            rows.append((f"`{method}`", setting, *cells, *[""] * (4 - len(cells))))
+            rows.append((f"`{method}`", setting, *cells, *[""] * (5 - len(cells))))
     fixed = ", ".join(f"{name}={value}" for name, value in task["fixed"].items())
     return "\n\n".join(
         [
@@ -166,7 +166,7 @@ def report(task_name: str, lines: Sequence[Mapping[str, Any]]) -> str:
             "0, or the mean of that and the next ones where it says so; one setting is varied, the others are the "
             f"defaults{f' but {fixed}' if fixed else ''}. Bold: the best. A star: the default, at most {NEAR} from "
             f"the best{task['but']}. None: worked out from the model. {task['older']}",
-            table(("method", "setting", "value: figure", "", "", ""), rows),
+            table(("method", "setting", "value: figure", "", "", "", ""), rows),
             environment("benchmarks/default_settings.py", ("torch", "transformers", "peft"), "one core or two"),
         ]
     )

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class LlamaAdapterSettings(FrozenBaseConfig):
     """Settings of LLaMA-Adapter."""
 
-    adapter_len: int = Field(10, ge=1, le=4096, description="learned tokens in each adapted block")
+    adapter_len: int = Field(100, ge=1, le=4096, description="learned tokens in each adapted block")
     adapter_layers: int | None = Field(
         None, ge=1, le=1024, description="how many blocks are adapted, from the top; none: all but the lowest two"
     )
