@@ -52,8 +52,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "figure": "accuracy",
         "fixed": {},
         "but": "",
-        "older": "All but `full` was measured when the steps of an epoch went from long rows to short ones, again and "
-        "again; they come in random order now.",
+        "older": "Figures of several seeds were measured with the steps of an epoch in random order, as they come now; "
+        "the others when the steps went from long rows to short ones, again and again.",
         "without": ("llama-adapter",),
     },
     "generation": {

@@ -14,11 +14,12 @@ Sizes: K d + 1 in each of the top blocks. The gate is 0 at the start, so the ada
 as the prompt becomes useful. The prompt has a softmax of its own and takes no positions. For GPT-2 peft leaves out
 the last W_o. No classification: peft's adaption prompts keep no head.
 
-When to use it: with Llama, Mistral or GPT-2, where the model must start exactly as it is and change gently, with few
-parameters.
+When to use it: with Llama, Mistral or GPT-2, where the model must start exactly as it is and change gently: on school
+mathematics it had a loss of 1.058 beside LoRA's 1.131. The paper has 10 learned tokens in each block; of 5 to 100, the
+default, more learned more.
 
-When not: to classify, or where the result is to be merged, which LoRA's can: on school mathematics it had a loss of
-1.131 beside LoRA's 1.134, in the same time, with a third of the parameters.
+When not: to classify, or where the result is to be merged, which LoRA's can, or small: 1,612,828 parameters beside
+LoRA's 460,800.
 """
 
 from __future__ import annotations

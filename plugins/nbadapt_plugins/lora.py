@@ -22,7 +22,7 @@ When to use it: as the first method when features are not enough: 0.799 on film 
 with 0.3 % of the parameters, in a third of the time and little more than half the memory; the result can be merged.
 
 When not: where a small model must learn something new in few steps: after one epoch of 128 rows of school mathematics
-its loss was 1.134, that of the adapter 0.926.
+its loss was 1.131, that of the adapter 0.925; a higher learning_rate helps there.
 """
 
 from __future__ import annotations
