@@ -15,8 +15,8 @@ as the prompt becomes useful. The prompt has a softmax of its own and takes no p
 the last W_o. No classification: peft's adaption prompts keep no head.
 
 When to use it: with Llama, Mistral or GPT-2, where the model must start exactly as it is and change gently: on school
-mathematics it had a loss of 1.058 beside LoRA's 1.131. The paper has 10 learned tokens in each block; of 5 to 100, the
-default, more learned more.
+mathematics it had a loss of 1.058 beside LoRA's 1.131. The paper has 10 learned tokens in each block; of 5 to 100
+the default of 100 learned most.
 
 When not: to classify, or where the result is to be merged, which LoRA's can, or small: 1,612,828 parameters beside
 LoRA's 460,800.

@@ -15,7 +15,7 @@ are tied to its first layer. H takes T d numbers a row in the type of the base; 
 again each time. Nothing below changes, and dropout is off there, so that what is kept stays true; above it is on.
 
 When to use it: where time is short and there are several epochs: the blocks below run once. One epoch of school
-mathematics with SmolLM2 took 95 s and 2.5 GiB beside LoRA's 169 s and 3.3 GiB.
+mathematics with SmolLM2 took 91 s and 2.5 GiB beside LoRA's 169 s and 3.3 GiB.
 
 When not: where the result must be small (14 MiB for MiniLM, LoRA's 0.3 MiB), or there are few rows: 0.786 on 2,000 film
 reviews beside LoRA's 0.799; on 8,530 it had 0.840 beside LoRA's 0.818, in less time.
