@@ -379,7 +379,7 @@ def test_pickled_weights_of_a_model_are_not_read(tmp_path: Path) -> None:
     shutil.copytree(tiny_models.folder("gpt2"), folder)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="may run code when it is read"):
         models.load(model_names.resolve(str(folder)), "cpu", "float32")
     assert not mark.exists()
 
