@@ -152,7 +152,8 @@ def test_the_result_is_that_of_a_plain_frozen_run(architecture, tmp_path):
     [("bert", "mean", [16]), ("llama", "last", [16, 8]), ("gpt2", "mean", []), ("roberta", "mean", [8])],
 )
 def test_new_layers_are_those_of_a_plain_frozen_run(architecture, pooling, hidden, tmp_path):
-    job = make_job(architecture, tmp_path / "run", hidden_sizes=hidden, pooling=pooling, activation="tanh")
+    activation = {"activation": "tanh"} if hidden else {}
+    job = make_job(architecture, tmp_path / "run", hidden_sizes=hidden, pooling=pooling, **activation)
     start = copy.deepcopy(_Layers(job).head)
     outcome, events = train(job)
     model, tokenizer = models.load_classifier(job.model, job.labels, "cpu", "float32", job.seed)
